@@ -1,0 +1,223 @@
+//! The one thread pool: made once, used by every call of every step, and free of allocation after that.
+//!
+//! A call is split into jobs by its *shapes*, never by the number of threads. Which thread runs a job is decided at run
+//! time; as each job writes only its own part of the output, the bits do not depend on it.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Spins before a waiting worker parks: about 50 µs, more than the gap between two calls of a step.
+const SPINS: u32 = 20_000;
+
+type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// The work that is being handed out. The pointer is valid from the generation's start until every worker has left it.
+struct Work {
+    run: Option<*const Job<'static>>,
+    jobs: usize,
+}
+// SAFETY: the pointee is Sync, and `Pool::run` does not return before all workers are done with it.
+unsafe impl Send for Work {}
+
+struct Shared {
+    work: Mutex<Work>,
+    generation: AtomicUsize,
+    next: AtomicUsize,
+    busy: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// Threads that run the jobs of one call at a time; the calling thread is one of them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads in all, the caller's included; 0 counts as 1.
+    pub fn new(threads: usize) -> Pool {
+        let shared = Arc::new(Shared {
+            work: Mutex::new(Work { run: None, jobs: 0 }),
+            generation: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let workers = (1..threads.max(1))
+            .map_while(|thread| {
+                let shared = Arc::clone(&shared);
+                let name = format!("samcore-{thread}");
+                std::thread::Builder::new().name(name).spawn(move || worker(&shared, thread)).ok()
+            })
+            .collect();
+        Pool { shared, workers }
+    }
+
+    /// Threads that take jobs, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `f(job, thread)` for every job in `0..jobs`, in no promised order, and returns when all are done.
+    ///
+    /// `thread < self.threads()` names scratch space that no other running job uses.
+    ///
+    /// # Panics
+    /// If a job panics. Must not be called from within a job.
+    pub fn run(&self, jobs: usize, f: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || jobs <= 1 {
+            for job in 0..jobs {
+                f(job, 0);
+            }
+            return;
+        }
+        let s = &*self.shared;
+        let local: &Job<'_> = &f;
+        // SAFETY: only the lifetime is erased; `busy` is waited for below, before `f` goes out of scope.
+        let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(local) };
+        *s.work.lock().unwrap_or_else(PoisonError::into_inner) = Work { run: Some(erased), jobs };
+        s.next.store(0, Ordering::Relaxed);
+        s.busy.store(self.workers.len(), Ordering::Relaxed);
+        s.generation.fetch_add(1, Ordering::Release);
+        for w in &self.workers {
+            w.thread().unpark();
+        }
+        take_jobs(s, local, jobs, 0);
+        let mut spins = 0;
+        while s.busy.load(Ordering::Acquire) != 0 {
+            wait(&mut spins);
+        }
+        if s.panicked.swap(false, Ordering::Relaxed) {
+            panic!("a job of the thread pool panicked (its message is above)");
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        for w in self.workers.drain(..) {
+            w.thread().unpark();
+            // A worker catches every panic of its jobs, so joining cannot fail.
+            let _ = w.join();
+        }
+    }
+}
+
+fn take_jobs(s: &Shared, f: &Job<'_>, jobs: usize, thread: usize) {
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        loop {
+            let job = s.next.fetch_add(1, Ordering::Relaxed);
+            if job >= jobs {
+                break;
+            }
+            f(job, thread);
+        }
+    }));
+    if done.is_err() {
+        s.panicked.store(true, Ordering::Relaxed);
+    }
+}
+
+fn wait(spins: &mut u32) {
+    *spins += 1;
+    if *spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+}
+
+fn worker(s: &Shared, thread: usize) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        loop {
+            let now = s.generation.load(Ordering::Acquire);
+            if now != seen {
+                seen = now;
+                break;
+            }
+            spins += 1;
+            // `run` unparks after it has moved the generation on, so a wake-up cannot be lost.
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::park() }
+        }
+        if s.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let work = s.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let (run, jobs) = (work.run, work.jobs);
+        drop(work);
+        if let Some(run) = run {
+            // SAFETY: `Pool::run` keeps the closure alive until `busy` is 0, which is after this use.
+            take_jobs(s, unsafe { &*run }, jobs, thread);
+        }
+        s.busy.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A slice whose disjoint parts are written by different jobs at once.
+#[derive(Clone, Copy)]
+pub struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+// SAFETY: parts are handed out through `part`, whose caller promises that they do not overlap.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Parts<'a, T> {
+        Parts { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// The elements in `range`, checked against the slice's length.
+    ///
+    /// # Safety
+    /// No two parts that are alive at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of a slice of {}", self.len);
+        // SAFETY: in bounds by the assertion, unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_runs_once_for_any_number_of_threads() {
+        for threads in [0, 1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for jobs in [0, 1, 2, 7, 100] {
+                let mut hits = vec![0u32; jobs];
+                let parts = Parts::new(&mut hits);
+                pool.run(jobs, |job, thread| {
+                    assert!(thread < pool.threads());
+                    // SAFETY: one element a job.
+                    let hit = unsafe { parts.part(job..job + 1) };
+                    hit[0] += 1;
+                });
+                assert!(hits.iter().all(|h| *h == 1), "{threads} threads, {jobs} jobs: {hits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panicking_job_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2);
+        let failed = catch_unwind(AssertUnwindSafe(|| pool.run(8, |job, _| assert_ne!(job, 5))));
+        assert!(failed.is_err());
+        let count = AtomicUsize::new(0);
+        pool.run(8, |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 8);
+    }
+}

@@ -1,0 +1,54 @@
+//! Devices: what runs the calls of a program. The CPU is one; a GPU is one more implementation of [`Device`].
+
+pub mod cpu;
+
+use crate::error::Result;
+use crate::ops::call::{Call, Counters, Loc};
+
+/// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
+pub struct DatasetBytes<'a> {
+    pub images: &'a [u8],
+    pub labels: &'a [u8],
+    /// Bytes of one image: c * h * w.
+    pub image_len: usize,
+}
+
+/// The sizes of all that a device keeps for a set of programs, fixed before the first call runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Elements of the arena that all plans share.
+    pub arena: usize,
+    /// Elements of each vector.
+    pub vectors: Vec<usize>,
+    /// Number of scalar slots.
+    pub scalars: usize,
+}
+
+impl Layout {
+    /// Bytes of device memory, data sets not included.
+    pub fn bytes(&self) -> usize {
+        4 * (self.arena + self.vectors.iter().sum::<usize>() + self.scalars)
+    }
+}
+
+/// Runs calls. All memory is allocated in `allocate`; `run` neither allocates nor waits for the host.
+pub trait Device {
+    /// Name for logs and `info`: "cpu (AVX-512, 2 threads)".
+    fn describe(&self) -> String;
+    /// Elements of scratch that `call` needs on this device.
+    fn workspace(&self, call: &Call) -> usize;
+    /// Whether this device runs the call fused as it stands; the planner asks before it fuses.
+    fn fuses(&self, call: &Call) -> bool;
+    /// Takes all memory of `layout`, zeroed. Called once.
+    fn allocate(&mut self, layout: &Layout) -> Result<()>;
+    /// Replaces data set number `id`.
+    fn set_dataset(&mut self, id: u32, data: &DatasetBytes<'_>) -> Result<()>;
+    /// Replaces the order in which data set `id` is visited.
+    fn set_order(&mut self, id: u32, order: &[u32]) -> Result<()>;
+    /// Copies values to the device.
+    fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()>;
+    /// Copies values from the device; `to` has the length of `from`.
+    fn download(&mut self, from: Loc, to: &mut [f32]) -> Result<()>;
+    /// Runs the calls in order.
+    fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()>;
+}

@@ -1,0 +1,338 @@
+//! What a device is told to do: a [`Call`] is plain data, and a program is a list of them.
+//!
+//! Operands are [`Loc`]s, always in the order that the [`Kernel`] variant documents. Everything in the arena and in the
+//! vectors is f32 and dense; images are NHWC, convolution weights KRSC, linear weights `[outputs, inputs]`.
+
+/// Which memory a value lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Memory {
+    /// A buffer of a plan that has no place yet; the planner replaces it by `Arena`.
+    Temp(u32),
+    /// A role of a plan; `Step::pass` replaces it by a `Vector`.
+    Role(Role),
+    /// The one arena that all plans share.
+    Arena,
+    /// A named vector that outlives steps (weights, gradient, momentum, statistics).
+    Vector(u16),
+    /// The scalar slots.
+    Scalars,
+}
+
+/// What a vector is to a plan. One plan serves every binding of its roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The parameters that kernels read.
+    Weights,
+    /// The gradient with respect to the parameters.
+    Gradient,
+    /// Where the pass leaves its batch statistics.
+    Statistics,
+    /// Running statistics that batch-norm reads instead of the batch's own.
+    Running,
+    /// Relative perturbations of tapped activations, and their gradient.
+    Taps,
+    TapsGradient,
+    /// Values (fed graphs) or a perturbation (image graphs) of the input, and the gradient with respect to it.
+    Input,
+    InputGradient,
+    /// The scalars a pass ends with: [mean loss, hits, weight sum].
+    Outcome,
+}
+
+/// `len` f32 elements from element `offset` of a memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Loc {
+    pub memory: Memory,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl Loc {
+    pub fn overlaps(&self, other: &Loc) -> bool {
+        self.memory == other.memory && self.offset < other.offset + other.len && other.offset < self.offset + self.len
+    }
+}
+
+/// Geometry of a convolution: `x [n, h, w, ci]`, weight `[co, k, k, ci]`, `y [n, out_h, out_w, co]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub ci: usize,
+    pub co: usize,
+    pub k: usize,
+    pub stride: usize,
+    pub pad: usize,
+}
+
+impl ConvShape {
+    pub fn out_h(&self) -> usize {
+        (self.h + 2 * self.pad - self.k) / self.stride + 1
+    }
+    pub fn out_w(&self) -> usize {
+        (self.w + 2 * self.pad - self.k) / self.stride + 1
+    }
+    pub fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.ci
+    }
+    pub fn y_len(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.co
+    }
+    pub fn weight_len(&self) -> usize {
+        self.co * self.k * self.k * self.ci
+    }
+    /// Multiply-adds counted as two, for the whole batch; the same for forward and for either backward.
+    pub fn flops(&self) -> u64 {
+        2 * (self.y_len() * self.k * self.k * self.ci) as u64
+    }
+}
+
+/// Geometry of a linear layer: `x [n, inputs]`, weight `[outputs, inputs]`, bias `[outputs]`, `y [n, outputs]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinearShape {
+    pub n: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// Geometry of a pooling window without padding: `x [n, h, w, c]`, `y [n, out_h, out_w, c]`; the last partial window of a
+/// row or column is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolShape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub window: usize,
+    pub stride: usize,
+}
+
+impl PoolShape {
+    pub fn out_h(&self) -> usize {
+        (self.h - self.window) / self.stride + 1
+    }
+    pub fn out_w(&self) -> usize {
+        (self.w - self.window) / self.stride + 1
+    }
+    pub fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+    pub fn y_len(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.c
+    }
+}
+
+/// Geometry of a batch-norm over `x [n, h, w, c]` and what is fused behind it.
+///
+/// Statistics are `[3, c]`: count, mean, M2 (sum of squared differences from the mean) with `running` false; number of
+/// batches, mean, variance with `running` true. With a window the pooled values `[n, h / window, w / window, c]` are
+/// written (stride = window), and the values before the pool are never stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NormShape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    /// Bits of the f32 epsilon, so that the shape can be compared and hashed.
+    pub eps_bits: u32,
+    pub running: bool,
+    pub relu: bool,
+    /// Side of the max-pool window behind the ReLU; 1 is none.
+    pub window: usize,
+}
+
+impl NormShape {
+    pub fn eps(&self) -> f32 {
+        f32::from_bits(self.eps_bits)
+    }
+    pub fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+    pub fn y_len(&self) -> usize {
+        self.n * (self.h / self.window) * (self.w / self.window) * self.c
+    }
+}
+
+/// What ingest does to the images it reads. Each draw is keyed by (seed, epoch, index of the image in its data set).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Augment {
+    /// Random crop out of the image padded by this many pixels on each side; 0 is none.
+    pub crop: usize,
+    /// Pad by mirroring (without repeating the border) instead of by zero after normalisation.
+    pub reflect: bool,
+    /// Mirror left-right with probability one half.
+    pub flip: bool,
+}
+
+/// Reads `n` images of the data set that [`Counters`] name, from position `Counters::first + offset` of its order on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ingest {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub classes: usize,
+    pub offset: usize,
+    /// Of each channel, of pixel values scaled to 0..1. At most 4 channels.
+    pub mean: [f32; 4],
+    pub std: [f32; 4],
+    pub augment: Augment,
+}
+
+/// A set of parameters as element ranges of the padded parameter vector, ascending and disjoint.
+pub type Ranges = std::sync::Arc<[std::ops::Range<usize>]>;
+
+/// One step of a scalar expression, in postfix order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    Const(f32),
+    /// The n-th scalar operand of the call.
+    Read(usize),
+    Mul,
+    /// Zero where the denominator is zero or not finite; the call then adds one to its counter operand.
+    Div,
+    Add,
+    Min,
+    Max,
+    Sqrt,
+    Neg,
+    /// Pops (then, otherwise, condition), condition pushed last: then where condition > 0.
+    Select,
+}
+
+/// What a term of `Set` does to each element before scaling it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Map {
+    Identity,
+    Abs,
+    Sign,
+    Square,
+}
+
+/// `coefficient * map(v)`, with `coefficient` a postfix expression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    pub coefficient: Vec<Scale>,
+    pub map: Map,
+}
+
+/// The update rule of `Finish`; see the kernel for the formula.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    pub ranges: Ranges,
+    /// One entry for each [`BLOCK`] of the parameter vector: 1 where weight decay applies to it, else 0.
+    pub decays: std::sync::Arc<[u8]>,
+    pub nesterov: bool,
+}
+
+/// Elements a parameter's segment is padded to, so that one block never holds two parameters.
+pub const BLOCK: usize = 256;
+
+/// What a call computes. `reads` and `writes` list its operands in order; `+=` stands for `=` where the variant has
+/// `add: false`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kernel {
+    /// writes x `[n,h,w,c]`, targets `[n, classes]` (one-hot rows), weights `[n]` (0 from row `Counters::rows` on).
+    Ingest(Ingest),
+    /// reads x, w; writes y and, where a batch-norm follows, partial statistics `[n, 2, co]`: mean and M2 of each image.
+    ConvForward(ConvShape),
+    /// reads dy, w; writes dx +=.
+    ConvBackwardData { shape: ConvShape, add: bool },
+    /// reads x, dy; writes dw.
+    ConvBackwardWeight(ConvShape),
+    /// reads x `[n, pixels, c]`; writes statistics `[3, c]`.
+    BatchStats { n: usize, pixels: usize, c: usize },
+    /// reads partial statistics `[n, 2, c]`, each of `pixels` values a channel; writes statistics `[3, c]`.
+    MergeStats { n: usize, pixels: usize, c: usize },
+    /// reads x, statistics, weight, bias; writes y = maxpool(relu(weight * (x - mean) / sqrt(var + eps) + bias)).
+    NormApply(NormShape),
+    /// reads x, statistics, weight, bias, dy; writes dweight, dbias.
+    NormBackwardSums(NormShape),
+    /// reads x, statistics, weight, bias, dy, dweight, dbias; writes dx +=.
+    NormBackwardData { shape: NormShape, add: bool },
+    /// reads x; writes y = max(x, 0).
+    Relu,
+    /// reads y (the ReLU's output), dy; writes dx += dy where y > 0.
+    ReluBackward { add: bool },
+    /// reads a, b; writes a + b.
+    Add,
+    /// reads x; writes y += x.
+    Copy { add: bool },
+    /// reads x; writes y.
+    MaxPool(PoolShape),
+    /// reads x, dy; writes dx +=: each dy goes to the first largest x of its window, in row order.
+    MaxPoolBackward { shape: PoolShape, add: bool },
+    /// reads x; writes y: the mean of each window.
+    AvgPool(PoolShape),
+    /// reads dy; writes dx +=.
+    AvgPoolBackward { shape: PoolShape, add: bool },
+    /// reads x, w, b; writes y = x wᵀ + b.
+    LinearForward(LinearShape),
+    /// reads dy, w; writes dx += dy w.
+    LinearBackwardData { shape: LinearShape, add: bool },
+    /// reads x, dy; writes dw, db.
+    LinearBackwardWeight(LinearShape),
+    /// reads x `[n, len]`; writes y += x / (1 - p) or 0, by draws keyed by (seed, `stream`, epoch, sample, element).
+    /// Its backward is itself, on dy.
+    Dropout { n: usize, len: usize, offset: usize, p_bits: u32, stream: u32, add: bool },
+    /// reads logits `[n, classes]`, targets `[n, classes]`; writes losses `[n]`, hits `[n]` (1 where the largest logit,
+    /// the first of equals, stands at the largest target). Targets t are smoothed to (1 - s) t + s / classes.
+    CrossEntropy { n: usize, classes: usize, smoothing_bits: u32 },
+    /// reads losses, hits, weights, each `[n]`; writes [sum(w l) / sum(w), sum(w h), sum(w)], zeros where sum(w) is 0.
+    MeanLoss { n: usize },
+    /// reads logits, targets, weights; writes dlogits = weights / sum(weights) * (softmax(logits) - smoothed targets).
+    CrossEntropyBackward { n: usize, classes: usize, smoothing_bits: u32 },
+    /// reads h `[n, len]`, delta `[n, len]`; writes h + |h| delta, |h| being the 2-norm of a row.
+    Tap { n: usize, len: usize },
+    /// reads h, delta, dy; writes dh += dy + (dy . delta) h / |h| (no second term where |h| is 0).
+    TapBackward { n: usize, len: usize, add: bool },
+    /// reads h, dy; writes ddelta = |h| dy.
+    TapDelta { n: usize, len: usize },
+    /// reads v; writes the scalar |v| over `ranges`.
+    Norm(Ranges),
+    /// reads a, b; writes the scalar a . b over `ranges`.
+    Dot(Ranges),
+    /// reads a vector for each term, then the scalar operands of the coefficients; writes dst = the terms' sum over
+    /// `ranges`, then (a scalar) adds to the count of dropped terms. A term is dropped (counted once) where its
+    /// coefficient's denominator is zero or not finite. `dst` may be one of the read vectors.
+    Set { ranges: Ranges, terms: Vec<Term> },
+    /// reads scalar operands; writes the scalar value of the expression, then (a scalar) the count of zero denominators.
+    Scalar(Vec<Scale>),
+    /// reads scalars; writes (a scalar) fault = 1 where any of them is not finite, else leaves it.
+    Guard,
+    /// reads g, w, m, then the scalars fault, norm (of g), lr, momentum, decay, clip; writes w, m, c.
+    ///
+    /// Nothing where fault > 0. Else, with f = min(1, clip / norm) where clip > 0, else 1:
+    /// d = f g + decay w; m = momentum m + d; u = d + momentum m if nesterov else m; w -= lr u; c = w.
+    Update(Update),
+    /// reads statistics `[3, c]` of a batch and the scalar fault, updates running statistics `[3, c]` where fault is 0:
+    /// mean and variance move by `momentum` towards the batch's mean and M2 / (count - 1), the number of batches by one.
+    FoldStats { c: usize, momentum_bits: u32 },
+}
+
+/// One kernel on its operands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    pub kernel: Kernel,
+    pub reads: Vec<Loc>,
+    pub writes: Vec<Loc>,
+    /// Scratch that the device asked for; its content is garbage before and after.
+    pub workspace: Option<Loc>,
+    /// Dotted name of what it belongs to: "conv2.forward", "sam.norm".
+    pub label: String,
+}
+
+/// What the host tells a device anew at each step, beside the scalar slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Key of all random draws of the run.
+    pub seed: u64,
+    pub epoch: u32,
+    /// Which uploaded data set ingest reads.
+    pub dataset: u32,
+    /// Position in that data set's order of the batch's first image.
+    pub first: u32,
+    /// Rows of the batch that are real; those behind it repeat the last real one with weight 0.
+    pub rows: u32,
+}

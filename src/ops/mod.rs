@@ -1,0 +1,3 @@
+//! The vocabulary of operations.
+
+pub mod call;
