@@ -1,6 +1,17 @@
 //! samcore: a training engine to study why some trained networks generalize and others do not.
 
+pub mod check;
 pub mod device;
 pub mod error;
+pub mod exec;
+pub mod graph;
+pub mod interp;
+mod lower;
+pub mod models;
+pub mod nn;
 pub mod ops;
+pub mod optim;
+pub mod params;
+pub mod plan;
 pub mod rng;
+pub mod step;

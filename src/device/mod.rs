@@ -3,7 +3,7 @@
 pub mod cpu;
 
 use crate::error::Result;
-use crate::ops::call::{Call, Counters, Loc};
+use crate::ops::call::{Call, Counters, Kernel, Loc};
 
 /// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
 pub struct DatasetBytes<'a> {
@@ -37,8 +37,8 @@ pub trait Device {
     fn describe(&self) -> String;
     /// Elements of scratch that `call` needs on this device.
     fn workspace(&self, call: &Call) -> usize;
-    /// Whether this device runs the call fused as it stands; the planner asks before it fuses.
-    fn fuses(&self, call: &Call) -> bool;
+    /// Whether this device runs `kernel` fused as it stands; the planner asks before it fuses.
+    fn fuses(&self, kernel: &Kernel) -> bool;
     /// Takes all memory of `layout`, zeroed. Called once.
     fn allocate(&mut self, layout: &Layout) -> Result<()>;
     /// Replaces data set number `id`.

@@ -35,6 +35,8 @@ pub enum Role {
     /// Values (fed graphs) or a perturbation (image graphs) of the input, and the gradient with respect to it.
     Input,
     InputGradient,
+    /// The gradient with respect to the value that is differentiated, where that is not the mean loss.
+    Seed,
     /// The scalars a pass ends with: [mean loss, hits, weight sum].
     Outcome,
 }

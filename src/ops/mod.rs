@@ -1,3 +1,173 @@
-//! The vocabulary of operations.
+//! The vocabulary of operations: one file an operation, and the table of them all.
+//!
+//! An operation says its name, infers shapes, lowers itself to device calls forward and backward, and gives a spec: the
+//! naive definition in f64 that a reader checks against a textbook. Everything that is proven of operations is proven by
+//! walking [`OPS`].
 
 pub mod call;
+pub mod case;
+pub mod site;
+pub mod value;
+
+mod add;
+mod batch_norm;
+mod conv2d;
+mod cross_entropy;
+mod dropout;
+mod fused;
+mod ingest;
+mod linear;
+mod pooling;
+mod relu;
+mod tap;
+mod vectors;
+
+pub use batch_norm::BatchNorm;
+pub use conv2d::Conv2d;
+pub use cross_entropy::CrossEntropy;
+pub use dropout::Dropout;
+pub use ingest::ingest_spec;
+pub use linear::Linear;
+pub use pooling::{AvgPool, MaxPool};
+pub use tap::Tap;
+
+use crate::error::{Error, Result};
+use call::Counters;
+use case::Case;
+use site::Site;
+use value::Shape;
+
+/// An operation of the graph, as plain data.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// A trainable parameter, by its number.
+    Param(usize),
+    /// A value that the caller uploads, by its number.
+    Feed(usize),
+    /// Images, target rows and row weights of a batch; one ingest call writes the three.
+    Images,
+    Targets,
+    Weights,
+    Conv2d(Conv2d),
+    BatchNorm(BatchNorm),
+    Relu,
+    Add,
+    MaxPool(MaxPool),
+    AvgPool(AvgPool),
+    Linear(Linear),
+    Dropout(Dropout),
+    CrossEntropy(CrossEntropy),
+    /// Identity; h + |h| delta where a pass carries taps.
+    Tap(Tap),
+}
+
+impl Op {
+    /// The operation's behaviour; None for the sources.
+    pub fn operation(&self) -> Option<&dyn Operation> {
+        match self {
+            Op::Param(_) | Op::Feed(_) | Op::Images | Op::Targets | Op::Weights => None,
+            Op::Conv2d(o) => Some(o),
+            Op::BatchNorm(o) => Some(o),
+            Op::Relu => Some(&relu::Relu),
+            Op::Add => Some(&add::Add),
+            Op::MaxPool(o) => Some(o),
+            Op::AvgPool(o) => Some(o),
+            Op::Linear(o) => Some(o),
+            Op::Dropout(o) => Some(o),
+            Op::CrossEntropy(o) => Some(o),
+            Op::Tap(o) => Some(o),
+        }
+    }
+}
+
+/// What an operation knows of itself.
+pub trait Operation {
+    fn name(&self) -> &'static str;
+
+    /// The output's shape, per sample.
+    ///
+    /// # Errors
+    /// If the inputs do not fit; the message names the operation and the shapes.
+    fn infer(&self, inputs: &[&Shape]) -> Result<Shape>;
+
+    /// Forward flops of one sample, multiply-adds counted as two; 0 where memory traffic is all there is.
+    fn flops(&self, _inputs: &[&Shape], _output: &Shape) -> u64 {
+        0
+    }
+
+    /// Emits the forward calls.
+    fn forward(&self, site: &mut dyn Site) -> Result<()>;
+
+    /// Emits the calls that write the gradients which the site asks for.
+    fn backward(&self, site: &mut dyn Site) -> Result<()>;
+
+    /// The definition in f64: rows of the output.
+    fn spec(&self, at: &SpecAt<'_>) -> Vec<f64>;
+
+    /// The gradient of `sum(dy * output)` with respect to each input, in f64; None where there is none.
+    fn spec_backward(&self, at: &SpecAt<'_>, output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>>;
+
+    /// Terms in the sum behind one output element, for operations that are linear in each of their inputs: their rounding
+    /// error is bounded elementwise by the spec of absolute values.
+    fn reduction(&self, _inputs: &[&Shape]) -> Option<usize> {
+        None
+    }
+}
+
+/// The decisions that a piecewise operation took, when they are given instead of computed: 0 or 1 an element for ReLU, the
+/// winner's index in x for a max pool.
+pub type Branch = Vec<u32>;
+
+/// What a spec is evaluated on.
+pub struct SpecAt<'a> {
+    pub rows: usize,
+    pub inputs: Vec<&'a [f64]>,
+    pub shapes: Vec<&'a Shape>,
+    pub output_shape: &'a Shape,
+    /// Dropout draws and the like are on.
+    pub train: bool,
+    /// Running (batches, mean, variance) `[3, c]` that batch-norm uses instead of the batch's own statistics.
+    pub running: Option<&'a [f64]>,
+    /// Perturbation of a tap, `[rows, len]`.
+    pub delta: Option<&'a [f64]>,
+    pub branch: Option<&'a Branch>,
+    pub counters: Counters,
+}
+
+/// One line of the table of operations.
+pub struct Row {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Shapes, strides, odd sizes and input distributions that the row is checked and timed with.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every operation, fused call and vector kernel that samcore has.
+pub const OPS: &[Row] = &[
+    Row { name: "conv2d", about: "2-D convolution, any kernel, stride and zero padding", cases: conv2d::cases },
+    Row { name: "batch_norm", about: "batch normalisation, batch or running statistics", cases: batch_norm::cases },
+    Row { name: "relu", about: "max(x, 0)", cases: relu::cases },
+    Row { name: "add", about: "sum of two values, and fan-out", cases: add::cases },
+    Row { name: "max_pool", about: "largest value of each window", cases: pooling::max_cases },
+    Row { name: "avg_pool", about: "mean of each window, or of the whole image", cases: pooling::avg_cases },
+    Row { name: "linear", about: "x wᵀ + b", cases: linear::cases },
+    Row { name: "dropout", about: "zeroes a share p, scales the rest", cases: dropout::cases },
+    Row { name: "cross_entropy", about: "softmax cross-entropy over target rows", cases: cross_entropy::cases },
+    Row { name: "tap", about: "h + |h| delta (all-layer margins)", cases: tap::cases },
+    Row { name: "conv_norm_relu", about: "convolution, batch-norm and ReLU as fused calls", cases: fused::relu_cases },
+    Row { name: "conv_norm_relu_pool", about: "the same with a max pool behind", cases: fused::pool_cases },
+    Row { name: "ingest", about: "bytes to normalised, augmented images", cases: ingest::cases },
+    Row { name: "norm", about: "2-norm of a masked vector", cases: vectors::norm_cases },
+    Row { name: "dot", about: "inner product of masked vectors", cases: vectors::dot_cases },
+    Row { name: "set", about: "masked sum of scaled vectors (SAM's perturbation)", cases: vectors::set_cases },
+    Row { name: "update", about: "clip, momentum, Nesterov, decay, descend, cast", cases: vectors::update_cases },
+    Row { name: "fold_stats", about: "batch statistics into running ones", cases: vectors::fold_cases },
+];
+
+/// The inputs of an operation that takes exactly `N`.
+///
+/// # Errors
+/// With the operation's name and the number it got.
+pub fn exactly<'a, const N: usize>(op: &str, inputs: &[&'a Shape]) -> Result<[&'a Shape; N]> {
+    inputs.try_into().map_err(|_| Error::usage(format!("{op} takes {N} inputs, got {}", inputs.len())))
+}

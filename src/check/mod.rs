@@ -1,0 +1,91 @@
+//! Is it right? Every operation against its spec in f64, every model's gradients, on any device.
+//!
+//! One body walks the table of operations: forward and backward against the spec, the spec's gradient against central
+//! differences of the spec, memory poisoned with NaN first, twice the same bits. The same code serves `cargo test` and
+//! `samcore check`.
+
+mod cases;
+mod model;
+mod rig;
+
+pub use cases::{check_case, check_row};
+pub use model::{ModelCheck, check_model};
+pub use rig::Rig;
+
+use crate::device::Device;
+use crate::error::Result;
+
+/// Makes a fresh device for a check.
+pub type MakeDevice<'a> = &'a dyn Fn() -> Result<Box<dyn Device>>;
+
+/// Relative L2 tolerances of an f32 device against the f64 spec.
+pub const FORWARD: f64 = 1e-5;
+pub const BACKWARD: f64 = 1e-4;
+/// Of the spec's own gradient against central differences of the spec, both in f64.
+pub const DIFFERENCE: f64 = 1e-6;
+/// Factor of the componentwise bound |error| <= c eps sqrt(K) spec(|inputs|), K being the terms of one sum: an L2 norm
+/// hides a wrong border pixel, this does not.
+pub const COMPONENT: f64 = 4.0;
+
+/// One comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What was compared: "output", "gradient of conv.weight", "bits of a second run".
+    pub what: String,
+    /// The error found, as a share of what is allowed in `limit`'s unit.
+    pub error: f64,
+    pub limit: f64,
+}
+
+impl Finding {
+    /// NaN never passes.
+    pub fn passed(&self) -> bool {
+        self.error <= self.limit
+    }
+}
+
+/// What one case came to.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    pub label: String,
+    pub findings: Vec<Finding>,
+    /// Every value that the device wrote, for comparison between devices or thread counts.
+    pub bits: Vec<u32>,
+}
+
+impl Verdict {
+    pub fn passed(&self) -> bool {
+        !self.findings.is_empty() && self.findings.iter().all(Finding::passed)
+    }
+    /// The finding closest to its limit, or furthest beyond it.
+    pub fn worst(&self) -> Option<&Finding> {
+        let share = |f: &Finding| if f.error.is_nan() { f64::INFINITY } else { f.error / f.limit };
+        self.findings.iter().max_by(|a, b| share(a).total_cmp(&share(b)))
+    }
+    fn add(&mut self, what: impl Into<String>, error: f64, limit: f64) {
+        self.findings.push(Finding { what: what.into(), error, limit });
+    }
+    /// A statement that is true or false.
+    fn holds(&mut self, what: impl Into<String>, holds: bool) {
+        self.add(what, if holds { 0.0 } else { f64::INFINITY }, 0.0);
+    }
+    /// Relative L2 error of `got` against `expected`, and the values' bits.
+    fn compare(&mut self, what: impl Into<String>, got: &[f32], expected: &[f64], limit: f64) {
+        self.bits.extend(got.iter().map(|v| v.to_bits()));
+        self.add(what, relative_error(got, expected), limit);
+    }
+}
+
+/// |got - expected| / |expected| in the 2-norm; the absolute error where |expected| is 0; NaN for unequal lengths.
+pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
+    if got.len() != expected.len() {
+        return f64::NAN;
+    }
+    let error: f64 = got.iter().zip(expected).map(|(g, e)| (f64::from(*g) - e).powi(2)).sum();
+    let size: f64 = expected.iter().map(|e| e * e).sum();
+    if size > 0.0 { (error / size).sqrt() } else { error.sqrt() }
+}
+
+fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|v| f64::from(*v)).collect()
+}

@@ -1,0 +1,118 @@
+//! A device with one vector for every role of a plan: enough to run a plan by itself and look at everything.
+
+use crate::device::{DatasetBytes, Device, Layout};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::ops::call::{Call, Counters, Loc, Memory, Role};
+use crate::plan::Plan;
+
+/// Roles in the order of the rig's vectors.
+const ROLES: [Role; 9] = [
+    Role::Weights,
+    Role::Gradient,
+    Role::Statistics,
+    Role::Running,
+    Role::Taps,
+    Role::TapsGradient,
+    Role::Input,
+    Role::InputGradient,
+    Role::Seed,
+];
+
+/// Scalar slots of a rig.
+const SCALARS: usize = 16;
+
+pub struct Rig {
+    device: Box<dyn Device>,
+    layout: Layout,
+}
+
+impl Rig {
+    /// A rig for plans of `graph` over `rows` rows, the largest arena being `arena`, the seed `seed_len` long.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
+    pub fn new(device: Box<dyn Device>, graph: &Graph, rows: usize, arena: usize, seed_len: usize) -> Result<Rig> {
+        let (params, stats) = (graph.params().vector_len(), graph.statistics_len());
+        let taps = graph.row_offsets(graph.taps(), rows).1;
+        let images = graph.source().map_or(0, |s| rows * s.h * s.w * s.c);
+        let input = images + graph.row_offsets(graph.feeds(), rows).1;
+        let vectors = vec![params, params, stats, stats, taps, taps, input, input, seed_len];
+        Rig::with_layout(device, Layout { arena, vectors, scalars: SCALARS })
+    }
+
+    /// A rig with vectors of any lengths.
+    ///
+    /// # Errors
+    /// If the device has too little memory.
+    pub fn with_layout(mut device: Box<dyn Device>, layout: Layout) -> Result<Rig> {
+        device.allocate(&layout)?;
+        Ok(Rig { device, layout })
+    }
+
+    /// The whole vector of a role.
+    pub fn role(&self, role: Role) -> Loc {
+        let id = ROLES.iter().position(|r| *r == role).unwrap_or(0);
+        self.vector(id)
+    }
+
+    pub fn vector(&self, id: usize) -> Loc {
+        Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.layout.vectors[id] }
+    }
+
+    /// The calls of a plan, bound to the rig's vectors.
+    pub fn bind(&self, plan: &Plan) -> Vec<Call> {
+        let bind = |loc: &Loc| match loc.memory {
+            Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..*loc },
+            Memory::Role(role) => Loc { memory: self.role(role).memory, ..*loc },
+            _ => *loc,
+        };
+        let bind_call = |call: &Call| Call {
+            reads: call.reads.iter().map(bind).collect(),
+            writes: call.writes.iter().map(bind).collect(),
+            ..call.clone()
+        };
+        plan.calls.iter().map(bind_call).collect()
+    }
+
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()> {
+        self.device.run(calls, counters)
+    }
+
+    /// # Errors
+    /// Those of the device.
+    pub fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
+        self.device.upload(Loc { len: values.len(), ..to }, values)
+    }
+
+    /// # Errors
+    /// Those of the device.
+    pub fn download(&mut self, from: Loc) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; from.len];
+        self.device.download(from, &mut values)?;
+        Ok(values)
+    }
+
+    /// Fills the arena and all that plans write with NaN, so that a value which is read before it is written shows.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn poison(&mut self) -> Result<()> {
+        let arena = Loc { memory: Memory::Arena, offset: 0, len: self.layout.arena };
+        self.upload(arena, &vec![f32::NAN; self.layout.arena])?;
+        for role in [Role::Gradient, Role::Statistics, Role::TapsGradient, Role::InputGradient] {
+            let loc = self.role(role);
+            self.upload(loc, &vec![f32::NAN; loc.len])?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Those of the device.
+    pub fn set_dataset(&mut self, data: &DatasetBytes<'_>, order: &[u32]) -> Result<()> {
+        self.device.set_dataset(0, data)?;
+        self.device.set_order(0, order)
+    }
+}

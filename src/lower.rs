@@ -1,0 +1,368 @@
+//! Lowering: walks a graph forward and backward and lets every operation emit its calls.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Var};
+use crate::ops::Op;
+use crate::ops::call::{Augment, Call, Ingest, Kernel, Loc, Memory, NormShape, Role};
+use crate::ops::site::Site;
+use crate::ops::value::Shape;
+use crate::plan::Key;
+
+/// What is fused behind a batch-norm.
+#[derive(Clone, Copy, Default)]
+struct Tail {
+    relu: Option<Var>,
+    pool: Option<(Var, usize)>,
+}
+
+impl Tail {
+    fn last(&self) -> Option<Var> {
+        self.pool.map(|p| p.0).or(self.relu)
+    }
+}
+
+pub(crate) struct Lowering<'a> {
+    graph: &'a Graph,
+    key: &'a Key,
+    device: &'a dyn Device,
+    root: Var,
+    pub(crate) calls: Vec<Call>,
+    /// Length of each temporary buffer.
+    pub(crate) temps: Vec<usize>,
+    pub(crate) values: Vec<Option<Loc>>,
+    partials: Vec<Option<Loc>>,
+    /// Values that the root depends on.
+    live: Vec<bool>,
+    /// Values whose gradient someone asks for.
+    wanted: Vec<bool>,
+    gradients: Vec<Option<Loc>>,
+    tails: Vec<Tail>,
+    /// Nodes that a tail has absorbed.
+    absorbed: Vec<bool>,
+}
+
+impl<'a> Lowering<'a> {
+    pub(crate) fn new(graph: &'a Graph, key: &'a Key, device: &'a dyn Device, root: Var) -> Lowering<'a> {
+        let n = graph.vars().count();
+        let mut lowering = Lowering {
+            graph,
+            key,
+            device,
+            root,
+            calls: vec![],
+            temps: vec![],
+            values: vec![None; n],
+            partials: vec![None; n],
+            live: vec![false; n],
+            wanted: vec![false; n],
+            gradients: vec![None; n],
+            tails: vec![Tail::default(); n],
+            absorbed: vec![false; n],
+        };
+        lowering.analyse();
+        lowering
+    }
+
+    /// Marks what is live, what is wanted, and what is fused.
+    fn analyse(&mut self) {
+        self.live[self.root.0 as usize] = true;
+        for v in self.graph.vars().rev().filter(|v| v.0 <= self.root.0) {
+            if self.live[v.0 as usize] {
+                self.graph.node(v).inputs.iter().for_each(|i| self.live[i.0 as usize] = true);
+            }
+        }
+        let wrt = &self.key.wrt;
+        for v in self.graph.vars() {
+            let node = self.graph.node(v);
+            let source = match node.op {
+                Op::Param(p) => {
+                    let offset = self.graph.param_of(p).offset;
+                    wrt.params.as_ref().is_some_and(|r| r.iter().any(|r| r.contains(&offset)))
+                }
+                Op::Feed(_) | Op::Images => wrt.input,
+                Op::Tap(_) => wrt.taps,
+                _ => false,
+            };
+            self.wanted[v.0 as usize] = source || node.inputs.iter().any(|i| self.wanted[i.0 as usize]);
+        }
+        if !self.key.keep {
+            self.fuse();
+        }
+    }
+
+    /// The only live reader of `v`, if there is just one and it reads `v` once.
+    fn sole_consumer(&self, v: Var) -> Option<Var> {
+        let mut readers = self.graph.consumers(v).filter(|c| self.live[c.0 as usize]);
+        let reader = readers.next()?;
+        let once = self.graph.node(reader).inputs.iter().filter(|i| **i == v).count() == 1;
+        (once && readers.next().is_none() && v != self.root).then_some(reader)
+    }
+
+    /// Fuses ReLU, and a max pool with window = stride, behind batch-norms whose output nobody else reads.
+    fn fuse(&mut self) {
+        let graph = self.graph;
+        for v in graph.vars().filter(|v| matches!(graph.node(*v).op, Op::BatchNorm(_))) {
+            let mut tail = Tail::default();
+            let Some(relu) = self.sole_consumer(v).filter(|r| graph.node(*r).op == Op::Relu) else { continue };
+            if self.fuses_norm(v, true, 1) {
+                tail.relu = Some(relu);
+                self.absorbed[relu.0 as usize] = true;
+                if let Some(next) = self.sole_consumer(relu)
+                    && let Op::MaxPool(pool) = graph.node(next).op
+                    && pool.window == pool.stride
+                    && self.fuses_norm(v, true, pool.window)
+                {
+                    tail.pool = Some((next, pool.window));
+                    self.absorbed[next.0 as usize] = true;
+                }
+            }
+            self.tails[v.0 as usize] = tail;
+        }
+    }
+
+    fn fuses_norm(&self, v: Var, relu: bool, window: usize) -> bool {
+        let shape = self.graph.shape(v);
+        let (h, w) = if shape.0.len() == 3 { (shape.0[0], shape.0[1]) } else { (1, 1) };
+        let (rows, running) = (self.key.rows, self.key.running);
+        let c = shape.0.last().copied().unwrap_or(1);
+        let s = NormShape { n: rows, h, w, c, eps_bits: 0, running, relu, window };
+        self.device.fuses(&Kernel::NormApply(s))
+    }
+
+    pub(crate) fn run(mut self) -> Result<Lowering<'a>> {
+        self.sources()?;
+        let order: Vec<Var> =
+            self.graph.vars().filter(|v| self.live[v.0 as usize] && !self.absorbed[v.0 as usize]).collect();
+        for v in &order {
+            let Some(operation) = self.graph.node(*v).op.operation() else { continue };
+            let last = self.tails[v.0 as usize].last().unwrap_or(*v);
+            let place = self.temp(self.key.rows * self.graph.shape(last).len());
+            self.values[last.0 as usize] = Some(place);
+            operation.forward(&mut NodeSite { lowering: &mut self, node: *v, pending: vec![] })?;
+        }
+        if !self.wanted[self.root.0 as usize] {
+            return Ok(self);
+        }
+        if self.key.root.is_some() {
+            let len = self.key.rows * self.graph.shape(self.root).len();
+            self.gradients[self.root.0 as usize] = Some(role(Role::Seed, 0, len));
+        }
+        for v in order.iter().rev() {
+            let last = self.tails[v.0 as usize].last().unwrap_or(*v);
+            let Some(operation) = self.graph.node(*v).op.operation() else { continue };
+            let has_gradient = self.gradients[last.0 as usize].is_some() || *v == self.root;
+            if !self.wanted[v.0 as usize] || !has_gradient {
+                continue;
+            }
+            let mut site = NodeSite { lowering: &mut self, node: *v, pending: vec![] };
+            operation.backward(&mut site)?;
+            let pending = std::mem::take(&mut site.pending);
+            for (from, to) in pending {
+                let label = format!("{}.accumulate", self.graph.node(*v).name);
+                self.push(label, Kernel::Copy { add: true }, vec![from], vec![to]);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Places parameters and feeds, and emits the ingest call.
+    fn sources(&mut self) -> Result<()> {
+        let (graph, key) = (self.graph, self.key);
+        let (feeds, _) = graph.row_offsets(graph.feeds(), key.rows);
+        for v in graph.vars() {
+            let len = graph.shape(v).len();
+            self.values[v.0 as usize] = match graph.node(v).op {
+                Op::Param(p) => Some(role(Role::Weights, graph.param_of(p).offset, len)),
+                Op::Feed(i) => Some(role(Role::Input, feeds[i], key.rows * len)),
+                Op::Images | Op::Targets | Op::Weights => Some(self.temp(key.rows * len)),
+                _ => None,
+            };
+        }
+        let Some(source) = graph.source() else { return Ok(()) };
+        let find = |op: &Op| graph.vars().find(|v| graph.node(*v).op == *op).and_then(|v| self.values[v.0 as usize]);
+        let (Some(x), Some(targets), Some(weights)) = (find(&Op::Images), find(&Op::Targets), find(&Op::Weights))
+        else {
+            return Err(Error::internal("an image source without its three values"));
+        };
+        let ingest = Ingest {
+            n: key.rows,
+            h: source.h,
+            w: source.w,
+            c: source.c,
+            classes: source.classes,
+            offset: key.offset,
+            mean: source.mean,
+            std: source.std,
+            augment: if key.train { source.augment } else { Augment::default() },
+        };
+        self.push("ingest".into(), Kernel::Ingest(ingest), vec![], vec![x, targets, weights]);
+        if key.input {
+            // PGD and the like: the perturbed image is a value of its own.
+            let perturbed = self.temp(x.len);
+            let delta = role(Role::Input, 0, x.len);
+            self.push("images.perturb".into(), Kernel::Add, vec![x, delta], vec![perturbed]);
+            for v in graph.vars().filter(|v| graph.node(*v).op == Op::Images) {
+                self.values[v.0 as usize] = Some(perturbed);
+            }
+        }
+        Ok(())
+    }
+
+    fn temp(&mut self, len: usize) -> Loc {
+        self.temps.push(len);
+        Loc { memory: Memory::Temp(self.temps.len() as u32 - 1), offset: 0, len }
+    }
+
+    fn push(&mut self, label: String, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
+        self.calls.push(Call { kernel, reads, writes, workspace: None, label });
+    }
+
+    /// Where the gradient of `v` is collected, and whether something is there already.
+    fn gradient(&mut self, v: Var) -> (Loc, bool) {
+        if let Some(loc) = self.gradients[v.0 as usize] {
+            return (loc, true);
+        }
+        let len = self.graph.shape(v).len();
+        let rows = self.key.rows;
+        let loc = match self.graph.node(v).op {
+            Op::Param(p) => role(Role::Gradient, self.graph.param_of(p).offset, len),
+            Op::Feed(i) => {
+                let (offsets, _) = self.graph.row_offsets(self.graph.feeds(), rows);
+                role(Role::InputGradient, offsets[i], rows * len)
+            }
+            Op::Images => role(Role::InputGradient, 0, rows * len),
+            _ => self.temp(rows * len),
+        };
+        self.gradients[v.0 as usize] = Some(loc);
+        (loc, false)
+    }
+}
+
+fn role(role: Role, offset: usize, len: usize) -> Loc {
+    Loc { memory: Memory::Role(role), offset, len }
+}
+
+/// One node as its operation sees it.
+struct NodeSite<'l, 'a> {
+    lowering: &'l mut Lowering<'a>,
+    node: Var,
+    /// Gradients that a kernel could only write and that must be added to what is there.
+    pending: Vec<(Loc, Loc)>,
+}
+
+impl NodeSite<'_, '_> {
+    fn input_var(&self, i: usize) -> Var {
+        self.lowering.graph.node(self.node).inputs[i]
+    }
+    fn wants(&self, i: usize) -> bool {
+        self.lowering.wanted[self.input_var(i).0 as usize]
+    }
+    fn last(&self) -> Var {
+        self.lowering.tails[self.node.0 as usize].last().unwrap_or(self.node)
+    }
+}
+
+/// A value that has no place is a mistake in the order of lowering; the empty location makes `verify` and the device fail.
+const NOWHERE: Loc = Loc { memory: Memory::Temp(u32::MAX), offset: 0, len: 0 };
+
+impl Site for NodeSite<'_, '_> {
+    fn rows(&self) -> usize {
+        self.lowering.key.rows
+    }
+    fn input_shape(&self, i: usize) -> &Shape {
+        self.lowering.graph.shape(self.input_var(i))
+    }
+    fn shape(&self) -> &Shape {
+        self.lowering.graph.shape(self.node)
+    }
+    fn input(&self, i: usize) -> Loc {
+        self.lowering.values[self.input_var(i).0 as usize].unwrap_or(NOWHERE)
+    }
+    fn output(&self) -> Loc {
+        self.lowering.values[self.last().0 as usize].unwrap_or(NOWHERE)
+    }
+    fn grad_output(&self) -> Loc {
+        self.lowering.gradients[self.last().0 as usize].unwrap_or(NOWHERE)
+    }
+    fn grad_input(&mut self, i: usize) -> Option<(Loc, bool)> {
+        self.wants(i).then(|| self.lowering.gradient(self.input_var(i)))
+    }
+    fn grad_input_written(&mut self, i: usize) -> Option<Loc> {
+        let (loc, add) = self.grad_input(i)?;
+        if !add {
+            return Some(loc);
+        }
+        let temp = self.lowering.temp(loc.len);
+        self.pending.push((temp, loc));
+        Some(temp)
+    }
+    fn alias_grad_input(&mut self, i: usize) -> bool {
+        let input = self.input_var(i);
+        // Only a value that nobody else reads: nothing is ever added to a gradient that two values share.
+        let only = self.lowering.sole_consumer(input) == Some(self.node);
+        let source = self.lowering.graph.node(input).op.operation().is_none();
+        if !self.wants(i) || !only || source {
+            return false;
+        }
+        self.lowering.gradients[input.0 as usize] = Some(self.grad_output());
+        true
+    }
+    fn temp(&mut self, len: usize) -> Loc {
+        self.lowering.temp(len)
+    }
+    fn emit(&mut self, part: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
+        let label = format!("{}.{part}", self.name());
+        self.lowering.push(label, kernel, reads, writes);
+    }
+    fn running(&self) -> bool {
+        self.lowering.key.running
+    }
+    fn train(&self) -> bool {
+        self.lowering.key.train
+    }
+    fn statistics(&self, index: usize, len: usize) -> Loc {
+        let which = if self.running() { Role::Running } else { Role::Statistics };
+        role(which, self.lowering.graph.statistics()[index].offset, len)
+    }
+    fn norm_tail(&self) -> (bool, usize) {
+        let tail = self.lowering.tails[self.node.0 as usize];
+        (tail.relu.is_some(), tail.pool.map_or(1, |p| p.1))
+    }
+    fn partial_statistics(&mut self, len: usize, kernel: Kernel) -> Option<Loc> {
+        let l = &mut *self.lowering;
+        let read_by_norm = l.graph.consumers(self.node).any(|c| {
+            l.live[c.0 as usize]
+                && matches!(l.graph.node(c).op, Op::BatchNorm(_))
+                && l.graph.node(c).inputs[0] == self.node
+        });
+        if l.key.keep || l.key.running || !read_by_norm || !l.device.fuses(&kernel) {
+            return None;
+        }
+        let loc = l.temp(len);
+        l.partials[self.node.0 as usize] = Some(loc);
+        Some(loc)
+    }
+    fn partials_of_input(&self, i: usize) -> Option<Loc> {
+        self.lowering.partials[self.input_var(i).0 as usize]
+    }
+    fn tap_delta(&self, index: usize) -> Option<Loc> {
+        let l = &*self.lowering;
+        let (offsets, _) = l.graph.row_offsets(l.graph.taps(), l.key.rows);
+        l.key.taps.then(|| role(Role::Taps, offsets[index], l.key.rows * self.shape().len()))
+    }
+    fn tap_gradient(&self, index: usize) -> Option<Loc> {
+        let l = &*self.lowering;
+        let (offsets, _) = l.graph.row_offsets(l.graph.taps(), l.key.rows);
+        l.key.wrt.taps.then(|| role(Role::TapsGradient, offsets[index], l.key.rows * self.shape().len()))
+    }
+    fn outcome(&self) -> Loc {
+        role(Role::Outcome, 0, 3)
+    }
+    fn row_offset(&self) -> usize {
+        self.lowering.key.offset
+    }
+    fn name(&self) -> &str {
+        &self.lowering.graph.node(self.node).name
+    }
+}

@@ -1,0 +1,85 @@
+//! Layers: functions from value to value that declare their parameters under a dotted name.
+
+use crate::error::Result;
+use crate::graph::{Graph, Var};
+use crate::ops::value::ParamKind;
+use crate::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op};
+use crate::params::FileLayout;
+
+/// Convolution without bias to `co` channels: k x k, zero padding `pad`. Parameter `name.weight`.
+///
+/// # Errors
+/// If `x` is not an image or the kernel does not fit.
+pub fn conv(g: &mut Graph, x: Var, name: &str, co: usize, k: usize, stride: usize, pad: usize) -> Result<Var> {
+    let (_, _, ci) = g.shape(x).image(name)?;
+    let weight = g.param(&format!("{name}.weight"), &[co, k, k, ci], ParamKind::ConvWeight, FileLayout::ConvOihw)?;
+    g.op(Op::Conv2d(Conv2d { stride, pad }), &[x, weight], name)
+}
+
+/// Batch normalisation over the last dimension. Parameters `name.weight`, `name.bias`; statistics `name.running_mean`,
+/// `name.running_var`.
+///
+/// # Errors
+/// If a parameter's name is taken.
+pub fn batch_norm(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
+    let c = g.shape(x).0.last().copied().unwrap_or(0);
+    let weight = g.param(&format!("{name}.weight"), &[c], ParamKind::NormWeight, FileLayout::Same)?;
+    let bias = g.param(&format!("{name}.bias"), &[c], ParamKind::NormBias, FileLayout::Same)?;
+    g.op(Op::BatchNorm(BatchNorm::new(c)), &[x, weight, bias], name)
+}
+
+/// max(x, 0).
+///
+/// # Errors
+/// None in practice; the shape always fits.
+pub fn relu(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
+    g.op(Op::Relu, &[x], name)
+}
+
+/// Fully connected layer over the flattened input. Parameters `name.weight`, `name.bias`.
+///
+/// # Errors
+/// If a parameter's name is taken.
+pub fn linear(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> {
+    let shape = g.shape(x).clone();
+    let inputs = shape.len();
+    let layout = match shape.0[..] {
+        [h, w, c] if h * w > 1 => FileLayout::LinearChw { h, w, c },
+        _ => FileLayout::Same,
+    };
+    let weight = g.param(&format!("{name}.weight"), &[outputs, inputs], ParamKind::LinearWeight, layout)?;
+    let bias = g.param(&format!("{name}.bias"), &[outputs], ParamKind::LinearBias { inputs }, FileLayout::Same)?;
+    g.op(Op::Linear(Linear), &[x, weight, bias], name)
+}
+
+/// Largest value of each `window` x `window` square.
+///
+/// # Errors
+/// If the window does not fit.
+pub fn max_pool(g: &mut Graph, x: Var, name: &str, window: usize) -> Result<Var> {
+    g.op(Op::MaxPool(MaxPool { window, stride: window }), &[x], name)
+}
+
+/// Mean of the whole image, one value a channel.
+///
+/// # Errors
+/// If `x` is not a square image.
+pub fn global_avg_pool(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
+    g.op(Op::AvgPool(AvgPool::GLOBAL), &[x], name)
+}
+
+/// Zeroes a share `p` of the values in training; nothing is recorded where `p` is 0.
+///
+/// # Errors
+/// If `p` is not in [0, 1).
+pub fn dropout(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
+    if p == 0.0 { Ok(x) } else { g.op(Op::Dropout(Dropout::new(p, name)), &[x], name) }
+}
+
+/// Softmax cross-entropy with target rows: the loss of the graph.
+///
+/// # Errors
+/// If logits and targets differ in length.
+pub fn cross_entropy(g: &mut Graph, logits: Var, targets: Var, weights: Var, smoothing: f32) -> Result<Var> {
+    g.op(Op::CrossEntropy(CrossEntropy { smoothing }), &[logits, targets, weights], "loss")
+}

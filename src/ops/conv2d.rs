@@ -1,0 +1,155 @@
+//! 2-D convolution (cross-correlation, as the field uses the word) without bias: x `[h, w, ci]`, weight `[co, k, k, ci]`.
+
+use super::call::{ConvShape, Kernel};
+use super::case::{Case, Operand, Values};
+use super::site::Site;
+use super::value::{ParamKind, Shape};
+use super::{Op, Operation, SpecAt, exactly};
+use crate::error::{Error, Result};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv2d {
+    pub stride: usize,
+    /// Zeros on each side.
+    pub pad: usize,
+}
+
+impl Conv2d {
+    fn shape(&self, rows: usize, x: &Shape, weight: &Shape) -> ConvShape {
+        ConvShape {
+            n: rows,
+            h: x.0[0],
+            w: x.0[1],
+            ci: x.0[2],
+            co: weight.0[0],
+            k: weight.0[1],
+            stride: self.stride,
+            pad: self.pad,
+        }
+    }
+
+    /// Calls `f(y index, x index, weight index)` for every product of the sum that defines the convolution.
+    fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+        for n in 0..s.n {
+            for oy in 0..s.out_h() {
+                for ox in 0..s.out_w() {
+                    for (ky, kx) in (0..s.k).flat_map(|ky| (0..s.k).map(move |kx| (ky, kx))) {
+                        let (y, x) = (oy * s.stride + ky, ox * s.stride + kx);
+                        if y < s.pad || x < s.pad || y - s.pad >= s.h || x - s.pad >= s.w {
+                            continue;
+                        }
+                        let pixel = (n * s.h + y - s.pad) * s.w + x - s.pad;
+                        for o in 0..s.co {
+                            let at = ((n * s.out_h() + oy) * s.out_w() + ox) * s.co + o;
+                            for i in 0..s.ci {
+                                f(at, pixel * s.ci + i, ((o * s.k + ky) * s.k + kx) * s.ci + i);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Operation for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn infer(&self, inputs: &[&Shape]) -> Result<Shape> {
+        let [x, weight] = exactly::<2>("conv2d", inputs)?;
+        let (h, w, ci) = x.image("conv2d")?;
+        let &[co, kh, kw, wi] = &weight.0[..] else {
+            return Err(Error::usage(format!("conv2d needs a weight of shape co x k x k x ci, got {weight}")));
+        };
+        if kh != kw || wi != ci || self.stride == 0 {
+            return Err(Error::usage(format!(
+                "conv2d of {x} with weight {weight}, stride {}: the kernel must be square, its last dimension the {ci} \
+                 input channels, the stride at least 1",
+                self.stride
+            )));
+        }
+        if h + 2 * self.pad < kh || w + 2 * self.pad < kw {
+            return Err(Error::usage(format!("conv2d: kernel {kh}x{kw} is larger than {x} padded by {}", self.pad)));
+        }
+        let s = self.shape(1, x, weight);
+        Ok(Shape(vec![s.out_h(), s.out_w(), co]))
+    }
+
+    fn flops(&self, inputs: &[&Shape], _output: &Shape) -> u64 {
+        self.shape(1, inputs[0], inputs[1]).flops()
+    }
+
+    fn reduction(&self, inputs: &[&Shape]) -> Option<usize> {
+        Some(inputs[1].len() / inputs[1].0[0])
+    }
+
+    fn forward(&self, site: &mut dyn Site) -> Result<()> {
+        let s = self.shape(site.rows(), site.input_shape(0), site.input_shape(1));
+        let mut writes = vec![site.output()];
+        writes.extend(site.partial_statistics(2 * s.n * s.co, Kernel::ConvForward(s)));
+        let reads = vec![site.input(0), site.input(1)];
+        site.emit("forward", Kernel::ConvForward(s), reads, writes);
+        Ok(())
+    }
+
+    fn backward(&self, site: &mut dyn Site) -> Result<()> {
+        let shape = self.shape(site.rows(), site.input_shape(0), site.input_shape(1));
+        let dy = site.grad_output();
+        if let Some(dw) = site.grad_input_written(1) {
+            site.emit("backward_weight", Kernel::ConvBackwardWeight(shape), vec![site.input(0), dy], vec![dw]);
+        }
+        if let Some((dx, add)) = site.grad_input(0) {
+            let reads = vec![dy, site.input(1)];
+            site.emit("backward_data", Kernel::ConvBackwardData { shape, add }, reads, vec![dx]);
+        }
+        Ok(())
+    }
+
+    fn spec(&self, at: &SpecAt<'_>) -> Vec<f64> {
+        let s = self.shape(at.rows, at.shapes[0], at.shapes[1]);
+        let mut y = vec![0.0; s.y_len()];
+        Conv2d::each_product(&s, |iy, ix, iw| y[iy] += at.inputs[0][ix] * at.inputs[1][iw]);
+        y
+    }
+
+    fn spec_backward(&self, at: &SpecAt<'_>, _output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>> {
+        let s = self.shape(at.rows, at.shapes[0], at.shapes[1]);
+        let (mut dx, mut dw) = (vec![0.0; s.x_len()], vec![0.0; s.weight_len()]);
+        Conv2d::each_product(&s, |iy, ix, iw| {
+            dx[ix] += dy[iy] * at.inputs[1][iw];
+            dw[iw] += dy[iy] * at.inputs[0][ix];
+        });
+        vec![Some(dx), Some(dw)]
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    // (rows, h, w, ci, co, k, stride, pad): the layers of `cnn`, WideResNet's strided and 1x1 ones, and odd sizes.
+    const SHAPES: &[[usize; 8]] = &[
+        [2, 28, 28, 1, 32, 3, 1, 1],
+        [2, 28, 28, 32, 32, 3, 1, 1],
+        [3, 14, 14, 32, 64, 3, 1, 1],
+        [2, 14, 14, 64, 64, 3, 1, 1],
+        [2, 16, 16, 3, 16, 3, 1, 1],
+        [2, 16, 16, 16, 32, 3, 2, 1],
+        [2, 16, 16, 16, 32, 1, 2, 0],
+        [2, 8, 8, 32, 48, 1, 1, 0],
+        [3, 7, 9, 5, 10, 3, 1, 1],
+        [2, 9, 7, 3, 7, 5, 2, 2],
+        [1, 13, 5, 2, 33, 5, 3, 0],
+        [2, 8, 8, 4, 6, 7, 1, 3],
+        [1, 3, 3, 1, 1, 3, 1, 0],
+    ];
+    SHAPES
+        .iter()
+        .map(|&[rows, h, w, ci, co, k, stride, pad]| {
+            let label = format!("{rows}x{h}x{w}x{ci} -> {co}, {k}x{k}, stride {stride}, pad {pad}");
+            Case::graph(label, rows)
+                .feed(&[h, w, ci], Values::Normal)
+                .param(&[co, k, k, ci], ParamKind::ConvWeight)
+                .op(Op::Conv2d(Conv2d { stride, pad }), &[Operand::Feed(0), Operand::Param(0)])
+        })
+        .collect()
+}

@@ -1,0 +1,72 @@
+//! Ingest: bytes of a data set to normalised, augmented images, target rows and row weights, in one call.
+
+use super::call::{Augment, Counters, Ingest};
+use super::case::{Body, Case, IngestCase};
+use crate::rng::{below, draw, stream};
+
+/// What ingest writes, in f64: images `[n, h, w, c]`, targets `[n, classes]`, weights `[n]`.
+///
+/// `images` are bytes `[count, c, h, w]`. The image is padded by `crop` pixels on each side (zero after normalisation, or
+/// mirrored without repeating the border), a window of its own size is cut out at a drawn place, and that is mirrored
+/// left-right with probability one half.
+pub fn ingest_spec(
+    spec: &Ingest,
+    images: &[u8],
+    labels: &[u8],
+    order: &[u32],
+    counters: &Counters,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let Ingest { n, h, w, c, classes, offset, augment, .. } = *spec;
+    let Augment { crop, reflect, flip } = augment;
+    let mut out = (vec![0.0; n * h * w * c], vec![0.0; n * classes], vec![0.0; n]);
+    for i in 0..n {
+        let real = offset + i < counters.rows as usize;
+        let position = counters.first as usize + (offset + i).min((counters.rows as usize).saturating_sub(1));
+        let sample = order[position] as usize;
+        out.1[i * classes + usize::from(labels[sample])] = 1.0;
+        out.2[i] = f64::from(u8::from(real));
+        let words = draw(counters.seed, stream("ingest"), counters.epoch, sample as u32, 0);
+        let (dx, dy) = (below(words[0], 2 * crop as u32 + 1), below(words[1], 2 * crop as u32 + 1));
+        let mirrored = flip && words[2] >> 31 == 1;
+        for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
+            let column = if mirrored { w - 1 - x } else { x };
+            let place = (
+                source(y as i64 + i64::from(dy) - crop as i64, h as i64, reflect),
+                source(column as i64 + i64::from(dx) - crop as i64, w as i64, reflect),
+            );
+            let (Some(sy), Some(sx)) = place else { continue };
+            for channel in 0..c {
+                let byte = images[((sample * c + channel) * h + sy) * w + sx];
+                let (mean, std) = (f64::from(spec.mean[channel]), f64::from(spec.std[channel]));
+                out.0[((i * h + y) * w + x) * c + channel] = (f64::from(byte) / 255.0 - mean) / std;
+            }
+        }
+    }
+    out
+}
+
+/// Which pixel a padded coordinate shows; None for a zero.
+fn source(at: i64, size: i64, reflect: bool) -> Option<usize> {
+    let at = match at {
+        _ if (0..size).contains(&at) => at,
+        _ if !reflect => return None,
+        _ if at < 0 => -at,
+        _ => 2 * (size - 1) - at,
+    };
+    usize::try_from(at).ok()
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let none = Augment::default();
+    let zero = Augment { crop: 2, reflect: false, flip: true };
+    let mirror = Augment { crop: 4, reflect: true, flip: true };
+    [(8, 28, 28, 1, none), (8, 28, 28, 1, zero), (5, 32, 32, 3, mirror), (3, 7, 9, 2, zero), (4, 6, 5, 4, mirror)]
+        .into_iter()
+        .map(|(rows, h, w, c, augment)| {
+            // One row fewer than the batch is real, so that padding is covered.
+            let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 5, rows: rows as u32 - 1 };
+            let body = Body::Ingest(IngestCase { h, w, c, images: 20, augment, counters });
+            Case { label: format!("{rows} x {h}x{w}x{c}, {augment:?}"), rows, running: false, body }
+        })
+        .collect()
+}

@@ -1,0 +1,54 @@
+//! What the planner offers an operation that lowers itself to calls.
+
+use super::call::{Kernel, Loc};
+use super::value::Shape;
+
+/// One node of the graph, seen by its operation while a plan is made.
+pub trait Site {
+    /// Rows of the plan's batch.
+    fn rows(&self) -> usize;
+    fn input_shape(&self, i: usize) -> &Shape;
+    fn shape(&self) -> &Shape;
+    /// Where the i-th input's value lies.
+    fn input(&self, i: usize) -> Loc;
+    /// Where the node's value lies (the value of the last node fused into it).
+    fn output(&self) -> Loc;
+    /// The gradient with respect to the output, complete.
+    fn grad_output(&self) -> Loc;
+    /// Where to put the gradient with respect to the i-th input, and whether to add to what is there; None if nobody asks.
+    /// Whether a fan-out writes or adds is decided here and nowhere else.
+    fn grad_input(&mut self, i: usize) -> Option<(Loc, bool)>;
+    /// The same for a kernel that can only write; the planner adds the result where that is needed.
+    fn grad_input_written(&mut self, i: usize) -> Option<Loc>;
+    /// Lets the i-th input's gradient be the output's gradient itself, where no copy is needed; false if it must be copied
+    /// or nobody asks.
+    fn alias_grad_input(&mut self, i: usize) -> bool;
+    /// A buffer that lives from its first to its last use.
+    fn temp(&mut self, len: usize) -> Loc;
+    /// Appends a call labelled "node.part".
+    fn emit(&mut self, part: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>);
+
+    /// Whether batch-norm reads running statistics in this plan.
+    fn running(&self) -> bool;
+    /// Whether dropout and augmentation are on.
+    fn train(&self) -> bool;
+    /// The `len` statistics of batch-norm number `index`: the pass's own, or the running ones.
+    fn statistics(&self, index: usize, len: usize) -> Loc;
+    /// What is fused behind a batch-norm: a ReLU, and the window of a max pool (1 for none).
+    fn norm_tail(&self) -> (bool, usize);
+    /// A buffer for the partial statistics of this node's output, if a batch-norm that reads it wants them and the device
+    /// computes them along with `kernel`.
+    fn partial_statistics(&mut self, len: usize, kernel: Kernel) -> Option<Loc>;
+    /// The partial statistics that the i-th input's producer has left.
+    fn partials_of_input(&self, i: usize) -> Option<Loc>;
+    /// The perturbation of tap number `index`, if this plan carries taps.
+    fn tap_delta(&self, index: usize) -> Option<Loc>;
+    /// Where to write the gradient with respect to that perturbation, if it is asked for.
+    fn tap_gradient(&self, index: usize) -> Option<Loc>;
+    /// Position in the batch of this plan's first row, for random draws.
+    fn row_offset(&self) -> usize;
+    /// Where the pass leaves mean loss, hits and weight sum.
+    fn outcome(&self) -> Loc;
+    /// Dotted name of the node.
+    fn name(&self) -> &str;
+}

@@ -1,0 +1,226 @@
+//! Vector kernels: norm, inner product, masked sums, the optimizer's update and the folding of statistics.
+//!
+//! They are the words in which optimizers are written; see `step.rs`. Here are their definitions in f64 and their cases.
+
+use super::call::{BLOCK, Kernel, Map, Ranges, Scale, Term, Update};
+use super::case::{Body, Case, Values, VectorCase};
+
+/// Elements of the vectors in the cases: the parameters of `cnn` come to about this many, and an odd number of blocks.
+const LONG: usize = 1837 * BLOCK;
+
+fn ranges(list: &[std::ops::Range<usize>]) -> Ranges {
+    list.to_vec().into()
+}
+
+/// The whole vector, a masked part of it, and a single block.
+fn masks() -> Vec<(&'static str, usize, Ranges)> {
+    vec![
+        ("all", LONG, ranges(&[0..LONG])),
+        ("masked", 40 * BLOCK, ranges(&[BLOCK..3 * BLOCK, 7 * BLOCK..8 * BLOCK, 20 * BLOCK..39 * BLOCK])),
+        ("one block", BLOCK, ranges(&[0..BLOCK])),
+    ]
+}
+
+fn elements(ranges: &Ranges) -> impl Iterator<Item = usize> + '_ {
+    ranges.iter().flat_map(|r| r.clone())
+}
+
+fn normal(name: &str, len: usize) -> Vec<f32> {
+    Values::Normal.draw(1, name, 1, len)
+}
+
+fn case(label: String, kernel: Kernel, reads: Vec<Vec<f32>>, writes: Vec<Vec<f32>>, spec: Spec) -> Case {
+    let vector = VectorCase { kernel, reads, writes, shared: vec![], spec };
+    Case { label, rows: 1, running: false, body: Body::Vector(vector) }
+}
+
+type Spec = fn(&Kernel, &[Vec<f64>], &[Vec<f64>]) -> Vec<Vec<f64>>;
+
+pub(super) fn norm_cases() -> Vec<Case> {
+    let spec: Spec = |kernel, reads, _| {
+        let Kernel::Norm(ranges) = kernel else { return vec![] };
+        vec![vec![elements(ranges).map(|i| reads[0][i] * reads[0][i]).sum::<f64>().sqrt()]]
+    };
+    masks()
+        .into_iter()
+        .map(|(label, len, ranges)| {
+            case(label.into(), Kernel::Norm(ranges), vec![normal("v", len)], vec![vec![0.0]], spec)
+        })
+        .collect()
+}
+
+pub(super) fn dot_cases() -> Vec<Case> {
+    let spec: Spec = |kernel, reads, _| {
+        let Kernel::Dot(ranges) = kernel else { return vec![] };
+        vec![vec![elements(ranges).map(|i| reads[0][i] * reads[1][i]).sum()]]
+    };
+    masks()
+        .into_iter()
+        .map(|(label, len, ranges)| {
+            // Correlated vectors: the relative error of an inner product near 0 says nothing.
+            let a = normal("a", len);
+            let b = normal("b", len).iter().zip(&a).map(|(b, a)| a + 0.5 * b).collect();
+            case(label.into(), Kernel::Dot(ranges), vec![a, b], vec![vec![0.0]], spec)
+        })
+        .collect()
+}
+
+/// Value of a postfix expression over `scalars`, and how many of its denominators were zero or not finite.
+pub fn evaluate(expression: &[Scale], scalars: &[f64]) -> (f64, usize) {
+    let (mut stack, mut dropped) = (Vec::new(), 0);
+    for step in expression {
+        let mut pop = || stack.pop().unwrap_or(f64::NAN);
+        let value = match step {
+            Scale::Const(v) => f64::from(*v),
+            Scale::Read(i) => scalars[*i],
+            Scale::Sqrt => pop().sqrt(),
+            Scale::Neg => -pop(),
+            Scale::Mul => pop() * pop(),
+            Scale::Add => pop() + pop(),
+            Scale::Min => pop().min(pop()),
+            Scale::Max => pop().max(pop()),
+            Scale::Div => {
+                let (denominator, numerator) = (pop(), pop());
+                if denominator == 0.0 || !denominator.is_finite() {
+                    dropped += 1;
+                    0.0
+                } else {
+                    numerator / denominator
+                }
+            }
+            Scale::Select => {
+                let (condition, otherwise, then) = (pop(), pop(), pop());
+                if condition > 0.0 { then } else { otherwise }
+            }
+        };
+        stack.push(value);
+    }
+    (stack.pop().unwrap_or(f64::NAN), dropped)
+}
+
+fn set_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let Kernel::Set { ranges, terms } = kernel else { return vec![] };
+    let scalars: Vec<f64> = reads[terms.len()..].iter().map(|s| s[0]).collect();
+    let (mut dst, mut count) = (writes[0].clone(), writes[1][0]);
+    let coefficients: Vec<(f64, usize)> = terms.iter().map(|t| evaluate(&t.coefficient, &scalars)).collect();
+    count += coefficients.iter().map(|c| c.1).sum::<usize>() as f64;
+    for i in elements(ranges) {
+        let value = |(term, (coefficient, dropped)): (usize, &(f64, usize))| {
+            let v = reads[term][i];
+            let mapped = match terms[term].map {
+                Map::Identity => v,
+                Map::Abs => v.abs(),
+                Map::Sign if v == 0.0 => 0.0,
+                Map::Sign => v.signum(),
+                Map::Square => v * v,
+            };
+            if *dropped > 0 { 0.0 } else { coefficient * mapped }
+        };
+        dst[i] = coefficients.iter().enumerate().map(value).sum();
+    }
+    vec![dst, vec![count]]
+}
+
+pub(super) fn set_cases() -> Vec<Case> {
+    use Scale::{Const, Div, Mul, Read};
+    let one = |map| Term { coefficient: vec![Const(1.0)], map };
+    // SAM's perturbation: c = w + rho g / |g|, scalars (rho, |g|).
+    let sam = || {
+        let climb = Term { coefficient: vec![Read(0), Read(1), Div], map: Map::Identity };
+        vec![one(Map::Identity), climb]
+    };
+    let mut cases = Vec::new();
+    for (label, len, ranges) in masks() {
+        for (norm, what) in [(3.7f32, ""), (0.0, ", |g| = 0"), (f32::INFINITY, ", |g| infinite")] {
+            let reads = vec![normal("w", len), normal("g", len), vec![0.05], vec![norm]];
+            let kernel = Kernel::Set { ranges: ranges.clone(), terms: sam() };
+            let writes = vec![vec![0.5; len], vec![2.0]];
+            cases.push(case(format!("{label}: w + rho g / |g|{what}"), kernel, reads, writes, set_spec));
+        }
+        // In place, with every map: d = 0.9 d + |a| - sign(b) / 2 + 2 s a^2.
+        let terms = vec![
+            Term { coefficient: vec![Const(0.9)], map: Map::Identity },
+            one(Map::Abs),
+            Term { coefficient: vec![Const(-0.5)], map: Map::Sign },
+            Term { coefficient: vec![Const(2.0), Read(0), Mul], map: Map::Square },
+        ];
+        let d = normal("d", len);
+        let reads = vec![d.clone(), normal("a", len), normal("b", len), normal("a", len), vec![0.3]];
+        let kernel = Kernel::Set { ranges, terms };
+        let mut in_place = case(format!("{label}: in place, maps"), kernel, reads, vec![d, vec![0.0]], set_spec);
+        if let Body::Vector(v) = &mut in_place.body {
+            v.shared = vec![(0, 0)];
+        }
+        cases.push(in_place);
+    }
+    cases
+}
+
+fn update_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let Kernel::Update(update) = kernel else { return vec![] };
+    let [fault, norm, lr, momentum, decay, clip] = [3, 4, 5, 6, 7, 8].map(|i: usize| reads[i][0]);
+    let (mut w, mut m, mut c) = (writes[0].clone(), writes[1].clone(), writes[2].clone());
+    if fault > 0.0 {
+        return vec![w, m, c];
+    }
+    let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
+    for i in elements(&update.ranges) {
+        let decayed = decay * f64::from(update.decays[i / BLOCK]);
+        let d = factor * reads[0][i] + decayed * w[i];
+        m[i] = momentum * m[i] + d;
+        w[i] -= lr * if update.nesterov { d + momentum * m[i] } else { m[i] };
+        c[i] = w[i];
+    }
+    vec![w, m, c]
+}
+
+pub(super) fn update_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (label, len, ranges) in masks() {
+        for (nesterov, clip, fault) in [(false, 0.0, 0.0), (true, 0.5, 0.0), (false, 1e9, 0.0), (true, 0.0, 1.0)] {
+            let decays: Vec<u8> = (0..len / BLOCK).map(|b| u8::from(b % 3 != 1)).collect();
+            let (w, m, c) = (normal("w", len), normal("m", len), vec![0.5; len]);
+            let scalars = [fault, 7.0, 0.1, 0.9, 5e-4, clip].map(|s| vec![s]);
+            let mut reads = vec![normal("g", len), w.clone(), m.clone()];
+            reads.extend(scalars);
+            let update = Update { ranges: ranges.clone(), decays: decays.into(), nesterov };
+            let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
+            let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);
+            if let Body::Vector(v) = &mut update.body {
+                v.shared = vec![(1, 0), (2, 1)];
+            }
+            cases.push(update);
+        }
+    }
+    cases
+}
+
+fn fold_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let &Kernel::FoldStats { c, momentum_bits } = kernel else { return vec![] };
+    let momentum = f64::from(f32::from_bits(momentum_bits));
+    let mut running = writes[0].clone();
+    if reads[1][0] > 0.0 {
+        return vec![running];
+    }
+    for j in 0..c {
+        let (count, mean, m2) = (reads[0][j], reads[0][c + j], reads[0][2 * c + j]);
+        running[j] += 1.0;
+        running[c + j] += momentum * (mean - running[c + j]);
+        running[2 * c + j] += momentum * (m2 / (count - 1.0) - running[2 * c + j]);
+    }
+    vec![running]
+}
+
+pub(super) fn fold_cases() -> Vec<Case> {
+    [(1, 0.0), (32, 0.0), (33, 0.0), (5, 1.0)]
+        .into_iter()
+        .map(|(c, fault): (usize, f32)| {
+            let positive = |name: &str| normal(name, c).iter().map(|v| 10.0 + v).collect::<Vec<f32>>();
+            let batch = [vec![100.0; c], normal("mean", c), positive("m2")].concat();
+            let running = [vec![4.0; c], normal("running_mean", c), positive("running_var")].concat();
+            let kernel = Kernel::FoldStats { c, momentum_bits: 0.1f32.to_bits() };
+            let label = format!("{c} channels, fault {fault}");
+            case(label, kernel, vec![batch, vec![fault]], vec![running], fold_spec)
+        })
+        .collect()
+}

@@ -1,0 +1,693 @@
+//! Step programs: an optimizer's step, written once in the words of its paper and recorded as calls over slots.
+//!
+//! A [`Recorder`] knows the graph and the device; [`Recorder::program`] hands a [`Step`] to the optimizer, whose methods
+//! append calls. Nothing has a value yet: learning rate, rho and the like are numbered scalar slots that are set before
+//! each run, so nothing can freeze by accident.
+
+use crate::device::{Device, Layout};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::ops::call::{BLOCK, Call, Kernel, Loc, Map, Memory, Ranges, Role, Scale, Term as CallTerm, Update};
+use crate::params::Param;
+use crate::plan::{Key, Plan, Wrt, plan};
+use std::collections::HashMap;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::rc::Rc;
+
+/// A scalar slot on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scalar(u16);
+
+impl Scalar {
+    pub(crate) fn loc(self) -> Loc {
+        Loc { memory: Memory::Scalars, offset: self.0 as usize, len: 1 }
+    }
+}
+
+/// A set of parameters, interned by the recorder; 0 is all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mask(u16);
+
+impl Mask {
+    pub const ALL: Mask = Mask(0);
+}
+
+/// What a vector is laid out like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    Params,
+    Stats,
+    /// Every tap's rows.
+    Taps,
+    /// Every feed's rows, or the images' rows.
+    Input,
+}
+
+/// A named vector, narrowed to a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vector {
+    id: u16,
+    mask: Mask,
+}
+
+impl Vector {
+    const fn fixed(id: u16) -> Vector {
+        Vector { id, mask: Mask::ALL }
+    }
+    /// Elements of the vector's memory, for the host.
+    pub(crate) fn memory(self) -> Memory {
+        Memory::Vector(self.id)
+    }
+}
+
+/// The f32 master weights: only `finish` moves them.
+pub const W: Vector = Vector::fixed(0);
+/// The compute copy that kernels read; perturbations happen here.
+pub const C: Vector = Vector::fixed(1);
+/// The gradient.
+pub const G: Vector = Vector::fixed(2);
+/// The momentum.
+pub const M: Vector = Vector::fixed(3);
+/// Running statistics of batch-norm.
+pub const RUNNING: Vector = Vector::fixed(4);
+
+/// Names and spaces of the vectors above, in order.
+const FIXED: [(&str, Space); 5] = [
+    ("weight", Space::Params),
+    ("compute", Space::Params),
+    ("gradient", Space::Params),
+    ("momentum", Space::Params),
+    ("running", Space::Stats),
+];
+
+/// Where the loss is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// The parameters.
+    pub w: Vector,
+    /// Running statistics for batch-norm; None for the batch's own.
+    pub stats: Option<Vector>,
+    /// Relative perturbations of the tapped activations.
+    pub taps: Option<Vector>,
+    /// A perturbation of the input.
+    pub input: Option<Vector>,
+}
+
+impl At {
+    pub fn of(w: Vector) -> At {
+        At { w, stats: None, taps: None, input: None }
+    }
+    pub fn running(self, stats: Vector) -> At {
+        At { stats: Some(stats), ..self }
+    }
+    pub fn taps(self, delta: Vector) -> At {
+        At { taps: Some(delta), ..self }
+    }
+    pub fn input(self, delta: Vector) -> At {
+        At { input: Some(delta), ..self }
+    }
+}
+
+/// What a pass differentiates by; see [`crate::plan::Wrt`].
+#[derive(Clone, Copy, Debug)]
+pub struct By {
+    params: Option<Mask>,
+    taps: bool,
+    input: bool,
+}
+
+impl By {
+    pub fn params() -> By {
+        By { params: Some(Mask::ALL), taps: false, input: false }
+    }
+    pub fn taps() -> By {
+        By { params: None, taps: true, input: false }
+    }
+    pub fn input() -> By {
+        By { params: None, taps: false, input: true }
+    }
+    /// No gradient at all: the loss only.
+    pub fn nothing() -> By {
+        By { params: None, taps: false, input: false }
+    }
+    pub fn masked(mask: Mask) -> By {
+        By { params: Some(mask), ..By::params() }
+    }
+}
+
+/// Rows of the batch that a pass takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub offset: usize,
+    pub rows: usize,
+}
+
+/// What a pass leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// The gradient, narrowed to the pass's mask.
+    pub g: Vector,
+    /// Mean loss, number of hits, sum of row weights.
+    pub loss: Scalar,
+    pub hits: Scalar,
+    pub weight: Scalar,
+    /// The batch statistics of this pass alone.
+    pub stats: Vector,
+}
+
+/// A scalar expression, evaluated on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expr(Vec<Token>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Token {
+    Slot(Scalar),
+    Do(Scale),
+}
+
+impl Expr {
+    pub fn constant(value: f32) -> Expr {
+        Expr(vec![Token::Do(Scale::Const(value))])
+    }
+    fn then(mut self, other: Expr, operation: Scale) -> Expr {
+        self.0.extend(other.0);
+        self.0.push(Token::Do(operation));
+        self
+    }
+    fn apply(mut self, operation: Scale) -> Expr {
+        self.0.push(Token::Do(operation));
+        self
+    }
+    pub fn min(self, other: Expr) -> Expr {
+        self.then(other, Scale::Min)
+    }
+    pub fn max(self, other: Expr) -> Expr {
+        self.then(other, Scale::Max)
+    }
+    pub fn sqrt(self) -> Expr {
+        self.apply(Scale::Sqrt)
+    }
+    /// `self` where `condition` is positive, else `otherwise`.
+    pub fn select(self, otherwise: Expr, condition: Expr) -> Expr {
+        let mut all = self;
+        all.0.extend(otherwise.0);
+        all.then(condition, Scale::Select)
+    }
+
+    /// Postfix code over numbered operands; slots not seen yet are appended to `slots`.
+    fn code(&self, slots: &mut Vec<Scalar>) -> Vec<Scale> {
+        let step = |token: &Token| match token {
+            Token::Do(scale) => *scale,
+            Token::Slot(slot) => {
+                let known = slots.iter().position(|s| s == slot);
+                Scale::Read(known.unwrap_or_else(|| {
+                    slots.push(*slot);
+                    slots.len() - 1
+                }))
+            }
+        };
+        self.0.iter().map(step).collect()
+    }
+}
+
+impl From<Scalar> for Expr {
+    fn from(slot: Scalar) -> Expr {
+        Expr(vec![Token::Slot(slot)])
+    }
+}
+impl<T: Into<Expr>> Mul<T> for Expr {
+    type Output = Expr;
+    fn mul(self, other: T) -> Expr {
+        self.then(other.into(), Scale::Mul)
+    }
+}
+impl<T: Into<Expr>> Add<T> for Expr {
+    type Output = Expr;
+    fn add(self, other: T) -> Expr {
+        self.then(other.into(), Scale::Add)
+    }
+}
+impl<T: Into<Expr>> Sub<T> for Expr {
+    type Output = Expr;
+    fn sub(self, other: T) -> Expr {
+        self.then(other.into().apply(Scale::Neg), Scale::Add)
+    }
+}
+impl<T: Into<Expr>> Div<T> for Expr {
+    type Output = Expr;
+    fn div(self, other: T) -> Expr {
+        self.then(other.into(), Scale::Div)
+    }
+}
+impl Neg for Expr {
+    type Output = Expr;
+    fn neg(self) -> Expr {
+        self.apply(Scale::Neg)
+    }
+}
+
+/// `coefficient * map(v)`.
+#[derive(Clone, Debug)]
+pub struct Term {
+    coefficient: Expr,
+    v: Vector,
+    map: Map,
+}
+
+/// A sum of terms, the right-hand side of [`Step::set`].
+#[derive(Clone, Debug)]
+pub struct Sum(Vec<Term>);
+
+impl Vector {
+    /// Elementwise `map(self)` as a term.
+    pub fn mapped(self, map: Map) -> Term {
+        Term { coefficient: Expr::constant(1.0), v: self, map }
+    }
+}
+impl Mul<Vector> for Scalar {
+    type Output = Term;
+    fn mul(self, v: Vector) -> Term {
+        Expr::from(self) * v.mapped(Map::Identity)
+    }
+}
+impl Mul<Vector> for f32 {
+    type Output = Term;
+    fn mul(self, v: Vector) -> Term {
+        Expr::constant(self) * v.mapped(Map::Identity)
+    }
+}
+impl Mul<Term> for Expr {
+    type Output = Term;
+    fn mul(self, term: Term) -> Term {
+        // 1 * x is x: keep the code of the common case short.
+        let coefficient = if term.coefficient == Expr::constant(1.0) { self } else { self * term.coefficient };
+        Term { coefficient, ..term }
+    }
+}
+impl<T: Into<Expr>> Div<T> for Term {
+    type Output = Term;
+    fn div(self, by: T) -> Term {
+        Term { coefficient: self.coefficient / by, ..self }
+    }
+}
+impl<T: Into<Sum>> Add<T> for Vector {
+    type Output = Sum;
+    fn add(self, other: T) -> Sum {
+        Sum::from(self) + other
+    }
+}
+impl<T: Into<Sum>> Add<T> for Term {
+    type Output = Sum;
+    fn add(self, other: T) -> Sum {
+        Sum::from(self) + other
+    }
+}
+impl<T: Into<Sum>> Add<T> for Sum {
+    type Output = Sum;
+    fn add(mut self, other: T) -> Sum {
+        self.0.extend(other.into().0);
+        self
+    }
+}
+impl From<Term> for Sum {
+    fn from(term: Term) -> Sum {
+        Sum(vec![term])
+    }
+}
+impl From<Vector> for Sum {
+    fn from(v: Vector) -> Sum {
+        Sum(vec![v.mapped(Map::Identity)])
+    }
+}
+
+/// Number of a recorded program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramId(pub(crate) usize);
+
+/// The calls of one step, and the scalars that it reports.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    pub calls: Vec<Call>,
+    /// Named results for logs: "loss", "hits", "grad_norm".
+    pub reports: Vec<(&'static str, Scalar)>,
+}
+
+struct VectorInfo {
+    name: String,
+    space: Space,
+    len: usize,
+}
+
+/// Records programs for one graph on one device.
+pub struct Recorder<'a> {
+    graph: &'a Graph,
+    device: &'a dyn Device,
+    vectors: Vec<VectorInfo>,
+    masks: Vec<Ranges>,
+    slots: Vec<String>,
+    plans: HashMap<Key, Rc<Plan>>,
+    arena: usize,
+    pub(crate) programs: Vec<Program>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(graph: &'a Graph, device: &'a dyn Device) -> Recorder<'a> {
+        let mut recorder = Recorder {
+            graph,
+            device,
+            vectors: vec![],
+            masks: vec![graph.all_params()],
+            slots: vec![],
+            plans: HashMap::new(),
+            arena: 0,
+            programs: vec![],
+        };
+        for (name, space) in FIXED {
+            recorder.vector(name, space, 0);
+        }
+        recorder
+    }
+
+    /// The vector of that name, made on demand. `rows` counts for taps and inputs.
+    fn vector(&mut self, name: &str, space: Space, rows: usize) -> Vector {
+        let graph = self.graph;
+        let len = match space {
+            Space::Params => graph.params().vector_len(),
+            Space::Stats => graph.statistics_len(),
+            Space::Taps => graph.row_offsets(graph.taps(), rows).1,
+            Space::Input => match graph.source() {
+                Some(s) => rows * s.h * s.w * s.c,
+                None => graph.row_offsets(graph.feeds(), rows).1,
+            },
+        };
+        let known = self.vectors.iter().position(|v| v.name == name);
+        let id = known.unwrap_or_else(|| {
+            self.vectors.push(VectorInfo { name: name.to_owned(), space, len: 0 });
+            self.vectors.len() - 1
+        });
+        self.vectors[id].len = self.vectors[id].len.max(len);
+        Vector { id: id as u16, mask: Mask::ALL }
+    }
+
+    /// The parameters that `chosen` picks, as a mask.
+    pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
+        let ranges = self.graph.params().ranges(chosen);
+        let known = self.masks.iter().position(|m| *m == ranges);
+        Mask(known.unwrap_or_else(|| {
+            self.masks.push(ranges);
+            self.masks.len() - 1
+        }) as u16)
+    }
+
+    /// The scalar slot of that name, made on demand; 0 until the host or a call sets it.
+    pub fn slot(&mut self, name: &str) -> Scalar {
+        let known = self.slots.iter().position(|s| s == name);
+        Scalar(known.unwrap_or_else(|| {
+            self.slots.push(name.to_owned());
+            self.slots.len() - 1
+        }) as u16)
+    }
+
+    /// Records a program over batches of `rows` rows.
+    ///
+    /// # Errors
+    /// Those of the recording function.
+    pub fn program(
+        &mut self,
+        name: &str,
+        rows: usize,
+        record: impl FnOnce(&mut Step<'_, 'a>) -> Result<()>,
+    ) -> Result<ProgramId> {
+        let mut step = Step { recorder: self, rows, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
+        record(&mut step)?;
+        let Step { calls, reports, .. } = step;
+        crate::plan::verify(&calls)?;
+        self.programs.push(Program { name: name.to_owned(), calls, reports });
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    /// Records the evaluation of `rows` rows: loss, hits and weight sum with running statistics, at the weights themselves.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn evaluation(&mut self, rows: usize) -> Result<ProgramId> {
+        self.program("evaluate", rows, |s| {
+            let pass = s.evaluate(At::of(W).running(RUNNING))?;
+            s.report("loss", pass.loss);
+            s.report("hits", pass.hits);
+            s.report("weight", pass.weight);
+            Ok(())
+        })
+    }
+
+    fn plan(&mut self, key: Key) -> Result<Rc<Plan>> {
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(Rc::clone(plan));
+        }
+        let made = Rc::new(plan(self.graph, &key, self.device)?);
+        self.arena = self.arena.max(made.arena);
+        self.plans.insert(key, Rc::clone(&made));
+        Ok(made)
+    }
+
+    /// Sizes of all memory that the recorded programs need.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            arena: self.arena,
+            vectors: self.vectors.iter().map(|v| v.len).collect(),
+            scalars: self.slots.len().next_multiple_of(16),
+        }
+    }
+
+    /// Names of the slots, by number.
+    pub(crate) fn slot_names(&self) -> Vec<String> {
+        self.slots.clone()
+    }
+
+    /// Names and lengths of the vectors, by number.
+    pub(crate) fn vector_names(&self) -> Vec<(String, usize)> {
+        self.vectors.iter().map(|v| (v.name.clone(), v.len)).collect()
+    }
+}
+
+/// One step being recorded.
+pub struct Step<'r, 'a> {
+    recorder: &'r mut Recorder<'a>,
+    rows: usize,
+    calls: Vec<Call>,
+    reports: Vec<(&'static str, Scalar)>,
+    losses: Vec<Scalar>,
+    passes: usize,
+}
+
+impl Step<'_, '_> {
+    /// The whole batch.
+    pub fn all(&self) -> Part {
+        Part { offset: 0, rows: self.rows }
+    }
+
+    /// The slot of a setting or result, by name.
+    pub fn slot(&mut self, name: &str) -> Scalar {
+        self.recorder.slot(name)
+    }
+
+    /// A vector by name, made on demand and zero at first.
+    pub fn vector(&mut self, name: &str, space: Space) -> Vector {
+        let rows = self.rows;
+        self.recorder.vector(name, space, rows)
+    }
+
+    /// The parameters that `chosen` picks, as a mask.
+    pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
+        self.recorder.mask(chosen)
+    }
+
+    /// Forward and backward on `part` of the batch: the gradient goes into `into`. All passes of a step draw the same
+    /// augmentation and dropout.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn pass(&mut self, at: At, by: By, part: Part, into: Vector) -> Result<Pass> {
+        self.run(at, by, part, into, true)
+    }
+
+    /// Forward only, without dropout and augmentation.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn evaluate(&mut self, at: At) -> Result<Pass> {
+        let all = self.all();
+        self.run(at, By::nothing(), all, G, false)
+    }
+
+    fn run(&mut self, at: At, by: By, part: Part, into: Vector, train: bool) -> Result<Pass> {
+        let key = Key {
+            rows: part.rows,
+            offset: part.offset,
+            train,
+            running: at.stats.is_some(),
+            taps: at.taps.is_some(),
+            input: at.input.is_some(),
+            wrt: Wrt {
+                params: by.params.map(|m| self.recorder.masks[m.0 as usize].clone()),
+                taps: by.taps,
+                input: by.input,
+            },
+            root: None,
+            keep: false,
+        };
+        let plan = self.recorder.plan(key)?;
+        // Each pass of a step owns its statistics and results.
+        self.passes += 1;
+        let number = self.passes;
+        let name = format!("statistics{number}");
+        let stats = self.recorder.vector(&name, Space::Stats, 0);
+        let [loss, hits, weight] =
+            ["loss", "hits", "weight"].map(|what| self.recorder.slot(&format!("pass{number}.{what}")));
+        let bind = |loc: &Loc| -> Result<Loc> {
+            let Memory::Role(role) = loc.memory else { return Ok(*loc) };
+            let vector = match role {
+                Role::Weights => Some(at.w),
+                Role::Gradient | Role::TapsGradient | Role::InputGradient => Some(into),
+                Role::Statistics => Some(stats),
+                Role::Running => at.stats,
+                Role::Taps => at.taps,
+                Role::Input => at.input,
+                Role::Outcome => return Ok(Loc { len: 3, ..loss.loc() }),
+                Role::Seed => None,
+            };
+            let vector = vector.ok_or_else(|| Error::internal(format!("a pass leaves the role {role:?} unbound")))?;
+            Ok(Loc { memory: vector.memory(), ..*loc })
+        };
+        for call in &plan.calls {
+            let reads = call.reads.iter().map(bind).collect::<Result<Vec<Loc>>>()?;
+            let writes = call.writes.iter().map(bind).collect::<Result<Vec<Loc>>>()?;
+            let label = format!("pass{number}.{}", call.label);
+            self.calls.push(Call { kernel: call.kernel.clone(), reads, writes, workspace: call.workspace, label });
+        }
+        self.losses.push(loss);
+        Ok(Pass { g: Vector { mask: by.params.unwrap_or(Mask::ALL), ..into }, loss, hits, weight, stats })
+    }
+
+    fn whole(&self, v: Vector) -> Loc {
+        Loc { memory: v.memory(), offset: 0, len: self.recorder.vectors[v.id as usize].len }
+    }
+
+    /// Elements of `v` that its mask covers.
+    fn ranges(&self, v: Vector) -> Ranges {
+        let info = &self.recorder.vectors[v.id as usize];
+        match info.space {
+            Space::Params => self.recorder.masks[v.mask.0 as usize].clone(),
+            _ => vec![0..info.len].into(),
+        }
+    }
+
+    fn emit(&mut self, label: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
+        let mut call = Call { kernel, reads, writes, workspace: None, label: label.to_owned() };
+        let len = self.recorder.device.workspace(&call);
+        if len > 0 {
+            // Vector calls stand between passes, when nothing in the arena is alive.
+            call.workspace = Some(Loc { memory: Memory::Arena, offset: 0, len });
+            self.recorder.arena = self.recorder.arena.max(len);
+        }
+        self.calls.push(call);
+    }
+
+    fn fresh(&mut self, what: &str) -> Scalar {
+        let name = format!("{what}#{}", self.recorder.slots.len());
+        self.recorder.slot(&name)
+    }
+
+    /// |v| over its mask.
+    pub fn norm(&mut self, v: Vector) -> Scalar {
+        let to = self.fresh("norm");
+        self.emit("norm", Kernel::Norm(self.ranges(v)), vec![self.whole(v)], vec![to.loc()]);
+        to
+    }
+
+    /// a . b over a's mask.
+    pub fn dot(&mut self, a: Vector, b: Vector) -> Scalar {
+        let to = self.fresh("dot");
+        self.emit("dot", Kernel::Dot(self.ranges(a)), vec![self.whole(a), self.whole(b)], vec![to.loc()]);
+        to
+    }
+
+    /// A slot holding the value of a scalar expression.
+    pub fn scalar(&mut self, expression: impl Into<Expr>) -> Scalar {
+        let to = self.fresh("scalar");
+        let mut slots = Vec::new();
+        let code = expression.into().code(&mut slots);
+        let dropped = self.slot(DROPPED);
+        let reads = slots.iter().map(|s| s.loc()).collect();
+        self.emit("scalar", Kernel::Scalar(code), reads, vec![to.loc(), dropped.loc()]);
+        to
+    }
+
+    /// dst = sum, elementwise over dst's mask, in one launch. A term whose coefficient divides by zero or by something not
+    /// finite is left out, and counted in the slot [`DROPPED`].
+    ///
+    /// # Errors
+    /// If the vectors are of different spaces.
+    pub fn set(&mut self, dst: Vector, sum: impl Into<Sum>) -> Result<()> {
+        let terms = sum.into().0;
+        let space = |v: Vector| self.recorder.vectors[v.id as usize].space;
+        if let Some(term) = terms.iter().find(|t| space(t.v) != space(dst)) {
+            let name = |v: Vector| &self.recorder.vectors[v.id as usize].name;
+            return Err(Error::internal(format!(
+                "set: '{}' and '{}' are laid out differently ({:?}, {:?})",
+                name(dst),
+                name(term.v),
+                space(dst),
+                space(term.v)
+            )));
+        }
+        let mut slots = Vec::new();
+        let mut reads: Vec<Loc> = terms.iter().map(|t| self.whole(t.v)).collect();
+        let terms =
+            terms.iter().map(|t| CallTerm { coefficient: t.coefficient.code(&mut slots), map: t.map }).collect();
+        reads.extend(slots.iter().map(|s| s.loc()));
+        let dropped = self.slot(DROPPED);
+        let kernel = Kernel::Set { ranges: self.ranges(dst), terms };
+        self.emit("set", kernel, reads, vec![self.whole(dst), dropped.loc()]);
+        Ok(())
+    }
+
+    /// Names a scalar for the log.
+    pub fn report(&mut self, name: &'static str, scalar: Scalar) {
+        self.reports.push((name, scalar));
+    }
+
+    /// Ends the step: clips `g` to the norm in slot "clip" (0 is off), descends with momentum and decay from the slots "lr",
+    /// "momentum" and "weight_decay", re-casts the compute copy, folds `stats` into the running statistics.
+    ///
+    /// All of it happens only if every loss of the step and |g| are finite; else the slot [`FAULT`] becomes 1 and no later
+    /// `finish` moves anything. Clipping comes before decay and momentum, once. Returns |g| before clipping.
+    pub fn finish(&mut self, g: Vector, stats: &[Vector], nesterov: bool) -> Scalar {
+        let norm = self.norm(g);
+        let fault = self.slot(FAULT);
+        let watched = self.losses.iter().chain([&norm]).map(|s| s.loc()).collect();
+        self.emit("guard", Kernel::Guard, watched, vec![fault.loc()]);
+        let params = self.recorder.graph.params();
+        let decays = vec![1u8; params.vector_len() / BLOCK].into();
+        let update = Update { ranges: self.ranges(g), decays, nesterov };
+        let [lr, momentum, decay, clip] = ["lr", "momentum", "weight_decay", "clip"].map(|n| self.slot(n).loc());
+        let reads =
+            vec![self.whole(g), self.whole(W), self.whole(M), fault.loc(), norm.loc(), lr, momentum, decay, clip];
+        self.emit("update", Kernel::Update(update), reads, vec![self.whole(W), self.whole(M), self.whole(C)]);
+        for stats in stats {
+            for s in self.recorder.graph.statistics() {
+                let of = |v: Vector| Loc { memory: v.memory(), offset: s.offset, len: 3 * s.channels };
+                let kernel = Kernel::FoldStats { c: s.channels, momentum_bits: s.momentum_bits };
+                let label = format!("{}.fold", s.name);
+                self.emit(&label, kernel, vec![of(*stats), fault.loc()], vec![of(RUNNING)]);
+            }
+        }
+        norm
+    }
+}
+
+/// Slot that counts the terms left out because of a zero or non-finite denominator: for SAM, steps with |g| = 0.
+pub const DROPPED: &str = "dropped";
+/// Slot that is 1 from the first step on whose loss or gradient was not finite.
+pub const FAULT: &str = "fault";
