@@ -1,9 +1,11 @@
 //! samcore: a training engine to study why some trained networks generalize and others do not.
 
 pub mod check;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod exec;
+pub mod files;
 pub mod graph;
 pub mod interp;
 mod lower;
@@ -14,4 +16,5 @@ pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod rng;
+pub mod safetensors;
 pub mod step;
