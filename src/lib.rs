@@ -15,6 +15,7 @@ pub mod ops;
 pub mod optim;
 pub mod params;
 pub mod plan;
+pub mod plot;
 pub mod rng;
 pub mod safetensors;
 pub mod step;
