@@ -1,6 +1,8 @@
 //! samcore: a training engine to study why some trained networks generalize and others do not.
 
 pub mod check;
+pub mod cli;
+pub mod clock;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -16,6 +18,8 @@ pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod plot;
+pub mod recipe;
 pub mod rng;
 pub mod safetensors;
 pub mod step;
+pub mod train;

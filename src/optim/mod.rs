@@ -1,6 +1,7 @@
 //! The optimizers: each its paper's algorithm on half a page, and a table.
 
 mod sam;
+pub mod schedule;
 mod sgd;
 
 pub use sam::Sam;

@@ -1,0 +1,162 @@
+//! The command line: a table of commands, their help, and how errors reach the user.
+
+mod check;
+mod eval;
+pub mod flags;
+mod info;
+mod train;
+
+use crate::error::{Error, KINDS, Kind, Result};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, Command};
+use std::ffi::OsString;
+use std::io::Write;
+
+/// A subcommand of `samcore`.
+pub struct Subcommand {
+    pub name: &'static str,
+    /// One line for the list of commands.
+    pub about: &'static str,
+    /// Adds the command's own flags.
+    pub build: fn(Command) -> Command,
+    pub run: fn(&ArgMatches) -> Result<()>,
+}
+
+/// All subcommands, in the order of the help text.
+pub const COMMANDS: &[Subcommand] = &[
+    Subcommand { name: "train", about: "Train a model, or go on with a run", build: train::build, run: train::run },
+    Subcommand { name: "eval", about: "Measure a checkpoint on a data set", build: eval::build, run: eval::run },
+    Subcommand {
+        name: "info",
+        about: "Show a model's layers, parameters and cost",
+        build: info::build,
+        run: info::run,
+    },
+    Subcommand { name: "check", about: "Prove operations and models right here", build: check::build, run: check::run },
+];
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
+
+/// Runs the program on its arguments, its own name first. Errors go to stderr; returned is the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    match dispatch(arguments) {
+        Ok(()) => 0,
+        Err(e) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "samcore: {e}");
+            e.exit_code()
+        }
+    }
+}
+
+fn dispatch(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return print(&e.render().to_string());
+        }
+        Err(e) => return Err(usage_error(&e)),
+    };
+    let called = matches.subcommand().and_then(|(name, own)| Some((COMMANDS.iter().find(|c| c.name == name)?, own)));
+    match called {
+        Some((command, own)) => (command.run)(own),
+        None => {
+            let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
+            Err(Error::usage(format!("a command is missing: {}; 'samcore --help' tells more", names.join(", "))))
+        }
+    }
+}
+
+/// The whole command line as clap has it.
+pub fn command() -> Command {
+    Command::new("samcore")
+        .about("Trains networks from scratch to study why some of them generalize")
+        .version(VERSION)
+        .override_usage("samcore <COMMAND> [OPTIONS]")
+        .after_help(after_help())
+        .subcommands(COMMANDS.iter().map(|c| {
+            // The last of a flag given twice counts, so that a script can append to its own defaults.
+            let own = Command::new(c.name).about(c.about).args_override_self(true);
+            (c.build)(own.after_help("Values in [brackets] are the defaults."))
+        }))
+}
+
+fn after_help() -> String {
+    let codes = KINDS.iter().map(|(_, code, meaning)| format!("  {code:3}  {meaning}\n"));
+    format!(
+        "'samcore <COMMAND> --help' lists the flags of a command.\n\n\
+         Exit codes:\n    0  done\n{}\n\
+         Examples:\n  samcore train --opt sam --rho 0.05 --epochs 8 --out runs/sam\n  \
+         samcore eval runs/sam/best.safetensors --split test --json",
+        codes.collect::<String>()
+    )
+}
+
+/// Writes to stdout. A reader that has seen enough and left, as `head` does, is no error.
+///
+/// # Errors
+/// Io: the disk is full or the like.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Io, format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line for a command line that clap cannot read.
+fn usage_error(e: &clap::Error) -> Error {
+    let told = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let (what, word, near) = match e.kind() {
+        ErrorKind::UnknownArgument => ("flag", ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        ErrorKind::InvalidSubcommand => ("command", ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
+        _ => {
+            let text = e.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            return Error::usage(first.join(" "));
+        }
+    };
+    let word = told(word).unwrap_or_default();
+    let what = if what == "flag" && !word.starts_with('-') { "argument" } else { what };
+    let hint = told(near).map_or("'--help' lists all".to_string(), |name| format!("did you mean '{name}'?"));
+    Error::usage(format!("unknown {what} '{word}'; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_that_cannot_be_read_get_one_line() {
+        for (line, message) in [
+            ("samcore", "a command is missing: train, eval, info, check; 'samcore --help' tells more"),
+            ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
+            ("samcore dance", "unknown command 'dance'; '--help' lists all"),
+            ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
+            ("samcore train --zzzzzzz", "unknown flag '--zzzzzzz'; '--help' lists all"),
+            ("samcore train folder", "unknown argument 'folder'; '--help' lists all"),
+            ("samcore train --lr", "a value is required for '--lr <X>' but none was supplied"),
+            ("samcore train --json=1", "unexpected value '1' for '--json' found; no more were expected"),
+            ("samcore eval", "the following required arguments were not provided: <CHECKPOINT>"),
+            (
+                "samcore train --resume a --config b",
+                "the argument '--resume <DIR>' cannot be used with '--config <FILE>'",
+            ),
+        ] {
+            let e = dispatch(line.split(' ').map(OsString::from)).unwrap_err();
+            assert_eq!((e.to_string().as_str(), e.exit_code()), (message, 2), "{line}");
+        }
+    }
+}

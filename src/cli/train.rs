@@ -1,0 +1,145 @@
+//! `samcore train`.
+
+use super::flags::{apply_all, check_resumable, count, flag, path, path_flag, setting_flags, switch, text};
+use crate::error::{Error, Result};
+use crate::recipe::{Kind, Recipe};
+use crate::train::run_folder::RunFolder;
+use clap::{Arg, ArgMatches, Command};
+use std::path::PathBuf;
+
+/// What the command line asks of a training run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Args {
+    /// Of --config or, on --resume, of the run's folder, with the flags on top.
+    pub recipe: Recipe,
+    /// Folder of the run; none: a new one below `runs`.
+    pub out: Option<PathBuf>,
+    /// Last part of the new folder's name.
+    pub name: Option<String>,
+    /// Folder of the run to go on with.
+    pub resume: Option<PathBuf>,
+    /// End after this many steps of the run; its schedule stays that of all epochs.
+    pub steps: Option<u64>,
+    pub json: bool,
+    pub quiet: bool,
+}
+
+pub fn build(command: Command) -> Command {
+    let own = [
+        path_flag("config", "FILE", "read settings from FILE; flags override them"),
+        path_flag("out", "DIR", "folder of the run, new or empty [runs/DATE-TIME-NAME]"),
+        Arg::new("name").long("name").value_name("NAME").help("last part of the name of the run's folder"),
+        path_flag("resume", "DIR", "go on with the run in DIR").conflicts_with_all(["config", "out", "name"]),
+        flag("steps", STEPS, "end after N steps; --resume goes on", None),
+        switch("json", "end stdout with the result as one JSON object"),
+        switch("quiet", "show no progress"),
+    ];
+    command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags())
+}
+
+const STEPS: Kind = Kind::Count(1, u64::MAX);
+
+/// # Errors
+/// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
+pub fn args(matches: &ArgMatches) -> Result<Args> {
+    let resume = path(matches, "resume");
+    let begun = match (&resume, path(matches, "config")) {
+        (Some(folder), _) => Recipe::read(&RunFolder::config_of(folder)?)?,
+        (None, Some(file)) => Recipe::read(&file)?,
+        (None, None) => Recipe::default(),
+    };
+    let mut recipe = begun.clone();
+    apply_all(matches, &mut recipe)?;
+    if resume.is_some() {
+        check_resumable(&begun, &recipe)?;
+    }
+    let steps = count(matches, "steps", 1, u64::MAX)?;
+    let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
+    Ok(Args { recipe, out: path(matches, "out"), name: text(matches, "name"), resume, steps, json, quiet })
+}
+
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    args(matches)?;
+    Err(Error::internal("train is not built yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::tests::other_value;
+    use crate::recipe::{SETTINGS, Value};
+    use crate::train::run_folder::tests::Scratch;
+
+    fn parse(words: &[&str]) -> Result<Args> {
+        let words = ["samcore", "train"].iter().chain(words);
+        let matches = crate::cli::command().try_get_matches_from(words).unwrap();
+        args(matches.subcommand().unwrap().1)
+    }
+
+    #[test]
+    fn each_setting_survives_the_way_through_its_flag() {
+        for s in SETTINGS {
+            let mut expected = Recipe::default();
+            s.set(&mut expected, other_value(s)).unwrap();
+            let (flag, value) = (format!("--{}", s.name), other_value(s).to_string());
+            assert_eq!(parse(&[&flag, &value]).unwrap().recipe, expected, "{}", s.name);
+            assert_eq!(parse(&[&format!("{flag}={value}")]).unwrap().recipe, expected, "{}", s.name);
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_flag() {
+        for s in SETTINGS {
+            let wrong = if matches!(s.kind, Kind::Text) { " " } else { "-1" };
+            let e = parse(&[&format!("--{}={wrong}", s.name)]).unwrap_err();
+            assert_eq!(e.to_string(), format!("--{} must be {}, not '{wrong}'", s.name, s.kind));
+            assert_eq!(e.exit_code(), 2);
+        }
+        assert_eq!(parse(&["--rho", "-1"]).unwrap_err().to_string(), "--rho must be a number of at least 0, not '-1'");
+        assert!(parse(&["--steps", "0"]).unwrap_err().to_string().starts_with("--steps must be a whole number from 1"));
+    }
+
+    #[test]
+    fn switches_may_stand_alone_and_the_last_of_a_flag_counts() {
+        let recipe =
+            parse(&["--flip=false", "--nesterov", "false", "--lr", "1", "--flip", "--lr", "2"]).unwrap().recipe;
+        assert_eq!((recipe.flip, recipe.nesterov, recipe.lr), (true, false, 2.0));
+    }
+
+    #[test]
+    fn flags_override_the_config_file() {
+        let scratch = Scratch::new("config");
+        let file = scratch.0.join("my.toml");
+        std::fs::write(&file, "lr = 0.5\nopt = \"sam\"\n").unwrap();
+        let recipe = parse(&["--lr", "0.25", "--config", file.to_str().unwrap()]).unwrap().recipe;
+        assert_eq!(recipe, Recipe { lr: 0.25, opt: "sam".into(), ..Recipe::default() });
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_settings_but_those_of_the_machine() {
+        let scratch = Scratch::new("resumed");
+        let begun = Recipe { lr: 0.3, epochs: 3, ..Recipe::default() };
+        std::fs::write(scratch.0.join("config.toml"), begun.to_toml()).unwrap();
+        let folder = scratch.0.to_str().unwrap();
+        let resumed = parse(&["--resume", folder, "--threads", "1", "--lr", "0.3"]).unwrap();
+        assert_eq!((resumed.recipe, resumed.resume), (Recipe { threads: 1, ..begun }, Some(scratch.0.clone())));
+        let e = parse(&["--resume", folder, "--epochs", "9"]).unwrap_err();
+        assert_eq!(e.to_string(), "--epochs cannot change on --resume: this run began with 3; start a new one");
+    }
+
+    #[test]
+    fn help_gives_each_setting_with_section_names_allowed_and_default() {
+        let mut command = crate::cli::command();
+        let help = command.find_subcommand_mut("train").unwrap().render_help().to_string();
+        assert_eq!(help.lines().find(|line| line.chars().count() > 100), None, "too wide");
+        for s in SETTINGS {
+            assert!(help.contains(&format!("{}:\n", s.section)), "{}", s.section);
+            let line = help.lines().find(|line| line.contains(&format!("--{} ", s.name))).unwrap_or_default();
+            assert!(line.contains(s.help), "{} is not explained: {line}", s.name);
+            assert!(line.ends_with(&format!("[{}]", s.get(&Recipe::default()))), "{} has no default: {line}", s.name);
+            if let (Kind::Choice(names), Value::Text(_)) = (s.kind, s.get(&Recipe::default())) {
+                assert!(line.contains(&names.join(", ")), "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The table of all settings.
+
+use super::value::{Kind, Value};
+use super::{Padding, Recipe, Target};
+use crate::error::{Error, Result};
+use crate::optim::schedule::Shape;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+
+/// One setting of a run.
+pub struct Setting {
+    /// As a flag has it, `weight-decay`; [`Setting::key`] is its name in config.toml.
+    pub name: &'static str,
+    /// Heading under which help and config.toml list it.
+    pub section: &'static str,
+    pub kind: Kind,
+    /// One line for help and config.toml.
+    pub help: &'static str,
+    /// Where the recipe keeps it.
+    pub field: fn(&mut Recipe) -> Field<'_>,
+}
+
+/// A place in a recipe.
+pub enum Field<'a> {
+    Switch(&'a mut bool),
+    Size(&'a mut usize),
+    Seed(&'a mut u64),
+    Number(&'a mut f64),
+    Text(&'a mut String),
+    List(&'a mut Vec<f64>),
+    Shape(&'a mut Shape),
+    Padding(&'a mut Padding),
+    Target(&'a mut Target),
+}
+
+impl Setting {
+    /// Its name in config.toml: `weight_decay`.
+    pub fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    pub fn get(&self, recipe: &Recipe) -> Value {
+        // A field is found in a recipe that may be changed; the copy is a few hundred bytes, at the start of a run.
+        match (self.field)(&mut recipe.clone()) {
+            Field::Switch(v) => Value::Switch(*v),
+            Field::Size(v) => Value::Count(*v as u64),
+            Field::Seed(v) => Value::Count(*v),
+            Field::Number(v) => Value::Number(*v),
+            Field::Text(v) => Value::Text(v.clone()),
+            Field::List(v) => Value::List(v.clone()),
+            Field::Shape(v) => Value::Text(Shape::NAMES[*v as usize].into()),
+            Field::Padding(v) => Value::Text(Padding::NAMES[*v as usize].into()),
+            Field::Target(v) => Value::Text(Target::NAMES[*v as usize].into()),
+        }
+    }
+
+    /// Puts `value` in its place.
+    ///
+    /// # Errors
+    /// Usage: the value is of another kind or out of range; the message begins with "must be".
+    pub fn set(&self, recipe: &mut Recipe, value: Value) -> Result<()> {
+        self.kind.check(&value)?;
+        match ((self.field)(recipe), value) {
+            (Field::Switch(place), Value::Switch(v)) => *place = v,
+            (Field::Size(place), Value::Count(v)) => *place = v as usize,
+            (Field::Seed(place), Value::Count(v)) => *place = v,
+            (Field::Number(place), Value::Number(v)) => *place = v,
+            (Field::Text(place), Value::Text(v)) => *place = v,
+            (Field::List(place), Value::List(v)) => *place = v,
+            (Field::Shape(place), Value::Text(v)) => *place = named(&v, &Shape::NAMES, &Shape::ALL)?,
+            (Field::Padding(place), Value::Text(v)) => *place = named(&v, &Padding::NAMES, &Padding::ALL)?,
+            (Field::Target(place), Value::Text(v)) => *place = named(&v, &Target::NAMES, &Target::ALL)?,
+            (_, value) => return Err(Error::internal(format!("setting {} cannot hold {value:?}", self.name))),
+        }
+        Ok(())
+    }
+
+    /// Whether `value` may stand here.
+    ///
+    /// # Errors
+    /// Usage: "lr must be a number above 0, not -1".
+    pub fn check(&self, value: &Value) -> Result<()> {
+        self.kind.check(value).map_err(|e| Error::usage(format!("{} {e}", self.name)))
+    }
+}
+
+fn named<T: Copy>(name: &str, names: &[&str], all: &[T]) -> Result<T> {
+    let found = names.iter().zip(all).find(|(n, _)| **n == name);
+    found.map(|(_, value)| *value).ok_or_else(|| crate::error::unknown("name", name, names))
+}
+
+/// The setting with this flag name.
+///
+/// # Errors
+/// Usage: there is none; the nearest name is suggested.
+pub fn setting(name: &str) -> Result<&'static Setting> {
+    let names: Vec<&str> = SETTINGS.iter().map(|s| s.name).collect();
+    SETTINGS.iter().find(|s| s.name == name).ok_or_else(|| crate::error::unknown("setting", name, &names))
+}
+
+const DATA: &str = "Data";
+const MODEL: &str = "Model";
+const OPTIMIZER: &str = "Optimizer";
+const LEARNING_RATE: &str = "Learning rate";
+const RUN: &str = "Length and batches";
+/// The section of the settings that leave the course of a run alone, and may therefore change when it is resumed.
+pub const RESUMABLE: &str = "Machine and checkpoints";
+
+const POSITIVE: Kind = Kind::Number(Excluded(0.0), Unbounded);
+const NOT_NEGATIVE: Kind = Kind::Number(Included(0.0), Unbounded);
+const SHARE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
+/// Devices count epochs, samples and rows in 32 bits.
+const MOST: u64 = u32::MAX as u64;
+/// Largest seed: TOML's whole numbers are signed.
+const LARGEST_SEED: u64 = i64::MAX as u64;
+
+const fn row(
+    section: &'static str,
+    name: &'static str,
+    kind: Kind,
+    field: fn(&mut Recipe) -> Field<'_>,
+    help: &'static str,
+) -> Setting {
+    Setting { name, section, kind, help, field }
+}
+
+/// All settings, in the order of help and config.toml. Defaults stand in `Recipe::default`.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    row(DATA, "data", Kind::Text, |r| Field::Text(&mut r.data),
+        "data set: fashion-mnist, or a folder that holds one"),
+    row(DATA, "val-fraction", SHARE, |r| Field::Number(&mut r.val_fraction),
+        "share of the training images held out for validation"),
+    row(DATA, "crop", Kind::Count(0, 64), |r| Field::Size(&mut r.crop),
+        "random crop out of the image padded by N pixels; 0: none"),
+    row(DATA, "crop-padding", Kind::Choice(&Padding::NAMES), |r| Field::Padding(&mut r.crop_padding),
+        "what the padding of a crop is filled with"),
+    row(DATA, "flip", Kind::Switch, |r| Field::Switch(&mut r.flip),
+        "mirror half of the images left-right"),
+
+    row(MODEL, "model", Kind::Text, |r| Field::Text(&mut r.model),
+        "model by name; auto: the data set decides"),
+    row(MODEL, "dropout", SHARE, |r| Field::Number(&mut r.dropout),
+        "probability of dropping an activation"),
+    row(MODEL, "label-smoothing", SHARE, |r| Field::Number(&mut r.label_smoothing),
+        "share of each target spread over all classes"),
+
+    row(OPTIMIZER, "opt", Kind::Text, |r| Field::Text(&mut r.opt),
+        "optimizer by name, such as sgd or sam"),
+    row(OPTIMIZER, "rho", NOT_NEGATIVE, |r| Field::Number(&mut r.rho),
+        "radius of SAM's neighbourhood; 0: none"),
+    row(OPTIMIZER, "momentum", SHARE, |r| Field::Number(&mut r.momentum),
+        "momentum of the descent"),
+    row(OPTIMIZER, "nesterov", Kind::Switch, |r| Field::Switch(&mut r.nesterov),
+        "Nesterov's momentum"),
+    row(OPTIMIZER, "weight-decay", NOT_NEGATIVE, |r| Field::Number(&mut r.weight_decay),
+        "weight decay, added to the gradient"),
+    row(OPTIMIZER, "clip", NOT_NEGATIVE, |r| Field::Number(&mut r.clip),
+        "largest norm of the gradient; 0: no limit"),
+
+    row(LEARNING_RATE, "lr", POSITIVE, |r| Field::Number(&mut r.lr),
+        "learning rate at its peak"),
+    row(LEARNING_RATE, "schedule", Kind::Choice(&Shape::NAMES), |r| Field::Shape(&mut r.schedule),
+        "course of the learning rate"),
+    row(LEARNING_RATE, "warmup", SHARE, |r| Field::Number(&mut r.warmup),
+        "share of all steps with linear warm-up (one-cycle: rise; 0 is 0.25)"),
+    row(LEARNING_RATE, "final-lr", Kind::Number(Included(0.0), Included(1.0)), |r| Field::Number(&mut r.final_lr),
+        "rate at the end of cosine and one-cycle, as a share of lr"),
+    row(LEARNING_RATE, "milestones", Kind::Shares, |r| Field::List(&mut r.milestones),
+        "where in the run step multiplies the rate by lr-decay"),
+    row(LEARNING_RATE, "lr-decay", Kind::Number(Excluded(0.0), Included(1.0)), |r| Field::Number(&mut r.lr_decay),
+        "factor of the rate at each milestone"),
+
+    row(RUN, "epochs", Kind::Count(1, MOST), |r| Field::Size(&mut r.epochs),
+        "passes over the training images"),
+    row(RUN, "batch", Kind::Count(1, MOST), |r| Field::Size(&mut r.batch),
+        "images a training step"),
+    row(RUN, "eval-batch", Kind::Count(1, MOST), |r| Field::Size(&mut r.eval_batch),
+        "images an evaluation step"),
+    row(RUN, "seed", Kind::Count(0, LARGEST_SEED), |r| Field::Seed(&mut r.seed),
+        "key of all random draws"),
+
+    row(RESUMABLE, "device", Kind::Choice(&Target::NAMES), |r| Field::Target(&mut r.device),
+        "what to compute on; auto takes the best there is"),
+    row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
+        "CPU threads; 0: all. Results do not depend on it"),
+    row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),
+        "epochs from one checkpoint to the next"),
+    row(RESUMABLE, "checkpoint-steps", Kind::Count(0, MOST), |r| Field::Size(&mut r.checkpoint_steps),
+        "steps from one checkpoint to the next; 0: only at ends of epochs"),
+];
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_their_own_check_and_names_are_unique() {
+        Recipe::default().validate().unwrap();
+        for s in SETTINGS {
+            assert_eq!(SETTINGS.iter().filter(|other| other.name == s.name).count(), 1, "{}", s.name);
+            assert!(s.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", s.name);
+        }
+    }
+
+    /// Another value than the default, allowed by the kind.
+    pub(crate) fn other_value(s: &Setting) -> Value {
+        match (s.kind, s.get(&Recipe::default())) {
+            (Kind::Switch, Value::Switch(v)) => Value::Switch(!v),
+            (Kind::Count(..), Value::Count(v)) => Value::Count(v + 1),
+            (Kind::Number(..), Value::Number(v)) => Value::Number(v / 3.0 + 0.1),
+            (Kind::Shares, _) => Value::List(vec![0.1, 1.0 / 3.0]),
+            (Kind::Choice(names), Value::Text(v)) => {
+                Value::Text(names.iter().find(|n| **n != v).unwrap_or(&"").to_string())
+            }
+            (Kind::Text, _) => Value::Text("a \"quoted\" \\ näme\n\t\u{7f}".into()),
+            (kind, value) => panic!("{} is {kind:?} but holds {value:?}", s.name),
+        }
+    }
+
+    #[test]
+    fn each_setting_has_a_field_of_its_own_that_keeps_what_is_set() {
+        for s in SETTINGS {
+            let mut recipe = Recipe::default();
+            s.set(&mut recipe, other_value(s)).unwrap();
+            for other in SETTINGS {
+                let expected = if other.name == s.name { other_value(s) } else { other.get(&Recipe::default()) };
+                assert_eq!(other.get(&recipe), expected, "{} after setting {}", other.name, s.name);
+            }
+        }
+    }
+
+    #[test]
+    fn no_setting_takes_a_value_of_another_kind_or_out_of_range() {
+        for s in SETTINGS {
+            let mut recipe = Recipe::default();
+            let wrong = [Value::Switch(true), Value::Count(1), Value::Number(f64::NAN), Value::List(vec![2.0])];
+            let refused = wrong.into_iter().filter(|v| s.set(&mut recipe, v.clone()).is_err()).count();
+            let own_kind = matches!(s.kind, Kind::Switch | Kind::Count(..));
+            assert_eq!(refused, 4 - usize::from(own_kind), "{}", s.name);
+            assert!(s.set(&mut recipe, Value::Text(String::new())).is_err(), "{}", s.name);
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_setting() {
+        let wrong = Recipe { lr: -1.0, ..Recipe::default() };
+        assert_eq!(wrong.validate().unwrap_err().to_string(), "recipe: lr must be a number above 0, not -1");
+        let typo = setting("weight-decai").err().map(|e| e.to_string());
+        assert_eq!(typo.as_deref(), Some("unknown setting 'weight-decai'; did you mean 'weight-decay'?"));
+    }
+}

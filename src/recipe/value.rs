@@ -1,0 +1,192 @@
+//! Values of settings: their kinds and ranges, and how they are read from text and shown in it.
+
+use crate::error::{Error, Result, nearest};
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+
+/// The value of a setting, free of its place in the recipe.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Switch(bool),
+    Count(u64),
+    Number(f64),
+    Text(String),
+    List(Vec<f64>),
+}
+
+/// What values a setting may have.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// true or false.
+    Switch,
+    /// A whole number from the first to the second, both included.
+    Count(u64, u64),
+    /// A finite number between two bounds.
+    Number(Bound<f64>, Bound<f64>),
+    /// Numbers between 0 and 1 in ascending order, possibly none.
+    Shares,
+    /// One of these names.
+    Choice(&'static [&'static str]),
+    /// Any text but an empty one.
+    Text,
+}
+
+impl Kind {
+    /// The value that `text` stands for on a command line.
+    ///
+    /// # Errors
+    /// Usage, phrased to stand behind the setting's name: "must be a number above 0, not 'x'".
+    pub fn parse(&self, text: &str) -> Result<Value> {
+        let word = text.trim();
+        let value = match self {
+            Kind::Switch => word.parse().ok().map(Value::Switch),
+            Kind::Count(..) => word.parse().ok().map(Value::Count),
+            Kind::Number(..) => word.parse().ok().map(Value::Number),
+            Kind::Shares if word.is_empty() => Some(Value::List(Vec::new())),
+            Kind::Shares => word.split(',').map(|w| w.trim().parse().ok()).collect::<Option<_>>().map(Value::List),
+            Kind::Choice(_) | Kind::Text => Some(Value::Text(text.to_string())),
+        };
+        let value = value.filter(|v| self.admits(v));
+        value.ok_or_else(|| self.refusal(&format!("'{text}'"), text))
+    }
+
+    /// Whether `value` is of this kind and within its range.
+    ///
+    /// # Errors
+    /// Usage, phrased to stand behind the setting's name.
+    pub fn check(&self, value: &Value) -> Result<()> {
+        let word = if let Value::Text(text) = value { text } else { "" };
+        if self.admits(value) { Ok(()) } else { Err(self.refusal(&value.to_string(), word)) }
+    }
+
+    /// The error for `shown`; a name like `word` is suggested.
+    pub(super) fn refusal(&self, shown: &str, word: &str) -> Error {
+        let hint = match self {
+            Kind::Choice(names) => nearest(word, names.iter().copied()),
+            _ => None,
+        };
+        let hint = hint.map_or(String::new(), |name| format!("; did you mean '{name}'?"));
+        Error::usage(format!("must be {self}, not {shown}{hint}"))
+    }
+
+    fn admits(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Kind::Switch, Value::Switch(_)) => true,
+            (Kind::Count(min, max), Value::Count(v)) => (min..=max).contains(&v),
+            (Kind::Number(low, high), Value::Number(v)) => v.is_finite() && (*low, *high).contains(v),
+            (Kind::Shares, Value::List(v)) => {
+                v.iter().all(|x| *x > 0.0 && *x < 1.0) && v.windows(2).all(|pair| pair[0] < pair[1])
+            }
+            (Kind::Choice(names), Value::Text(v)) => names.contains(&v.as_str()),
+            (Kind::Text, Value::Text(v)) => !v.trim().is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The word for such a value in usage lines.
+    pub fn placeholder(&self) -> &'static str {
+        match self {
+            Kind::Switch => "true|false",
+            Kind::Count(..) => "N",
+            Kind::Number(..) => "X",
+            Kind::Shares => "X,X,…",
+            Kind::Choice(_) | Kind::Text => "NAME",
+        }
+    }
+}
+
+/// What is allowed, in words: "a number from 0 to below 1".
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Switch => f.write_str("true or false"),
+            Kind::Count(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Kind::Number(Bound::Included(low), Bound::Unbounded) => write!(f, "a number of at least {low}"),
+            Kind::Number(low, high) => {
+                f.write_str("a number")?;
+                match low {
+                    Bound::Included(x) => write!(f, " from {x}")?,
+                    Bound::Excluded(x) => write!(f, " above {x}")?,
+                    Bound::Unbounded => {}
+                }
+                match high {
+                    Bound::Included(x) => write!(f, " to {x}"),
+                    Bound::Excluded(x) => write!(f, " to below {x}"),
+                    Bound::Unbounded => Ok(()),
+                }
+            }
+            Kind::Shares => f.write_str("ascending numbers between 0 and 1, such as 0.3,0.6,0.8"),
+            Kind::Choice(names) => write!(f, "one of {}", names.join(", ")),
+            Kind::Text => f.write_str("a text that is not empty"),
+        }
+    }
+}
+
+/// As on a command line: reading it with the value's kind gives the same value.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Switch(v) => write!(f, "{v}"),
+            Value::Count(v) => write!(f, "{v}"),
+            Value::Number(v) => write!(f, "{v}"),
+            Value::Text(v) => f.write_str(v),
+            Value::List(v) => f.write_str(&v.iter().map(f64::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_values_of_each_kind_are_refused_with_what_is_allowed() {
+        let share = Kind::Number(Bound::Included(0.0), Bound::Excluded(1.0));
+        let positive = Kind::Number(Bound::Excluded(0.0), Bound::Unbounded);
+        let names = Kind::Choice(&["cosine", "step"]);
+        for (kind, wrong, message) in [
+            (Kind::Switch, "yes", "must be true or false, not 'yes'"),
+            (Kind::Switch, "", "must be true or false, not ''"),
+            (Kind::Count(1, 9), "0", "must be a whole number from 1 to 9, not '0'"),
+            (Kind::Count(1, 9), "10", "must be a whole number from 1 to 9, not '10'"),
+            (Kind::Count(1, 9), "-1", "must be a whole number from 1 to 9, not '-1'"),
+            (Kind::Count(1, 9), "1.5", "must be a whole number from 1 to 9, not '1.5'"),
+            (
+                Kind::Count(1, 9),
+                "99999999999999999999",
+                "must be a whole number from 1 to 9, not '99999999999999999999'",
+            ),
+            (share, "1", "must be a number from 0 to below 1, not '1'"),
+            (share, "-0.1", "must be a number from 0 to below 1, not '-0.1'"),
+            (share, "NaN", "must be a number from 0 to below 1, not 'NaN'"),
+            (positive, "0", "must be a number above 0, not '0'"),
+            (positive, "inf", "must be a number above 0, not 'inf'"),
+            (positive, "0,1", "must be a number above 0, not '0,1'"),
+            (Kind::Shares, "0.6,0.3", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.6,0.3'"),
+            (Kind::Shares, "0.5,1", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.5,1'"),
+            (Kind::Shares, "0.5,", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.5,'"),
+            (names, "cosin", "must be one of cosine, step, not 'cosin'; did you mean 'cosine'?"),
+            (names, "exponential", "must be one of cosine, step, not 'exponential'"),
+            (Kind::Text, " ", "must be a text that is not empty, not ' '"),
+        ] {
+            assert_eq!(kind.parse(wrong).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn values_survive_being_shown_and_read() {
+        let number = Kind::Number(Bound::Unbounded, Bound::Unbounded);
+        for (kind, value) in [
+            (Kind::Switch, Value::Switch(true)),
+            (Kind::Count(0, u64::MAX), Value::Count(u64::MAX)),
+            (number, Value::Number(0.1 + 0.2)),
+            (number, Value::Number(-1e-300)),
+            (number, Value::Number(f64::MIN_POSITIVE / 8.0)),
+            (Kind::Shares, Value::List(vec![1.0 / 3.0, 2.0 / 3.0])),
+            (Kind::Shares, Value::List(vec![])),
+            (Kind::Text, Value::Text("a folder/mit Ümlaut".into())),
+        ] {
+            assert_eq!(kind.parse(&value.to_string()), Ok(value));
+        }
+    }
+}

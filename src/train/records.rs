@@ -1,0 +1,382 @@
+//! What a run leaves behind in numbers: metrics.csv with one row an epoch, steps.jsonl with one object a step.
+//!
+//! A run that was stopped and resumed writes the same bytes as one that was not, but for the columns that tell time.
+
+use super::run_folder::RunFolder;
+use crate::error::{Error, Result};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Mean loss and share of right answers over a set of images.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scores {
+    pub loss: f64,
+    /// 0 to 1.
+    pub accuracy: f64,
+}
+
+/// What is known at the end of an epoch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EpochRow {
+    /// From 1.
+    pub epoch: u32,
+    /// Steps done since the run began.
+    pub step: u64,
+    /// Over the epoch's steps, as they went.
+    pub train: Scores,
+    /// Over the images held out, if there are any.
+    pub validation: Option<Scores>,
+    pub test: Scores,
+    /// Of the epoch's last step.
+    pub lr: f32,
+    /// 2-norm of the gradient that the epoch's last step descended along.
+    pub grad_norm: f32,
+    /// By how much the loss rose from w to w + rho g/|g|, on average; `None` for optimizers that do not look.
+    pub sharpness_gain: Option<f32>,
+    /// Training and evaluation together.
+    pub seconds: f64,
+    /// Of training alone.
+    pub images_per_s: f64,
+}
+
+/// What is known after a step; nothing that depends on time, machine or number of threads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepRow<'a> {
+    /// From 1.
+    pub step: u64,
+    /// From 1.
+    pub epoch: u32,
+    /// Mean over the batch.
+    pub loss: f32,
+    /// Right answers in the batch.
+    pub hits: u32,
+    pub lr: f32,
+    pub grad_norm: f32,
+    /// What the optimizer has to tell beside: "sharpness_gain". Names are plain words, in the same order each step.
+    pub scalars: &'a [(&'static str, f32)],
+}
+
+/// A column of metrics.csv.
+pub struct Column {
+    pub name: &'static str,
+    /// Whether it is there only in runs that hold images out.
+    pub validation: bool,
+    pub text: fn(&EpochRow) -> String,
+}
+
+const fn column(name: &'static str, text: fn(&EpochRow) -> String) -> Column {
+    Column { name, validation: false, text }
+}
+
+const fn validation(name: &'static str, text: fn(&EpochRow) -> String) -> Column {
+    Column { name, validation: true, text }
+}
+
+/// Six decimals tell one image in a million from none.
+fn fixed(value: f64) -> String {
+    format!("{value:.6}")
+}
+
+/// The columns of metrics.csv in order.
+#[rustfmt::skip]
+pub const COLUMNS: &[Column] = &[
+    column("epoch", |r| r.epoch.to_string()),
+    column("step", |r| r.step.to_string()),
+    column("train_loss", |r| fixed(r.train.loss)),
+    column("train_accuracy", |r| fixed(r.train.accuracy)),
+    validation("val_loss", |r| r.validation.map_or_else(String::new, |v| fixed(v.loss))),
+    validation("val_accuracy", |r| r.validation.map_or_else(String::new, |v| fixed(v.accuracy))),
+    column("test_loss", |r| fixed(r.test.loss)),
+    column("test_accuracy", |r| fixed(r.test.accuracy)),
+    column("lr", |r| r.lr.to_string()),
+    column("grad_norm", |r| r.grad_norm.to_string()),
+    column("sharpness_gain", |r| r.sharpness_gain.map_or_else(String::new, |g| g.to_string())),
+    column("seconds", |r| format!("{:.3}", r.seconds)),
+    column("images_per_s", |r| format!("{:.1}", r.images_per_s)),
+];
+
+fn columns(with_validation: bool) -> impl Iterator<Item = &'static Column> {
+    COLUMNS.iter().filter(move |c| with_validation || !c.validation)
+}
+
+fn csv_line(cells: impl Iterator<Item = String>) -> String {
+    cells.collect::<Vec<_>>().join(",") + "\n"
+}
+
+/// A file that only grows; its writes are buffered until `flush`.
+struct Appender {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Appender {
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.file.write_all(text.as_bytes()).map_err(|e| Error::io("write", &self.path, &e))
+    }
+    fn flush(&mut self) -> Result<()> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
+        synced.map_err(|e| Error::io("write", &self.path, &e))
+    }
+}
+
+/// The two record files of a run, open for appending.
+pub struct Records {
+    metrics: Appender,
+    steps: Appender,
+    with_validation: bool,
+    line: String,
+}
+
+impl Records {
+    /// Empty records in a new run's folder. `with_validation`: whether the run holds images out.
+    ///
+    /// # Errors
+    /// CantCreate or Io, with the path.
+    pub fn create(folder: &RunFolder, with_validation: bool) -> Result<Records> {
+        let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
+        let metrics = start(folder.metrics(), &header)?;
+        let steps = start(folder.steps(), "")?;
+        Ok(Records { metrics, steps, with_validation, line: String::new() })
+    }
+
+    /// The records of a run that goes on behind step `step`: later rows and a torn last line are dropped.
+    ///
+    /// Besides, the last step that steps.jsonl knows of: below `step` if rows were lost, as after a power cut.
+    ///
+    /// # Errors
+    /// Data: a line that is not a record, with file and line. Io, CantCreate: with the path.
+    pub fn resume(folder: &RunFolder, with_validation: bool, step: u64) -> Result<(Records, u64)> {
+        let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
+        let (metrics, _) = truncate_after(folder.metrics(), &header, step, step_of_metrics)?;
+        let (steps, last) = truncate_after(folder.steps(), "", step, step_of_object)?;
+        Ok((Records { metrics, steps, with_validation, line: String::new() }, last))
+    }
+
+    /// Appends a row to metrics.csv.
+    pub fn epoch(&mut self, row: &EpochRow) -> Result<()> {
+        self.metrics.write(&csv_line(columns(self.with_validation).map(|c| (c.text)(row))))
+    }
+
+    /// Appends an object to steps.jsonl. A number that is not finite is written as null, for JSON has no other word.
+    pub fn step(&mut self, row: &StepRow<'_>) -> Result<()> {
+        self.line.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.line, "{{\"step\":{},\"epoch\":{},\"hits\":{}", row.step, row.epoch, row.hits);
+        let own = [("loss", row.loss), ("lr", row.lr), ("grad_norm", row.grad_norm)];
+        for (name, value) in own.iter().chain(row.scalars) {
+            // The debug form is the shortest that reads back to the same f32.
+            let _ = match value.is_finite() {
+                true => write!(self.line, ",\"{name}\":{value:?}"),
+                false => write!(self.line, ",\"{name}\":null"),
+            };
+        }
+        self.line.push_str("}\n");
+        self.steps.write(&self.line)
+    }
+
+    /// Puts all rows on the disk. A checkpoint must not get there before the rows that lead to it.
+    pub fn flush(&mut self) -> Result<()> {
+        self.metrics.flush()?;
+        self.steps.flush()
+    }
+}
+
+fn start(path: PathBuf, header: &str) -> Result<Appender> {
+    let file = File::create(&path).map_err(|e| Error::io("create", &path, &e))?;
+    let mut appender = Appender { path, file: BufWriter::new(file) };
+    appender.write(header)?;
+    Ok(appender)
+}
+
+/// The file at `path` cut behind its last whole row of a step up to `step`, and that row's step (0: none).
+fn truncate_after(path: PathBuf, header: &str, step: u64, step_of: fn(&str) -> Option<u64>) -> Result<(Appender, u64)> {
+    let failed = |e: std::io::Error| Error::io("read", &path, &e);
+    let file = match File::options().read(true).write(true).open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((start(path, header)?, 0)),
+        other => other.map_err(failed)?,
+    };
+    let mut reader = BufReader::new(file);
+    let (mut kept, mut last, mut bytes) = (0, 0, Vec::new());
+    for number in 1.. {
+        bytes.clear();
+        let length = reader.read_until(b'\n', &mut bytes).map_err(failed)? as u64;
+        let Some(line) = bytes.strip_suffix(b"\n") else { break };
+        let line = std::str::from_utf8(line).unwrap_or_default();
+        if number > 1 || header.is_empty() {
+            let broken = || Error::data(format!("{} line {number} is not a record: {line}", path.display()));
+            let at = step_of(line).ok_or_else(broken)?;
+            if at > step {
+                break;
+            }
+            last = at;
+        } else if line != header.trim_end() {
+            let expected = header.trim_end();
+            return Err(Error::data(format!("{} line 1 should be {expected}, not {line}", path.display())));
+        }
+        kept += length;
+    }
+    if kept == 0 {
+        return Ok((start(path, header)?, 0));
+    }
+    let mut file = reader.into_inner();
+    let cut = file.set_len(kept).and_then(|()| file.seek(SeekFrom::End(0)));
+    cut.map_err(|e| Error::io("write", &path, &e))?;
+    Ok((Appender { path, file: BufWriter::new(file) }, last))
+}
+
+fn step_of_metrics(line: &str) -> Option<u64> {
+    line.split(',').nth(1)?.parse().ok()
+}
+
+fn step_of_object(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
+}
+
+/// The numbers of a metrics.csv.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    pub columns: Vec<String>,
+    /// A cell for each column; `None` where it is empty.
+    pub rows: Vec<Vec<Option<f64>>>,
+}
+
+impl Metrics {
+    /// Reads the file; a last line without its end, of a run that is going on, is left out.
+    ///
+    /// # Errors
+    /// NoInput: no such file. Data: no header, a row of another length or a cell that is no number, with the line.
+    pub fn read(path: &Path) -> Result<Metrics> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+        let wrong = |line: usize, what: &str| Error::data(format!("{} line {line}: {what}", path.display()));
+        let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).zip(1..);
+        let (header, _) = lines.next().ok_or_else(|| wrong(1, "there is no header"))?;
+        let columns: Vec<String> = header.split(',').map(String::from).collect();
+        let mut rows = Vec::new();
+        for (line, number) in lines {
+            let cells = line.split(',').map(|cell| match cell {
+                "" => Ok(None),
+                _ => cell.parse().map(Some).map_err(|_| wrong(number, &format!("'{cell}' is not a number"))),
+            });
+            let row: Vec<Option<f64>> = cells.collect::<Result<_>>()?;
+            if row.len() != columns.len() {
+                return Err(wrong(number, &format!("{} cells below {} columns", row.len(), columns.len())));
+            }
+            rows.push(row);
+        }
+        Ok(Metrics { columns, rows })
+    }
+
+    /// The cells below `name`; `None` if there is no such column.
+    pub fn column(&self, name: &str) -> Option<Vec<Option<f64>>> {
+        let index = self.columns.iter().position(|c| c == name)?;
+        Some(self.rows.iter().map(|row| row[index]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::train::run_folder::tests::Scratch;
+
+    const STEPS_PER_EPOCH: u64 = 4;
+
+    fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, validation: bool) {
+        for step in steps {
+            let epoch = (step - 1) / STEPS_PER_EPOCH + 1;
+            let loss = 2.0 / step as f32;
+            let scalars = [("sharpness_gain", if step == 3 { f32::NAN } else { 0.1 * loss })];
+            let (hits, epoch) = (step as u32, epoch as u32);
+            let row = StepRow { step, epoch, loss, hits, lr: 0.1, grad_norm: 1e-9, scalars: &scalars };
+            records.step(&row).unwrap();
+            if step % STEPS_PER_EPOCH == 0 {
+                let scores = Scores { loss: 0.25, accuracy: 8.0 / 9.0 };
+                let row = EpochRow { epoch, step, train: scores, test: scores, lr: 0.1, ..EpochRow::default() };
+                let row = EpochRow { validation: validation.then_some(scores), sharpness_gain: Some(0.5), ..row };
+                records.epoch(&row).unwrap();
+            }
+        }
+        records.flush().unwrap();
+    }
+
+    #[test]
+    fn files_say_what_the_rows_said() {
+        let scratch = Scratch::new("records");
+        let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+        write_steps(&mut Records::create(&folder, false).unwrap(), 1..=4, false);
+        let steps = std::fs::read_to_string(folder.steps()).unwrap();
+        let lines: Vec<&str> = steps.lines().collect();
+        let first = r#"{"step":1,"epoch":1,"hits":1,"loss":2.0,"lr":0.1,"grad_norm":1e-9,"sharpness_gain":0.2}"#;
+        assert_eq!((lines.len(), lines[0]), (4, first));
+        let third: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
+        assert!(third["sharpness_gain"].is_null() && third["step"] == 3);
+        assert_eq!(
+            std::fs::read_to_string(folder.metrics()).unwrap(),
+            "epoch,step,train_loss,train_accuracy,test_loss,test_accuracy,lr,grad_norm,sharpness_gain,seconds,images_per_s\n\
+             1,4,0.250000,0.888889,0.250000,0.888889,0.1,0,0.5,0.000,0.0\n"
+        );
+    }
+
+    #[test]
+    fn an_interrupted_run_leaves_the_same_bytes_as_an_unbroken_one() {
+        for validation in [false, true] {
+            let scratch = Scratch::new(&format!("resume-{validation}"));
+            let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+            let read = || [folder.metrics(), folder.steps()].map(|p| std::fs::read(p).unwrap());
+            write_steps(&mut Records::create(&folder, validation).unwrap(), 1..=11, validation);
+            let unbroken = read();
+            // Killed behind step `end` with a checkpoint at step `saved`, some bytes of the next rows already out.
+            for (saved, end, torn) in
+                [(0, 3, ""), (4, 4, "{\"step\":"), (6, 11, "9"), (8, 9, "\u{fffd}"), (11, 11, "{}")]
+            {
+                let mut records = Records::create(&folder, validation).unwrap();
+                write_steps(&mut records, 1..=end, validation);
+                for file in [&mut records.metrics, &mut records.steps] {
+                    file.write(torn).unwrap();
+                }
+                records.flush().unwrap();
+                let (mut resumed, last) = Records::resume(&folder, validation, saved).unwrap();
+                assert_eq!(last, saved);
+                write_steps(&mut resumed, saved + 1..=11, validation);
+                assert_eq!(read(), unbroken, "saved at {saved}, killed behind {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn lost_files_and_rows_are_told_and_damaged_ones_refused() {
+        let scratch = Scratch::new("damaged");
+        let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+        write_steps(&mut Records::create(&folder, false).unwrap(), 1..=5, false);
+        assert_eq!(Records::resume(&folder, false, 9).unwrap().1, 5);
+        std::fs::remove_file(folder.metrics()).unwrap();
+        write_steps(&mut Records::resume(&folder, false, 5).unwrap().0, 6..=8, false);
+        assert_eq!(Metrics::read(&folder.metrics()).unwrap().column("step"), Some(vec![Some(8.0)]));
+        let refused = |message: &str| {
+            let e = Records::resume(&folder, false, 9).err().unwrap();
+            assert_eq!((e.kind, e.to_string().contains(message)), (Kind::Data, true), "{e}");
+        };
+        std::fs::write(folder.steps(), "{\"step\":1}\nsoup\n{\"step\":3}\n").unwrap();
+        refused("steps.jsonl line 2 is not a record: soup");
+        std::fs::write(folder.metrics(), "epoch,loss\n").unwrap();
+        refused("metrics.csv line 1 should be epoch,step,");
+    }
+
+    #[test]
+    fn metrics_are_read_back_with_empty_cells_and_without_a_torn_line() {
+        let scratch = Scratch::new("metrics");
+        let path = scratch.0.join("metrics.csv");
+        std::fs::write(&path, "epoch,step,gain\n1,4,\n2,8,0.5\n3,1").unwrap();
+        let metrics = Metrics::read(&path).unwrap();
+        assert_eq!(metrics.column("gain"), Some(vec![None, Some(0.5)]));
+        assert_eq!(metrics.column("loss"), None);
+        for (text, message) in [("", "line 1: there is no header"), ("a,b\n1\n", "line 2: 1 cells below 2 columns")] {
+            std::fs::write(&path, text).unwrap();
+            assert!(Metrics::read(&path).unwrap_err().to_string().ends_with(message));
+        }
+        std::fs::write(&path, "a,b\n1,x\n").unwrap();
+        assert!(Metrics::read(&path).unwrap_err().to_string().ends_with("line 2: 'x' is not a number"));
+    }
+}

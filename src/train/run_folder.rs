@@ -1,0 +1,251 @@
+//! The folder of a run: made once, held by one process at a time, found again to resume.
+
+use crate::clock::Civil;
+use crate::error::{Error, Kind, Result};
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Locked for as long as a process writes to the folder. The lock goes with the process, however that ends; the empty
+/// file stays, for a process that removed it could take it away from one that has just opened it.
+const LOCK: &str = ".lock";
+const CONFIG: &str = "config.toml";
+
+/// A run's folder, held until this is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// A folder for a new run: `out`, or else `<root>/<YYYY-MM-DD-HHMMSS>-<name>` in UTC, with `-2`, `-3` … where taken.
+    ///
+    /// # Errors
+    /// Usage: `name` is not fit for a file name. CantCreate: `out` holds files or is in use, or no folder can be made.
+    pub fn create(root: &Path, name: &str, out: Option<&Path>) -> Result<RunFolder> {
+        match out {
+            Some(out) => RunFolder::create_at(out),
+            None => RunFolder::create_stamped(root, name, &Civil::now().stamp()),
+        }
+    }
+
+    fn create_at(path: &Path) -> Result<RunFolder> {
+        let failed = |e: std::io::Error| Error::io("create folder", path, &e);
+        std::fs::create_dir_all(path).map_err(failed)?;
+        // A run that is going on there is the better reason to give than the files that it has written.
+        let held = if path.join(LOCK).exists() { Some(lock(path)?) } else { None };
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            if entry.map_err(failed)?.file_name() != LOCK {
+                let folder = path.display();
+                let advice = format!("go on with '--resume {folder}', or give --out another folder");
+                return Err(Error::new(Kind::CantCreate, format!("{folder} is not empty: {advice}")));
+            }
+        }
+        let lock = held.map_or_else(|| lock(path), Ok)?;
+        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
+    }
+
+    fn create_stamped(root: &Path, name: &str, stamp: &str) -> Result<RunFolder> {
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+            let allowed = "letters, digits, '.', '_' and '-'";
+            return Err(Error::usage(format!("--name must consist of {allowed}, not '{name}'")));
+        }
+        std::fs::create_dir_all(root).map_err(|e| Error::io("create folder", root, &e))?;
+        let mut path = root.join(format!("{stamp}-{name}"));
+        // Making the folder is what claims its name, should two runs start within the same second.
+        for suffix in 2.. {
+            match std::fs::create_dir(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    path = root.join(format!("{stamp}-{name}-{suffix}"));
+                }
+                Err(e) => return Err(Error::io("create folder", &path, &e)),
+                Ok(()) => break,
+            }
+        }
+        let lock = lock(&path)?;
+        Ok(RunFolder { path, _lock: lock })
+    }
+
+    /// The folder of a run that is to go on.
+    ///
+    /// # Errors
+    /// NoInput: not a run's folder. CantCreate: another process is writing to it.
+    pub fn reopen(path: &Path) -> Result<RunFolder> {
+        RunFolder::config_of(path)?;
+        Ok(RunFolder { path: path.to_path_buf(), _lock: lock(path)? })
+    }
+
+    /// The recipe of the run in `folder`, which need not be held.
+    ///
+    /// # Errors
+    /// NoInput: not a run's folder.
+    pub fn config_of(folder: &Path) -> Result<PathBuf> {
+        let config = folder.join(CONFIG);
+        if config.is_file() {
+            return Ok(config);
+        }
+        let message = format!("{} is not the folder of a run: it has no {CONFIG}", folder.display());
+        Err(Error::new(Kind::NoInput, message))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// The recipe, with every "auto" resolved.
+    pub fn config(&self) -> PathBuf {
+        self.path.join(CONFIG)
+    }
+    /// What the run was made with and on.
+    pub fn environment(&self) -> PathBuf {
+        self.path.join("env.json")
+    }
+    /// One row an epoch.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.csv")
+    }
+    /// One object a step.
+    pub fn steps(&self) -> PathBuf {
+        self.path.join("steps.jsonl")
+    }
+    pub fn curves(&self) -> PathBuf {
+        self.path.join("curves.svg")
+    }
+    /// The newest checkpoint.
+    pub fn last(&self) -> PathBuf {
+        self.path.join("last.safetensors")
+    }
+    /// The checkpoint with the best accuracy so far.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let options = File::options().create(true).write(true).truncate(false).open(&path);
+    let file = options.map_err(|e| Error::io("create lock file", &path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("{} is in use by another samcore process; wait for its end", folder.display());
+            Err(Error::new(Kind::CantCreate, message))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, &e)),
+    }
+}
+
+/// Replaces the file at `path` as a whole: whoever reads it, even after a power cut, finds the old or the new content.
+///
+/// # Errors
+/// CantCreate or Io, with the path.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.map_err(|e| Error::io("write", &temporary, &e))?;
+    std::fs::rename(&temporary, path).map_err(|e| Error::io("write", path, &e))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// This test program once more, to run only the test `name`.
+    pub(crate) fn child(name: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name, "--nocapture"]).stdin(Stdio::null());
+        command
+    }
+
+    /// An empty folder for one test, removed at its end.
+    pub(crate) struct Scratch(pub PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new(name: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("samcore-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn runs_of_the_same_second_get_folders_of_their_own() {
+        let scratch = Scratch::new("stamped");
+        let root = scratch.0.join("runs");
+        let make = || RunFolder::create_stamped(&root, "sam-cnn", "2026-07-12-101530");
+        let folders = [make().unwrap(), make().unwrap(), make().unwrap()];
+        let names = folders.each_ref().map(|f| f.path().file_name().unwrap().to_str().unwrap());
+        let first = "2026-07-12-101530-sam-cnn";
+        assert_eq!(names, [first, &format!("{first}-2"), &format!("{first}-3")]);
+        for wrong in ["", "a/b", "..\\a", "a b", "ä"] {
+            assert_eq!(RunFolder::create(&root, wrong, None).unwrap_err().kind, Kind::Usage, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_given_folder_must_be_new_or_empty_and_not_in_use() {
+        let scratch = Scratch::new("given");
+        let out = scratch.0.join("deep/run");
+        let create = || RunFolder::create(Path::new("unused"), "", Some(&out));
+        let folder = create().unwrap();
+        assert_eq!(folder.path(), out);
+        std::fs::write(folder.config(), "lr = 0.1").unwrap();
+        let shown = out.display().to_string();
+        for refused in [create(), RunFolder::reopen(&out)] {
+            let e = refused.unwrap_err();
+            assert_eq!((e.kind, e.to_string().contains("in use")), (Kind::CantCreate, true), "{e}");
+            assert!(e.to_string().contains(&shown), "{e}");
+        }
+        drop(folder);
+        let e = create().unwrap_err();
+        assert_eq!((e.kind, e.to_string().contains("--resume")), (Kind::CantCreate, true), "{e}");
+        RunFolder::reopen(&out).unwrap();
+        // A run that failed before it wrote anything has left but its lock file, which is no obstacle.
+        std::fs::remove_file(out.join(CONFIG)).unwrap();
+        create().unwrap();
+        assert_eq!(RunFolder::reopen(&out).unwrap_err().kind, Kind::NoInput);
+        std::fs::write(scratch.0.join("file"), "").unwrap();
+        let onto_file = RunFolder::create(Path::new("unused"), "", Some(&scratch.0.join("file")));
+        assert_eq!(onto_file.unwrap_err().kind, Kind::CantCreate);
+    }
+
+    #[test]
+    fn child_takes_a_folder() {
+        let Ok(path) = std::env::var("SAMCORE_TEST_FOLDER") else { return };
+        let taken = RunFolder::reopen(Path::new(&path));
+        println!("{}", if taken.is_ok() { "taken" } else { "refused" });
+        // Ends without running any destructor, as a killed process would.
+        std::process::abort();
+    }
+
+    #[test]
+    fn the_lock_keeps_other_processes_out_and_dies_with_its_own() {
+        let scratch = Scratch::new("processes");
+        std::fs::write(scratch.0.join(CONFIG), "").unwrap();
+        let other = || {
+            let mut command = child("train::run_folder::tests::child_takes_a_folder");
+            let done = command.env("SAMCORE_TEST_FOLDER", &scratch.0).output().unwrap();
+            let text = String::from_utf8_lossy(&done.stdout).to_string();
+            assert!(text.contains("taken") || text.contains("refused"), "{text}");
+            text.contains("taken")
+        };
+        let folder = RunFolder::reopen(&scratch.0).unwrap();
+        assert!(!other());
+        drop(folder);
+        assert!(other());
+        RunFolder::reopen(&scratch.0).unwrap();
+    }
+}
