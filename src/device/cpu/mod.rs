@@ -1,7 +1,18 @@
 //! The CPU device.
 
+pub mod ingest;
+pub mod loss;
+pub mod norm;
+pub mod norm_backward;
+pub mod norm_stats;
+pub mod pointwise;
 pub mod pool;
+pub mod pooling;
 pub mod simd;
+mod split;
+#[cfg(test)]
+mod testing;
+pub mod vector;
 
 use pool::Pool;
 use simd::Isa;

@@ -1,0 +1,260 @@
+//! Max and average pooling over windows without padding, which may overlap.
+
+use super::Workers;
+use super::norm_stats::WIDTH;
+use super::pointwise::put;
+use super::simd::per_isa;
+use super::split::{images_a_job, split};
+use crate::ops::call::PoolShape;
+
+/// y `[n, out_h, out_w, c]` = the largest value of each window of x `[n, h, w, c]`; NaN if the window holds one.
+pub fn max_pool(workers: &Workers, s: &PoolShape, x: &[f32], y: &mut [f32]) {
+    forward(workers, s, y, |images, y| max_images(workers.isa, s, &x[images], y));
+}
+
+/// y `[n, out_h, out_w, c]` = the mean of each window of x `[n, h, w, c]`.
+pub fn avg_pool(workers: &Workers, s: &PoolShape, x: &[f32], y: &mut [f32]) {
+    forward(workers, s, y, |images, y| average_images(workers.isa, s, &x[images], y));
+}
+
+/// Runs `f` on the elements of x and the part of y of each job.
+fn forward(workers: &Workers, s: &PoolShape, y: &mut [f32], f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
+    let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
+    let images = images_a_job(x_image);
+    split(workers, [(y, images * y_image)], |job, [y]| {
+        let start = job * images * x_image;
+        f(start..start + y.len() / y_image * x_image, y);
+    });
+}
+
+/// Where in its image the `at`-th pixel (in row order) of the window of output pixel `out` starts.
+#[inline(always)]
+fn place(s: &PoolShape, out: usize, at: usize) -> usize {
+    let (row, column) = (out / s.out_w() * s.stride, out % s.out_w() * s.stride);
+    ((row + at / s.window) * s.w + column + at % s.window) * s.c
+}
+
+per_isa! { fn max_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = max_body; }
+
+#[inline(always)]
+fn max_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
+        for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
+            y.copy_from_slice(&x[place(s, out, 0)..][..s.c]);
+            for at in 1..s.window * s.window {
+                for (y, x) in y.iter_mut().zip(&x[place(s, out, at)..][..s.c]) {
+                    *y = if (*x > *y) | x.is_nan() { *x } else { *y };
+                }
+            }
+        }
+    }
+}
+
+per_isa! { fn average_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = average_body; }
+
+#[inline(always)]
+fn average_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
+    let share = 1.0 / (s.window * s.window) as f32;
+    for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
+        for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
+            for at in 0..s.window * s.window {
+                put(at > 0, &x[place(s, out, at)..][..s.c], y);
+            }
+            for y in y {
+                *y *= share;
+            }
+        }
+    }
+}
+
+/// dx `[n, h, w, c]` = (or +=) each dy `[n, out_h, out_w, c]` at the first largest x of its window, in row order.
+pub fn max_pool_backward(workers: &Workers, s: &PoolShape, add: bool, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    backward(workers, s, add, dy, dx, |start, dy, dx| {
+        max_backward(workers.isa, s, &x[start..start + dx.len()], dy, dx);
+    });
+}
+
+/// dx `[n, h, w, c]` = (or +=) each dy `[n, out_h, out_w, c]` spread evenly over its window.
+pub fn avg_pool_backward(workers: &Workers, s: &PoolShape, add: bool, dy: &[f32], dx: &mut [f32]) {
+    backward(workers, s, add, dy, dx, |_, dy, dx| average_backward(workers.isa, s, dy, dx));
+}
+
+/// Runs `f(start, dy, dx)` on each job's images, `start` being their first element in x; dx is 0 before unless `add`,
+/// because windows may overlap or leave pixels out.
+fn backward(
+    workers: &Workers,
+    s: &PoolShape,
+    add: bool,
+    dy: &[f32],
+    dx: &mut [f32],
+    f: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+) {
+    let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
+    let images = images_a_job(x_image);
+    split(workers, [(dx, images * x_image)], |job, [dx]| {
+        let first = job * images;
+        let dy = &dy[first * y_image..][..dx.len() / x_image * y_image];
+        if !add {
+            dx.fill(0.0);
+        }
+        f(first * x_image, dy, dx);
+    });
+}
+
+per_isa! { fn max_backward(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) = max_backward_body; }
+
+#[inline(always)]
+fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
+    let images = x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)).zip(dx.chunks_exact_mut(x_image));
+    for ((x, dy), dx) in images {
+        for (out, dy) in dy.chunks_exact(s.c).enumerate() {
+            for (first, dy) in (0..s.c).step_by(WIDTH).zip(dy.chunks(WIDTH)) {
+                let pixel = |at: usize| place(s, out, at) + first..place(s, out, at) + first + dy.len();
+                let (mut best, mut winner) = ([0f32; WIDTH], [0u32; WIDTH]);
+                best[..dy.len()].copy_from_slice(&x[pixel(0)]);
+                for at in 1..s.window * s.window {
+                    for ((x, best), winner) in x[pixel(at)].iter().zip(&mut best).zip(&mut winner) {
+                        let wins = (*x > *best) | x.is_nan();
+                        *best = if wins { *x } else { *best };
+                        *winner = if wins { at as u32 } else { *winner };
+                    }
+                }
+                for at in 0..s.window * s.window {
+                    for ((dx, dy), winner) in dx[pixel(at)].iter_mut().zip(dy).zip(&winner) {
+                        let d = *dy;
+                        *dx += if *winner == at as u32 { d } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+per_isa! { fn average_backward(s: &PoolShape, dy: &[f32], dx: &mut [f32]) = average_backward_body; }
+
+#[inline(always)]
+fn average_backward_body(s: &PoolShape, dy: &[f32], dx: &mut [f32]) {
+    let share = 1.0 / (s.window * s.window) as f32;
+    for (dy, dx) in dy.chunks_exact(s.out_h() * s.out_w() * s.c).zip(dx.chunks_exact_mut(s.h * s.w * s.c)) {
+        for (out, dy) in dy.chunks_exact(s.c).enumerate() {
+            for at in 0..s.window * s.window {
+                for (dx, dy) in dx[place(s, out, at)..][..s.c].iter_mut().zip(dy) {
+                    *dx += share * *dy;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    /// Windows that tile the image, leave a border out, overlap, leave gaps, and cover it all.
+    fn shapes() -> Vec<PoolShape> {
+        let shape = |n, h, w, c, window, stride| PoolShape { n, h, w, c, window, stride };
+        vec![
+            shape(2, 6, 4, 3, 2, 2),
+            shape(3, 7, 9, 10, 2, 2),
+            shape(2, 7, 9, 33, 3, 2),
+            shape(2, 5, 6, 70, 1, 2),
+            shape(3, 8, 8, 64, 8, 8),
+            shape(20, 14, 14, 16, 2, 2),
+        ]
+    }
+
+    /// Windows of every output element, as values in row order.
+    fn naive(s: &PoolShape, x: &[f64], reduce: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        let mut y = Vec::new();
+        for (image, row, column) in
+            (0..s.n).flat_map(|i| (0..s.out_h()).flat_map(move |r| (0..s.out_w()).map(move |q| (i, r, q))))
+        {
+            for k in 0..s.c {
+                let mut window = Vec::new();
+                for r in row * s.stride..row * s.stride + s.window {
+                    for q in column * s.stride..column * s.stride + s.window {
+                        window.push(x[((image * s.h + r) * s.w + q) * s.c + k]);
+                    }
+                }
+                y.push(reduce(&window));
+            }
+        }
+        y
+    }
+
+    fn largest(window: &[f64]) -> f64 {
+        window.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn mean(window: &[f64]) -> f64 {
+        window.iter().sum::<f64>() / window.len() as f64
+    }
+
+    type Forward<'a> = &'a dyn Fn(&Workers, &mut [f32]);
+    type Backward<'a> = &'a dyn Fn(&Workers, bool, &mut [f32]);
+
+    fn check(s: &PoolShape, x: &[f32], dy: &[f32], reduce: fn(&[f64]) -> f64, y: Forward, backward: Backward) {
+        let x64 = wide(x);
+        let got = same_for_all(|workers| {
+            let mut out = poisoned(s.y_len());
+            y(workers, &mut out);
+            out
+        });
+        assert_close(&format!("{s:?}"), &got, &naive(s, &x64, reduce), 1e-6);
+
+        let at: Vec<usize> = (0..x.len()).step_by(1 + x.len() / 90).collect();
+        let dy64 = wide(dy);
+        let loss = |x: &[f64]| -> f64 { naive(s, x, reduce).iter().zip(&dy64).map(|(y, d)| y * d).sum() };
+        let expected = differences(&x64, &at, loss);
+        for add in [false, true] {
+            let before = if add { normal(3, x.len()) } else { poisoned(x.len()) };
+            let dx = same_for_all(|workers| {
+                let mut dx = before.clone();
+                backward(workers, add, &mut dx);
+                dx
+            });
+            assert!(dx.iter().all(|v| v.is_finite()), "{s:?}");
+            let got: Vec<f32> = at.iter().map(|&i| if add { dx[i] - before[i] } else { dx[i] }).collect();
+            assert_close(&format!("{s:?}, add {add}"), &got, &expected, 2e-6);
+        }
+    }
+
+    #[test]
+    fn pools_are_their_definitions_and_backwards_their_derivatives() {
+        for s in shapes() {
+            let (x, dy) = (normal(1, s.x_len()), normal(2, s.y_len()));
+            check(&s, &x, &dy, largest, &|w, y| max_pool(w, &s, &x, y), &|w, add, dx| {
+                max_pool_backward(w, &s, add, &x, &dy, dx)
+            });
+            check(&s, &x, &dy, mean, &|w, y| avg_pool(w, &s, &x, y), &|w, add, dx| {
+                avg_pool_backward(w, &s, add, &dy, dx)
+            });
+        }
+    }
+
+    #[test]
+    fn of_equal_values_the_first_in_row_order_gets_the_gradient() {
+        let s = PoolShape { n: 1, h: 2, w: 3, c: 1, window: 2, stride: 1 };
+        for workers in all_workers() {
+            let mut dx = [f32::NAN; 6];
+            max_pool_backward(&workers, &s, false, &[1.0, 4.0, 4.0, 4.0, 2.0, 4.0], &[10.0, 1.0], &mut dx);
+            assert_eq!(dx, [0.0, 11.0, 0.0, 0.0, 0.0, 0.0]);
+        }
+    }
+
+    #[test]
+    fn a_nan_anywhere_in_the_window_comes_out() {
+        let s = PoolShape { n: 1, h: 2, w: 2, c: 1, window: 2, stride: 2 };
+        for at in 0..4 {
+            let mut x = [1.0, 2.0, 3.0, 4.0];
+            x[at] = f32::NAN;
+            for workers in all_workers() {
+                let mut y = [0.0];
+                max_pool(&workers, &s, &x, &mut y);
+                assert!(y[0].is_nan(), "NaN at {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Norms, sums and updates of whole parameter vectors, and the scalars between them.
+
+use super::Workers;
+use super::simd::per_isa;
+use super::split::{CHUNK, split, within};
+use crate::ops::call::{BLOCK, Map, Scale, Term, Update};
+use std::ops::Range;
+
+/// Elements whose products make one partial sum of [`norm`] and [`dot`].
+const PARTIAL: usize = 8_192;
+
+/// Terms a sum of [`set`] may have; the longest among published optimizers has four.
+pub const MAX_TERMS: usize = 16;
+
+/// Scratch of [`norm`] and [`dot`], in elements: a partial sum in f64 for each window of [`PARTIAL`] elements.
+pub fn dot_workspace(ranges: &[Range<usize>]) -> usize {
+    2 * ranges.last().map_or(0, |r| r.end.div_ceil(PARTIAL))
+}
+
+/// |v| over `ranges`.
+pub fn norm(workers: &Workers, ranges: &[Range<usize>], v: &[f32], out: &mut f32, work: &mut [f32]) {
+    *out = inner(workers, ranges, v, v, work).sqrt() as f32;
+}
+
+/// a . b over `ranges`.
+pub fn dot(workers: &Workers, ranges: &[Range<usize>], a: &[f32], b: &[f32], out: &mut f32, work: &mut [f32]) {
+    *out = inner(workers, ranges, a, b, work) as f32;
+}
+
+/// Windows of fixed place, each summed in f64 by one job, then added up in order.
+fn inner(workers: &Workers, ranges: &[Range<usize>], a: &[f32], b: &[f32], work: &mut [f32]) -> f64 {
+    let partials = &mut work[..dot_workspace(ranges)];
+    split(workers, [(&mut *partials, 2)], |job, [slot]| {
+        let mut sum = 0.0;
+        for r in within(ranges, job * PARTIAL..(job + 1) * PARTIAL) {
+            dot_run(workers.isa, &a[r.clone()], &b[r], &mut sum);
+        }
+        // An f64 kept as the bits of two f32, as scratch is f32.
+        let bits = f64::to_bits(sum);
+        (slot[0], slot[1]) = (f32::from_bits((bits >> 32) as u32), f32::from_bits(bits as u32));
+    });
+    let value = |slot: &[f32]| f64::from_bits(u64::from(slot[0].to_bits()) << 32 | u64::from(slot[1].to_bits()));
+    partials.chunks_exact(2).map(value).sum()
+}
+
+per_isa! { fn dot_run(a: &[f32], b: &[f32], sum: &mut f64) = add_dot; }
+
+#[inline(always)]
+fn add_dot(a: &[f32], b: &[f32], sum: &mut f64) {
+    *sum += dot_body(a, b);
+}
+
+/// a . b in f64, with 16 running sums: always the same additions, whatever the width of the CPU's vectors.
+#[inline(always)]
+pub(super) fn dot_body(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = [0f64; 16];
+    let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest = a.remainder().iter().zip(b.remainder()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    for (a, b) in a.zip(b) {
+        for k in 0..16 {
+            sums[k] += f64::from(a[k]) * f64::from(b[k]);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// Values a scalar expression may hold at once.
+const DEPTH: usize = 16;
+
+/// The value of a postfix expression over `scalars`, worked out in f64, and how many of its divisions had a denominator of
+/// zero or not finite (their value is 0).
+///
+/// # Panics
+/// If the expression is malformed, which is a mistake of the optimizer that recorded it.
+pub fn evaluate(expression: &[Scale], scalars: &[f32]) -> (f32, u32) {
+    let (mut stack, mut len, mut dropped) = ([0f64; DEPTH], 0, 0);
+    for (i, scale) in expression.iter().enumerate() {
+        let operands = match scale {
+            Scale::Const(_) | Scale::Read(_) => 0,
+            Scale::Sqrt | Scale::Neg => 1,
+            Scale::Mul | Scale::Div | Scale::Add | Scale::Min | Scale::Max => 2,
+            Scale::Select => 3,
+        };
+        assert!(len >= operands, "scalar expression {expression:?}: {scale:?} at {i} lacks operands");
+        len -= operands;
+        let (x, y, z) = (stack[len], stack[(len + 1) % DEPTH], stack[(len + 2) % DEPTH]);
+        let value =
+            match *scale {
+                Scale::Const(v) => f64::from(v),
+                Scale::Read(n) => f64::from(*scalars.get(n).unwrap_or_else(|| {
+                    panic!("scalar expression {expression:?} reads operand {n} of {}", scalars.len())
+                })),
+                Scale::Mul => x * y,
+                Scale::Div if y == 0.0 || !y.is_finite() => {
+                    dropped += 1;
+                    0.0
+                }
+                Scale::Div => x / y,
+                Scale::Add => x + y,
+                Scale::Min => x.min(y),
+                Scale::Max => x.max(y),
+                Scale::Sqrt => x.sqrt(),
+                Scale::Neg => -x,
+                Scale::Select => {
+                    if z > 0.0 {
+                        x
+                    } else {
+                        y
+                    }
+                }
+            };
+        stack[len] = value;
+        len += 1;
+        assert!(len < DEPTH, "scalar expression {expression:?} needs more than {} values at once", DEPTH - 1);
+    }
+    assert!(len == 1, "scalar expression {expression:?} leaves {len} values, not 1");
+    (stack[0] as f32, dropped)
+}
+
+/// The value of `expression`; adds to `dropped` the number of its denominators that were zero or not finite.
+pub fn scalar(expression: &[Scale], scalars: &[f32], out: &mut f32, dropped: &mut f32) {
+    let (value, count) = evaluate(expression, scalars);
+    *out = value;
+    *dropped += count as f32;
+}
+
+/// `fault` = 1 where any of `scalars` is not finite.
+pub fn guard(scalars: &[f32], fault: &mut f32) {
+    if scalars.iter().any(|v| !v.is_finite()) {
+        *fault = 1.0;
+    }
+}
+
+/// dst = sum of coefficient * map(source) over `ranges`, a source for each term; `None` is dst as it was before.
+///
+/// A term whose coefficient divides by zero or by something not finite is left out, and counted once in `dropped`.
+pub fn set(
+    workers: &Workers,
+    ranges: &[Range<usize>],
+    terms: &[Term],
+    sources: &[Option<&[f32]>],
+    scalars: &[f32],
+    dst: &mut [f32],
+    dropped: &mut f32,
+) {
+    assert!(terms.len() <= MAX_TERMS, "a sum of {} terms; at most {MAX_TERMS} are possible", terms.len());
+    assert_eq!(terms.len(), sources.len(), "a sum needs one vector for each term");
+    let mut kept = [(0f32, Map::Identity, None); MAX_TERMS];
+    let mut count = 0;
+    for (term, source) in terms.iter().zip(sources) {
+        match evaluate(&term.coefficient, scalars) {
+            (coefficient, 0) => {
+                kept[count] = (coefficient, term.map, *source);
+                count += 1;
+            }
+            _ => *dropped += 1.0,
+        }
+    }
+    let kept = &kept[..count];
+    split(workers, [(dst, CHUNK)], |job, [dst]| {
+        let base = job * CHUNK;
+        for r in within(ranges, base..base + dst.len()) {
+            set_run(workers.isa, kept, r.start, &mut dst[r.start - base..r.end - base]);
+        }
+    });
+}
+
+type Summand<'a> = (f32, Map, Option<&'a [f32]>);
+
+per_isa! { fn set_run(terms: &[Summand], start: usize, dst: &mut [f32]) = set_body; }
+
+#[inline(always)]
+fn set_body(terms: &[Summand], start: usize, dst: &mut [f32]) {
+    for (tile, dst) in dst.chunks_mut(BLOCK).enumerate() {
+        // The sum is complete before dst, which may be one of its sources, is written.
+        let mut sum = [0f32; BLOCK];
+        let sum = &mut sum[..dst.len()];
+        for (i, (coefficient, map, source)) in terms.iter().enumerate() {
+            let source = source.map_or(&*dst, |s| &s[start + tile * BLOCK..][..dst.len()]);
+            match map {
+                Map::Identity => accumulate(i > 0, sum, source, *coefficient, |v| v),
+                Map::Abs => accumulate(i > 0, sum, source, *coefficient, f32::abs),
+                Map::Sign => accumulate(i > 0, sum, source, *coefficient, sign),
+                Map::Square => accumulate(i > 0, sum, source, *coefficient, |v| v * v),
+            }
+        }
+        dst.copy_from_slice(sum);
+    }
+}
+
+/// The first term is written, not added to 0, so that a plain copy keeps every bit (-0 + 0 is +0).
+#[inline(always)]
+fn accumulate(add: bool, sum: &mut [f32], source: &[f32], coefficient: f32, map: impl Fn(f32) -> f32) {
+    for (sum, v) in sum.iter_mut().zip(source) {
+        let term = coefficient * map(*v);
+        *sum = if add { *sum + term } else { term };
+    }
+}
+
+/// -1, 0 or 1; NaN stays NaN.
+#[inline(always)]
+fn sign(v: f32) -> f32 {
+    if v > 0.0 {
+        1.0
+    } else if v < 0.0 {
+        -1.0
+    } else {
+        v
+    }
+}
+
+/// One descent step with momentum (see [`crate::ops::call::Kernel::Update`] for the formula); `scalars` are fault, norm
+/// (of g), lr, momentum, decay and clip.
+pub fn update(
+    workers: &Workers,
+    u: &Update,
+    g: &[f32],
+    scalars: [f32; 6],
+    w: &mut [f32],
+    m: &mut [f32],
+    c: &mut [f32],
+) {
+    let [fault, norm, lr, momentum, decay, clip] = scalars;
+    if fault > 0.0 {
+        return;
+    }
+    let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
+    let rates = [factor, lr, momentum, decay];
+    split(workers, [(w, CHUNK), (m, CHUNK), (c, CHUNK)], |job, [w, m, c]| {
+        let base = job * CHUNK;
+        for r in within(&u.ranges, base..base + w.len()) {
+            let decays = &u.decays[r.start / BLOCK..];
+            let local = r.start - base..r.end - base;
+            let (w, m, c) = (&mut w[local.clone()], &mut m[local.clone()], &mut c[local]);
+            update_run(workers.isa, u.nesterov, rates, decays, &g[r], w, m, c);
+        }
+    });
+}
+
+per_isa! {
+    fn update_run(
+        nesterov: bool,
+        rates: [f32; 4],
+        decays: &[u8],
+        g: &[f32],
+        w: &mut [f32],
+        m: &mut [f32],
+        c: &mut [f32],
+    ) = update_body;
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn update_body(
+    nesterov: bool,
+    [factor, lr, momentum, decay]: [f32; 4],
+    decays: &[u8],
+    g: &[f32],
+    w: &mut [f32],
+    m: &mut [f32],
+    c: &mut [f32],
+) {
+    let blocks = g.chunks(BLOCK).zip(w.chunks_mut(BLOCK)).zip(m.chunks_mut(BLOCK)).zip(c.chunks_mut(BLOCK));
+    for ((((g, w), m), c), decays) in blocks.zip(decays) {
+        let decay = if *decays == 0 { 0.0 } else { decay };
+        for (((g, w), m), c) in g.iter().zip(w).zip(m).zip(c) {
+            let d = factor * *g + decay * *w;
+            let moved = momentum * *m + d;
+            let step = if nesterov { d + momentum * moved } else { moved };
+            *m = moved;
+            *w -= lr * step;
+            *c = *w;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "vector_tests.rs"]
+mod tests;
