@@ -1,19 +1,34 @@
-//! The CPU device.
+//! The CPU device: the embedded default, and the reference that other devices are compared with.
 
+pub mod conv;
+#[cfg(test)]
+mod conv_testing;
+mod conv_weight;
 pub mod ingest;
+pub mod linear;
 pub mod loss;
+mod memory;
+mod moments;
 pub mod norm;
 pub mod norm_backward;
 pub mod norm_stats;
+mod pack;
 pub mod pointwise;
 pub mod pool;
 pub mod pooling;
+mod run;
 pub mod simd;
 mod split;
+mod sweep;
 #[cfg(test)]
 mod testing;
+mod tile;
 pub mod vector;
 
+use crate::device::{DatasetBytes, Device, Layout};
+use crate::error::{Error, Result};
+use crate::ops::call::{Call, Counters, Ingest, Kernel, Loc};
+use memory::Banks;
 use pool::Pool;
 use simd::Isa;
 
@@ -21,4 +36,138 @@ use simd::Isa;
 pub struct Workers {
     pub pool: Pool,
     pub isa: Isa,
+}
+
+/// A data set's bytes and the order in which they are visited.
+#[derive(Default)]
+struct Dataset {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+    order: Vec<u32>,
+    image_len: usize,
+    /// One more than the largest label.
+    classes: usize,
+}
+
+impl Dataset {
+    /// Whether ingest finds everything that it is about to read.
+    fn fits(&self, spec: &Ingest, counters: &Counters) -> bool {
+        let end = counters.first as usize + counters.rows as usize;
+        let same_images = self.image_len == spec.h * spec.w * spec.c && self.classes <= spec.classes;
+        same_images && counters.rows > 0 && end <= self.order.len()
+    }
+}
+
+/// Runs calls on the threads of one pool.
+pub struct CpuDevice {
+    workers: Workers,
+    banks: Option<Banks>,
+    datasets: Vec<Dataset>,
+}
+
+impl CpuDevice {
+    /// A device of `threads` threads (0: all that the machine has) with the best instructions that the CPU has.
+    ///
+    /// # Errors
+    /// If SAMCORE_ISA asks for instructions that the CPU lacks.
+    pub fn new(threads: usize) -> Result<CpuDevice> {
+        Ok(CpuDevice::with_isa(threads, Isa::detect()?))
+    }
+
+    /// The same with the instructions given; the caller has made sure that the CPU has them.
+    fn with_isa(threads: usize, isa: Isa) -> CpuDevice {
+        let all = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let pool = Pool::new(if threads == 0 { all } else { threads });
+        CpuDevice { workers: Workers { pool, isa }, banks: None, datasets: vec![] }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.workers.pool.threads()
+    }
+    pub fn isa(&self) -> Isa {
+        self.workers.isa
+    }
+
+    fn banks(&mut self) -> Result<&mut Banks> {
+        self.banks.as_mut().ok_or_else(|| Error::internal("the device has no memory yet"))
+    }
+
+    fn dataset(&mut self, id: u32) -> &mut Dataset {
+        let id = id as usize;
+        if self.datasets.len() <= id {
+            self.datasets.resize_with(id + 1, Dataset::default);
+        }
+        &mut self.datasets[id]
+    }
+}
+
+impl Device for CpuDevice {
+    fn describe(&self) -> String {
+        format!("cpu ({}, {} threads)", self.workers.isa.name(), self.threads())
+    }
+
+    fn workspace(&self, call: &Call) -> usize {
+        run::workspace(&self.workers, &call.kernel)
+    }
+
+    fn fuses(&self, kernel: &Kernel) -> bool {
+        matches!(kernel, Kernel::NormApply(_) | Kernel::ConvForward(_))
+    }
+
+    fn allocate(&mut self, layout: &Layout) -> Result<()> {
+        self.banks = Some(Banks::new(layout)?);
+        Ok(())
+    }
+
+    fn set_dataset(&mut self, id: u32, data: &DatasetBytes<'_>) -> Result<()> {
+        let count = data.labels.len();
+        if data.images.len() != count * data.image_len {
+            return Err(Error::internal(format!("{} bytes of images for {count} labels", data.images.len())));
+        }
+        let dataset = self.dataset(id);
+        dataset.images = data.images.to_vec();
+        dataset.labels = data.labels.to_vec();
+        dataset.image_len = data.image_len;
+        dataset.classes = data.labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
+        Ok(())
+    }
+
+    fn set_order(&mut self, id: u32, order: &[u32]) -> Result<()> {
+        let dataset = self.dataset(id);
+        let count = dataset.labels.len();
+        if let Some(index) = order.iter().find(|i| **i as usize >= count) {
+            return Err(Error::internal(format!("the order names image {index} of {count}")));
+        }
+        dataset.order.clear();
+        dataset.order.extend_from_slice(order);
+        Ok(())
+    }
+
+    fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
+        let slice = self.banks()?.at(to)?;
+        if slice.len() != values.len() {
+            return Err(Error::internal(format!("upload of {} values to {to:?}", values.len())));
+        }
+        slice.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn download(&mut self, from: Loc, to: &mut [f32]) -> Result<()> {
+        let slice = self.banks()?.at(from)?;
+        if slice.len() != to.len() {
+            return Err(Error::internal(format!("download of {} values from {from:?}", to.len())));
+        }
+        to.copy_from_slice(slice);
+        Ok(())
+    }
+
+    fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()> {
+        let Some(banks) = &mut self.banks else { return Err(Error::internal("the device has no memory yet")) };
+        for call in calls {
+            let mut operands = banks.operands(call).map_err(|e| e.context(&call.label))?;
+            run::run(&self.workers, call, &mut operands, &self.datasets, counters)
+                .map_err(|e| e.context(&call.label))?;
+        }
+        Ok(())
+    }
 }

@@ -34,6 +34,8 @@ struct Shared {
 
 /// Threads that run the jobs of one call at a time; the calling thread is one of them.
 pub struct Pool {
+    /// Held by `run`: one call at a time hands out its jobs.
+    entered: Mutex<()>,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -56,7 +58,7 @@ impl Pool {
                 std::thread::Builder::new().name(name).spawn(move || worker(&shared, thread)).ok()
             })
             .collect();
-        Pool { shared, workers }
+        Pool { entered: Mutex::new(()), shared, workers }
     }
 
     /// Threads that take jobs, the caller's included.
@@ -69,7 +71,7 @@ impl Pool {
     /// `thread < self.threads()` names scratch space that no other running job uses.
     ///
     /// # Panics
-    /// If a job panics. Must not be called from within a job.
+    /// If a job panics. Called from within a job it never returns.
     pub fn run(&self, jobs: usize, f: impl Fn(usize, usize) + Sync) {
         if self.workers.is_empty() || jobs <= 1 {
             for job in 0..jobs {
@@ -77,6 +79,7 @@ impl Pool {
             }
             return;
         }
+        let _alone = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
         let s = &*self.shared;
         let local: &Job<'_> = &f;
         // SAFETY: only the lifetime is erased; `busy` is waited for below, before `f` goes out of scope.

@@ -1,0 +1,178 @@
+//! The gradient of a convolution with respect to its weights.
+//!
+//! For each kernel row it is a product over all output pixels: dy's channels (broadcast) by the run of (kernel column,
+//! channel) of x under that pixel (vectors), which is KRSC order already.
+
+use super::Workers;
+use super::pack;
+use super::pool::Parts;
+use super::simd::Isa;
+use super::sweep::{Axis, padded_rows};
+use super::tile::{self, Walk};
+use crate::ops::call::ConvShape;
+use std::ops::Range;
+
+/// Partial gradients at most: each takes a fixed range of images, and they are added in order.
+const MAX_SLOTS: usize = 32;
+/// Elements of all partial gradients together, unless one alone is larger: 8 MB.
+const MAX_PARTIALS: usize = 2 * 1024 * 1024;
+/// Jobs wanted at least; where slots are fewer, a job takes a part of the output channels.
+const MIN_JOBS: usize = 16;
+/// Elements of dy and x that a block of rows reads: 128 KB, which stay in the L2 cache while all kernel rows, vectors
+/// and channels go over them. (24 KB, within L1, was 5 % slower: sums then move to and from memory more often.)
+const BLOCK: usize = 32 * 1024;
+/// Elements that one job of the last sum adds.
+const CHUNK: usize = 4096;
+
+/// How the work is split: by shape and instruction set alone.
+struct Plan {
+    s: ConvShape,
+    isa: Isa,
+    slots: usize,
+    /// Parts that the output channels are cut into.
+    splits: usize,
+    /// Output rows that are taken at once.
+    rows: usize,
+    /// Elements of one row of the padded copy of x.
+    pitch: usize,
+    /// Where a kernel row's run of x is shorter than a vector or two (a first layer), all k kernel rows are copied
+    /// behind one another, so that they share vectors: k * k * ci, rounded up to whole vectors.
+    unrolled: Option<usize>,
+}
+
+impl Plan {
+    fn new(isa: Isa, s: &ConvShape) -> Plan {
+        let lanes = tile::lanes(isa);
+        let slots = s.n.min(MAX_SLOTS).min(MAX_PARTIALS / s.weight_len()).max(1);
+        let splits = MIN_JOBS.div_ceil(slots).min(s.co.div_ceil(tile::max_rows(isa)));
+        let (run, all) = (s.k * s.ci, s.k * s.k * s.ci);
+        let shares = run < 32 && all.div_ceil(lanes) < s.k * run.div_ceil(lanes);
+        let unrolled = shares.then_some(all.next_multiple_of(lanes));
+        let pitch = Axis::forward(s.w, s.out_w(), s).extent(s.out_w()) * s.ci;
+        let x_row = unrolled.map_or(s.stride * pitch, |width| s.out_w() * width);
+        let rows = (BLOCK / (x_row + s.out_w() * s.co.div_ceil(splits))).clamp(1, s.out_h());
+        Plan { s: *s, isa, slots, splits, rows, pitch, unrolled }
+    }
+
+    /// Elements of a thread's padded copy, with room for the last pixel's vectors to read over its end.
+    fn copy_len(&self) -> usize {
+        let copy = ((self.rows - 1) * self.s.stride + self.s.k) * self.pitch;
+        (copy + tile::panel(self.isa)).next_multiple_of(16)
+    }
+
+    fn scratch_len(&self) -> usize {
+        let unrolled = self.unrolled.map_or(0, |width| self.rows * self.s.out_w() * width);
+        self.copy_len() + unrolled.next_multiple_of(16)
+    }
+
+    /// What output rows `rows` of one image contribute to the gradient of some output channels: `sum` is that of these
+    /// channels, added to where `add`; `dy` starts at the first of these rows and channels.
+    fn block(&self, x: &[f32], dy: &[f32], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
+        let (s, isa) = (&self.s, self.isa);
+        let (down, across) = (Axis::forward(s.h, s.out_h(), s), Axis::forward(s.w, s.out_w(), s));
+        let (copy, unrolled) = scratch.split_at_mut(self.copy_len());
+        let used = down.extent(rows.len()) * self.pitch;
+        padded_rows(x, &down, &across, s.ci, rows.start * s.stride, &mut copy[..used], self.pitch);
+        let run = s.k * s.ci;
+        // Kernel rows that are walked one by one, the run of each, and how x is walked.
+        let (kernel_rows, run, b, b_run, b_step) = match self.unrolled {
+            None => (s.k, run, &*copy, s.stride * self.pitch, s.stride * s.ci),
+            Some(width) => {
+                unroll(copy, unrolled, s, rows.len(), self.pitch, width);
+                (1, s.k * run, &*unrolled, s.out_w() * width, width)
+            }
+        };
+        let walk = Walk {
+            runs: rows.len(),
+            len: s.out_w(),
+            a_row: 1,
+            a_run: s.out_w() * s.co,
+            a_step: s.co,
+            b_run,
+            b_step,
+            c_row: s.k * s.k * s.ci,
+            add,
+        };
+        for kernel_row in 0..kernel_rows {
+            for columns in pack::panels(isa, run) {
+                let b = &b[kernel_row * self.pitch + columns.start..];
+                for cut in tile::cuts(sum.len() / walk.c_row, tile::max_rows(isa)) {
+                    let c = &mut sum[cut.start * walk.c_row + kernel_row * run + columns.start..];
+                    walk.run(isa, cut.len(), columns.len(), &dy[cut.start..], b, c);
+                }
+            }
+        }
+    }
+
+    /// Elements of the partial gradients; a single one is `dw` itself.
+    fn partials_len(&self) -> usize {
+        if self.slots == 1 { 0 } else { (self.slots * self.s.weight_len()).next_multiple_of(16) }
+    }
+}
+
+/// Copies what each output pixel meets, `[k, k, ci]`, behind one another into rows of `width` elements.
+fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize, width: usize) {
+    let run = s.k * s.ci;
+    for row in 0..rows {
+        for col in 0..s.out_w() {
+            let from = row * s.stride * pitch + col * s.stride * s.ci;
+            let to = &mut to[(row * s.out_w() + col) * width..];
+            for i in 0..s.k {
+                let from = from + i * pitch;
+                to[i * run..(i + 1) * run].copy_from_slice(&copy[from..from + run]);
+            }
+        }
+    }
+}
+
+/// Elements of work that [`backward_weight`] needs.
+pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
+    let plan = Plan::new(workers.isa, s);
+    plan.partials_len() + workers.pool.threads() * plan.scratch_len()
+}
+
+/// dw = the gradient of conv(x, w) with respect to w, given dy.
+pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], work: &mut [f32]) {
+    assert_eq!((x.len(), dy.len(), dw.len()), (s.x_len(), s.y_len(), s.weight_len()), "conv backward weight of {s:?}");
+    let plan = Plan::new(workers.isa, s);
+    let (slots, len, depth) = (plan.slots, s.weight_len(), s.k * s.k * s.ci);
+    let (partials, scratch) = work.split_at_mut(plan.partials_len());
+    let (scratch, per_thread) = (Parts::new(scratch), plan.scratch_len());
+    let sums = Parts::new(if slots == 1 { &mut *dw } else { &mut *partials });
+    workers.pool.run(slots * plan.splits, |job, thread| {
+        let (slot, split) = (job / plan.splits, job % plan.splits);
+        let channels = tile::cut(s.co, plan.splits, split);
+        // SAFETY: parts by slot and output channel, which no two jobs share; a thread runs one job at a time.
+        let (sum, scratch) = unsafe {
+            let range = slot * len + channels.start * depth..slot * len + channels.end * depth;
+            (sums.part(range), scratch.part(thread * per_thread..(thread + 1) * per_thread))
+        };
+        let mut add = false;
+        for image in tile::cut(s.n, slots, slot) {
+            let (x_len, y_len) = (s.h * s.w * s.ci, s.out_h() * s.out_w() * s.co);
+            let x = &x[image * x_len..(image + 1) * x_len];
+            let dy = &dy[image * y_len..(image + 1) * y_len];
+            for rows in tile::cuts(s.out_h(), plan.rows) {
+                let dy = &dy[rows.start * s.out_w() * s.co + channels.start..];
+                plan.block(x, dy, rows, sum, add, scratch);
+                add = true;
+            }
+        }
+    });
+    if slots > 1 {
+        let sums = &*partials;
+        let out = Parts::new(dw);
+        workers.pool.run(len.div_ceil(CHUNK), |job, _| {
+            let range = job * CHUNK..((job + 1) * CHUNK).min(len);
+            // SAFETY: chunks lie one behind the other.
+            let out = unsafe { out.part(range.clone()) };
+            out.copy_from_slice(&sums[range.clone()]);
+            for slot in 1..slots {
+                let sum = &sums[slot * len + range.start..slot * len + range.end];
+                for (out, v) in out.iter_mut().zip(sum) {
+                    *out += v;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! The CPU device's memory, and the one place where a call's operands become slices.
+
+use crate::device::Layout;
+use crate::error::{Error, Kind, Result};
+use crate::ops::call::{Call, Kernel, Loc, Memory};
+use std::marker::PhantomData;
+
+/// Alignment of every bank in elements: 64 bytes, a cache line and a 512-bit vector.
+const ALIGN: usize = 16;
+
+/// f32 elements that start on a 64-byte boundary.
+struct Bank {
+    values: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Bank {
+    fn new(len: usize) -> Result<Bank> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(len + ALIGN).map_err(|_| {
+            let mebibytes = len.div_ceil(1 << 18);
+            let text = format!("out of memory: {mebibytes} MiB for one buffer; a smaller --batch needs less");
+            Error::new(Kind::Unavailable, text)
+        })?;
+        values.resize(len + ALIGN, 0.0f32);
+        let address = values.as_ptr() as usize / size_of::<f32>();
+        Ok(Bank { start: address.next_multiple_of(ALIGN) - address, values, len })
+    }
+    fn slice(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..self.start + self.len]
+    }
+}
+
+/// Arena, vectors and scalars.
+pub(super) struct Banks {
+    banks: Vec<Bank>,
+}
+
+impl Banks {
+    pub(super) fn new(layout: &Layout) -> Result<Banks> {
+        let lens = [layout.arena, layout.scalars].into_iter().chain(layout.vectors.iter().copied());
+        Ok(Banks { banks: lens.map(Bank::new).collect::<Result<_>>()? })
+    }
+
+    fn number(memory: Memory) -> Option<usize> {
+        match memory {
+            Memory::Arena => Some(0),
+            Memory::Scalars => Some(1),
+            Memory::Vector(v) => Some(2 + v as usize),
+            Memory::Temp(_) | Memory::Role(_) => None,
+        }
+    }
+
+    /// The elements of one place, for the host.
+    pub(super) fn at(&mut self, loc: Loc) -> Result<&mut [f32]> {
+        let bank = Banks::number(loc.memory).and_then(|i| self.banks.get_mut(i));
+        bank.and_then(|b| b.slice().get_mut(loc.offset..loc.offset + loc.len))
+            .ok_or_else(|| Error::internal(format!("{loc:?} is outside of the device's memory")))
+    }
+
+    /// The operands of a call as slices, after checking that they are in bounds and that what is written is not shared.
+    pub(super) fn operands<'a>(&'a mut self, call: &Call) -> Result<Operands<'a>> {
+        crate::plan::verify(std::slice::from_ref(call))?;
+        let mut operands = Operands { reads: Views::NONE, writes: Views::NONE, work: View::EMPTY, life: PhantomData };
+        for (i, read) in call.reads.iter().enumerate() {
+            // A place that is written as well is reached through the write alone.
+            let written = call.writes.contains(read);
+            let view = if written { View { written: true, ..View::EMPTY } } else { self.view(*read)? };
+            operands.reads.put(i, view, call)?;
+        }
+        for (i, write) in call.writes.iter().enumerate() {
+            let view = self.view(*write)?;
+            operands.writes.put(i, view, call)?;
+        }
+        if let Some(work) = call.workspace {
+            operands.work = self.view(work)?;
+        }
+        Ok(operands)
+    }
+
+    fn view(&mut self, loc: Loc) -> Result<View> {
+        let outside = || Error::internal(format!("{loc:?} is outside of the device's memory"));
+        let bank = Banks::number(loc.memory).and_then(|i| self.banks.get_mut(i)).ok_or_else(outside)?;
+        if loc.offset.checked_add(loc.len).is_none_or(|end| end > bank.len) {
+            return Err(outside());
+        }
+        // SAFETY: in bounds by the check above. No reference is made here, so that views taken before stay valid.
+        let start = unsafe { bank.values.as_mut_ptr().add(bank.start + loc.offset) };
+        Ok(View { start, len: loc.len, written: false })
+    }
+}
+
+/// Most operands that any kernel reads: the update's nine.
+const MOST: usize = 12;
+
+#[derive(Clone, Copy)]
+struct View {
+    start: *mut f32,
+    len: usize,
+    /// A read that is also written, and has no view of its own.
+    written: bool,
+}
+
+impl View {
+    const EMPTY: View = View { start: std::ptr::dangling_mut(), len: 0, written: false };
+}
+
+/// Up to [`MOST`] views, without allocation.
+struct Views([View; MOST]);
+
+impl Views {
+    const NONE: Views = Views([View::EMPTY; MOST]);
+
+    fn put(&mut self, i: usize, view: View, call: &Call) -> Result<()> {
+        let place = self
+            .0
+            .get_mut(i)
+            .ok_or_else(|| Error::internal(format!("'{}' has more than {MOST} operands of one sort", call.label)))?;
+        *place = view;
+        Ok(())
+    }
+}
+
+/// A call's operands. Each write and the workspace are handed out once.
+pub(super) struct Operands<'a> {
+    reads: Views,
+    writes: Views,
+    work: View,
+    life: PhantomData<&'a mut Banks>,
+}
+
+impl<'a> Operands<'a> {
+    /// The i-th operand that is read.
+    pub(super) fn read(&self, i: usize) -> &'a [f32] {
+        let view = self.reads.0[i];
+        // SAFETY: in bounds; `verify` found no write or workspace that overlaps it; the banks are borrowed for 'a.
+        unsafe { std::slice::from_raw_parts(view.start, view.len) }
+    }
+
+    /// The i-th operand that is read; None if the call writes the same place.
+    pub(super) fn read_unless_written(&self, i: usize) -> Option<&'a [f32]> {
+        if self.reads.0[i].written { None } else { Some(self.read(i)) }
+    }
+
+    /// The value of a scalar operand.
+    pub(super) fn scalar(&self, i: usize) -> f32 {
+        self.read(i).first().copied().unwrap_or(f32::NAN)
+    }
+
+    /// The i-th operand that is written; empty the second time.
+    pub(super) fn write(&mut self, i: usize) -> &'a mut [f32] {
+        let view = std::mem::replace(&mut self.writes.0[i], View::EMPTY);
+        // SAFETY: in bounds; disjoint from all other operands by `verify`; taken out, so never handed out twice.
+        unsafe { std::slice::from_raw_parts_mut(view.start, view.len) }
+    }
+
+    /// A scalar operand that is written.
+    ///
+    /// # Errors
+    /// If the call has no such operand.
+    pub(super) fn write_scalar(&mut self, i: usize, kernel: &Kernel) -> Result<&'a mut f32> {
+        let missing = || Error::internal(format!("a scalar operand is missing: {kernel:?}"));
+        self.write(i).first_mut().ok_or_else(missing)
+    }
+
+    /// The scratch space; empty the second time.
+    pub(super) fn work(&mut self) -> &'a mut [f32] {
+        let view = std::mem::replace(&mut self.work, View::EMPTY);
+        // SAFETY: as for `write`.
+        unsafe { std::slice::from_raw_parts_mut(view.start, view.len) }
+    }
+}

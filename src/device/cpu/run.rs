@@ -1,0 +1,153 @@
+//! From a call to the function that computes it.
+
+use super::memory::Operands;
+use super::{
+    Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
+    vector,
+};
+use crate::error::{Error, Result};
+use crate::ops::call::{Call, Counters, Kernel};
+
+/// Elements of scratch that a call needs.
+pub(super) fn workspace(workers: &Workers, kernel: &Kernel) -> usize {
+    match kernel {
+        Kernel::ConvForward(s) => conv::forward_workspace(workers, s),
+        Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace(workers, shape),
+        Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace(workers, s),
+        Kernel::LinearForward(s) => linear::forward_workspace(workers, s),
+        Kernel::LinearBackwardData { shape, .. } => linear::backward_data_workspace(workers, shape),
+        Kernel::LinearBackwardWeight(s) => linear::backward_weight_workspace(workers, s),
+        Kernel::BatchStats { n, c, .. } => norm_stats::batch_stats_workspace(*n, *c),
+        Kernel::NormBackwardSums(s) => norm_backward::norm_backward_sums_workspace(s),
+        Kernel::Norm(ranges) | Kernel::Dot(ranges) => vector::dot_workspace(ranges),
+        _ => 0,
+    }
+}
+
+/// Most terms and scalar operands of a `Set` or `Scalar` call.
+const MOST: usize = 8;
+
+/// Runs one call.
+pub(super) fn run(
+    workers: &Workers,
+    call: &Call,
+    o: &mut Operands<'_>,
+    datasets: &[Dataset],
+    counters: &Counters,
+) -> Result<()> {
+    let w = workers;
+    match &call.kernel {
+        Kernel::Ingest(spec) => {
+            let data = datasets.get(counters.dataset as usize).filter(|d| d.fits(spec, counters));
+            let Some(data) = data else {
+                return Err(Error::internal(format!("data set {} does not fit {spec:?}", counters.dataset)));
+            };
+            let (x, targets, weights) = (o.write(0), o.write(1), o.write(2));
+            ingest::ingest(w, spec, &data.images, &data.labels, &data.order, counters, x, targets, weights);
+        }
+        Kernel::ConvForward(s) => {
+            let partials = if call.writes.len() > 1 { Some(o.write(1)) } else { None };
+            conv::forward(w, s, o.read(0), o.read(1), o.write(0), partials, o.work());
+        }
+        Kernel::ConvBackwardData { shape, add } => {
+            conv::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());
+        }
+        Kernel::ConvBackwardWeight(s) => {
+            conv_weight::backward_weight(w, s, o.read(0), o.read(1), o.write(0), o.work());
+        }
+        &Kernel::BatchStats { n, pixels, c } => {
+            norm_stats::batch_stats(w, (n, pixels, c), o.read(0), o.write(0), o.work());
+        }
+        &Kernel::MergeStats { n, pixels, c } => norm_stats::merge_stats(w, (n, pixels, c), o.read(0), o.write(0)),
+        Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0), o.read(1), o.read(2), o.read(3), o.write(0)),
+        Kernel::NormBackwardSums(s) => {
+            let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));
+            norm_backward::norm_backward_sums(w, s, x, stats, weight, bias, dy, o.write(0), o.write(1), o.work());
+        }
+        Kernel::NormBackwardData { shape, add } => {
+            let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));
+            let (dweight, dbias) = (o.read(5), o.read(6));
+            norm_backward::norm_backward_data(w, shape, *add, x, stats, weight, bias, dy, dweight, dbias, o.write(0));
+        }
+        Kernel::Relu => pointwise::relu(w, o.read(0), o.write(0)),
+        Kernel::ReluBackward { add } => pointwise::relu_backward(w, *add, o.read(0), o.read(1), o.write(0)),
+        Kernel::Add => pointwise::add(w, o.read(0), o.read(1), o.write(0)),
+        Kernel::Copy { add } => pointwise::copy(w, *add, o.read(0), o.write(0)),
+        Kernel::MaxPool(s) => pooling::max_pool(w, s, o.read(0), o.write(0)),
+        Kernel::MaxPoolBackward { shape, add } => {
+            pooling::max_pool_backward(w, shape, *add, o.read(0), o.read(1), o.write(0));
+        }
+        Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read(0), o.write(0)),
+        Kernel::AvgPoolBackward { shape, add } => pooling::avg_pool_backward(w, shape, *add, o.read(0), o.write(0)),
+        Kernel::LinearForward(s) => linear::forward(w, s, o.read(0), o.read(1), o.read(2), o.write(0), o.work()),
+        Kernel::LinearBackwardData { shape, add } => {
+            linear::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());
+        }
+        Kernel::LinearBackwardWeight(s) => {
+            linear::backward_weight(w, s, o.read(0), o.read(1), o.write(0), o.write(1), o.work());
+        }
+        &Kernel::Dropout { len, offset, p_bits, stream, add, .. } => {
+            let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };
+            pointwise::dropout(w, &s, add, counters, o.read(0), o.write(0));
+        }
+        &Kernel::CrossEntropy { classes, smoothing_bits, .. } => {
+            let smoothing = f32::from_bits(smoothing_bits);
+            loss::cross_entropy(w, classes, smoothing, o.read(0), o.read(1), o.write(0), o.write(1));
+        }
+        Kernel::MeanLoss { .. } => loss::mean_loss(o.read(0), o.read(1), o.read(2), o.write(0)),
+        &Kernel::CrossEntropyBackward { classes, smoothing_bits, .. } => {
+            let smoothing = f32::from_bits(smoothing_bits);
+            loss::cross_entropy_backward(w, classes, smoothing, o.read(0), o.read(1), o.read(2), o.write(0));
+        }
+        &Kernel::Tap { len, .. } => pointwise::tap(w, len, o.read(0), o.read(1), o.write(0)),
+        &Kernel::TapBackward { len, add, .. } => {
+            pointwise::tap_backward(w, len, add, o.read(0), o.read(1), o.read(2), o.write(0));
+        }
+        &Kernel::TapDelta { len, .. } => pointwise::tap_delta(w, len, o.read(0), o.read(1), o.write(0)),
+        Kernel::Norm(ranges) => {
+            vector::norm(w, ranges, o.read(0), o.write_scalar(0, &call.kernel)?, o.work());
+        }
+        Kernel::Dot(ranges) => {
+            vector::dot(w, ranges, o.read(0), o.read(1), o.write_scalar(0, &call.kernel)?, o.work());
+        }
+        Kernel::Set { ranges, terms } => {
+            let mut sources = [None; MOST];
+            if terms.len() > MOST {
+                return Err(Error::internal(format!("'{}' sums more than {MOST} terms", call.label)));
+            }
+            sources.iter_mut().zip(0..terms.len()).for_each(|(s, i)| *s = o.read_unless_written(i));
+            let scalars = scalars(o, call, terms.len())?;
+            let dst = o.write(0);
+            let dropped = o.write_scalar(1, &call.kernel)?;
+            vector::set(w, ranges, terms, &sources[..terms.len()], &scalars, dst, dropped);
+        }
+        Kernel::Scalar(expression) => {
+            let scalars = scalars(o, call, 0)?;
+            let (to, dropped) = (o.write_scalar(0, &call.kernel)?, o.write_scalar(1, &call.kernel)?);
+            vector::scalar(expression, &scalars, to, dropped);
+        }
+        Kernel::Guard => {
+            let scalars = scalars(o, call, 0)?;
+            vector::guard(&scalars[..call.reads.len()], o.write_scalar(0, &call.kernel)?);
+        }
+        Kernel::Update(update) => {
+            let scalars = [3, 4, 5, 6, 7, 8].map(|i| o.scalar(i));
+            vector::update(w, update, o.read(0), scalars, o.write(0), o.write(1), o.write(2));
+        }
+        &Kernel::FoldStats { c, momentum_bits } => {
+            norm_stats::fold_stats(c, f32::from_bits(momentum_bits), o.read(0), o.scalar(1), o.write(0));
+        }
+    }
+    Ok(())
+}
+
+/// The scalar operands from number `first` on.
+fn scalars(o: &Operands<'_>, call: &Call, first: usize) -> Result<[f32; MOST]> {
+    let count = call.reads.len() - first;
+    if count > MOST {
+        return Err(Error::internal(format!("'{}' reads more than {MOST} scalars", call.label)));
+    }
+    let mut values = [f32::NAN; MOST];
+    values.iter_mut().take(count).enumerate().for_each(|(i, v)| *v = o.scalar(first + i));
+    Ok(values)
+}

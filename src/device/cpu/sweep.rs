@@ -1,0 +1,302 @@
+//! Convolution of images with packed weights, in either direction.
+//!
+//! The gradient with respect to the input is made of convolutions, too. With stride s, those input pixels whose row
+//! and column leave the same remainders modulo s meet the same taps: each of the s x s phases is a convolution of
+//! stride 1 with these taps, flipped, and nothing is multiplied by zeros between pixels. Forward has one phase.
+//!
+//! A job takes one band of one image. It copies the rows that it needs into its thread's scratch with a halo of zeros
+//! (unless there is no halo), so that the sum over (kernel column, channel) is one contiguous run a kernel row.
+
+use super::Workers;
+use super::moments::image_moments;
+use super::pack;
+use super::pool::Parts;
+use super::simd::Isa;
+use super::tile::{self, Walk};
+use crate::ops::call::ConvShape;
+use std::ops::Range;
+
+/// Jobs wanted at least, where a batch has fewer images than this.
+const MIN_JOBS: usize = 16;
+/// Elements of a band's padded copy at most: 512 KB, half of the L2 cache of a current server core.
+const MAX_BAND: usize = 128 * 1024;
+
+/// Rows or columns of a sweep.
+#[derive(Clone, Copy, Debug)]
+pub struct Axis {
+    /// Positions of the source, and of the output.
+    source: usize,
+    out: usize,
+    k: usize,
+    pad: usize,
+    /// Distance in the padded copy between neighbouring outputs of a phase, and in the output; one of the two is 1.
+    in_step: usize,
+    out_step: usize,
+    /// Zeros of the padded copy in front of the source.
+    lead: usize,
+    flipped: bool,
+}
+
+/// The outputs `a, a + out_step, ..` of an axis, which all meet the same taps.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    taps: usize,
+    /// Position in the padded copy of the first tap of the first output.
+    start: usize,
+    outputs: usize,
+}
+
+impl Axis {
+    pub fn forward(source: usize, out: usize, s: &ConvShape) -> Axis {
+        let (k, pad) = (s.k, s.pad);
+        Axis { source, out, k, pad, in_step: s.stride, out_step: 1, lead: pad, flipped: false }
+    }
+
+    fn backward(source: usize, out: usize, s: &ConvShape) -> Axis {
+        let (k, pad) = (s.k, s.pad);
+        let mut axis = Axis { source, out, k, pad, in_step: 1, out_step: s.stride, lead: 0, flipped: true };
+        // Output a + s u meets source u + (a + pad) / s - t at its t-th tap: what is in front of source 0 is the lead.
+        let before = |a: usize| axis.taps(a).saturating_sub(1 + (a + pad) / s.stride);
+        axis.lead = (0..s.stride).map(before).max().unwrap_or(0);
+        axis
+    }
+
+    fn taps(&self, a: usize) -> usize {
+        if self.flipped {
+            self.k.saturating_sub((a + self.pad) % self.out_step).div_ceil(self.out_step)
+        } else {
+            self.k
+        }
+    }
+
+    fn phase(&self, a: usize) -> Phase {
+        let taps = self.taps(a);
+        let start = if self.flipped && taps > 0 { self.lead + 1 + (a + self.pad) / self.out_step - taps } else { 0 };
+        Phase { taps, start, outputs: self.out.saturating_sub(a).div_ceil(self.out_step) }
+    }
+
+    /// Which kernel row (or column) the `j`-th tap of phase `a` is.
+    fn tap(&self, a: usize, j: usize) -> usize {
+        if self.flipped { (a + self.pad) % self.out_step + self.out_step * (self.taps(a) - 1 - j) } else { j }
+    }
+
+    /// Outputs of the longest phase.
+    fn units(&self) -> usize {
+        self.out.div_ceil(self.out_step)
+    }
+
+    /// Positions of the padded copy that `units` neighbouring outputs of every phase meet.
+    pub fn extent(&self, units: usize) -> usize {
+        (0..self.out_step)
+            .map(|a| self.phase(a))
+            .map(|p| p.start + p.taps + (units - 1) * self.in_step)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// All of a batch's convolutions in one direction, from `c` channels to `d`.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    n: usize,
+    k: usize,
+    c: usize,
+    d: usize,
+    rows: Axis,
+    cols: Axis,
+    /// Whether outputs are added to what is there.
+    add: bool,
+}
+
+impl Sweep {
+    /// From x to y.
+    pub fn forward(s: &ConvShape) -> Sweep {
+        let (rows, cols) = (Axis::forward(s.h, s.out_h(), s), Axis::forward(s.w, s.out_w(), s));
+        Sweep { n: s.n, k: s.k, c: s.ci, d: s.co, rows, cols, add: false }
+    }
+
+    /// From dy to dx.
+    pub fn backward(s: &ConvShape, add: bool) -> Sweep {
+        let (rows, cols) = (Axis::backward(s.out_h(), s.h, s), Axis::backward(s.out_w(), s.w, s));
+        Sweep { n: s.n, k: s.k, c: s.co, d: s.ci, rows, cols, add }
+    }
+
+    /// Elements of work that [`Sweep::run`] needs.
+    pub fn workspace(&self, workers: &Workers) -> usize {
+        self.packed_len(workers.isa) + workers.pool.threads() * self.scratch_len()
+    }
+
+    /// Elements of the packed weights, a multiple of a cache line.
+    fn packed_len(&self, isa: Isa) -> usize {
+        pack::packed_len(isa, self.k * self.k * self.c, self.d).next_multiple_of(16)
+    }
+
+    /// Elements of scratch that each thread needs.
+    fn scratch_len(&self) -> usize {
+        if self.in_place() {
+            return 0;
+        }
+        let units = self.rows.units().div_ceil(self.bands());
+        (self.rows.extent(units) * self.cols.extent(self.cols.units()) * self.c).next_multiple_of(16)
+    }
+
+    /// Whether outputs meet no position outside the source, so that no padded copy is needed.
+    fn in_place(&self) -> bool {
+        [self.rows, self.cols].iter().all(|a| a.lead == 0 && a.extent(a.units()) <= a.source)
+    }
+
+    /// Bands that each image is cut into.
+    fn bands(&self) -> usize {
+        let units = self.rows.units();
+        let copy = self.rows.extent(units) * self.cols.extent(self.cols.units()) * self.c;
+        MIN_JOBS.div_ceil(self.n.max(1)).max(copy.div_ceil(MAX_BAND)).min(units)
+    }
+
+    /// Element of the packed weights where phase (a, b) starts.
+    fn phase_at(&self, isa: Isa, a: usize, b: usize) -> usize {
+        let above: usize = (0..a).map(|a| self.rows.taps(a)).sum();
+        let left: usize = (0..b).map(|b| self.cols.taps(b)).sum();
+        // The taps of all column phases together are the k of the kernel.
+        pack::packed_len(isa, (above * self.k + self.rows.taps(a) * left) * self.c, self.d)
+    }
+
+    /// Packs weights `[co, k, k, ci]`: panels `[taps][c][columns of d]` for each phase.
+    fn pack(&self, workers: &Workers, w: &[f32], packed: &mut [f32]) {
+        let (isa, most) = (workers.isa, tile::panel(workers.isa));
+        let (phases, taps) = (self.rows.out_step * self.cols.out_step, self.k * self.k);
+        let panels = self.d.div_ceil(most);
+        let parts = Parts::new(packed);
+        workers.pool.run(phases * panels, |job, _| {
+            let (a, b) = (job / panels / self.cols.out_step, job / panels % self.cols.out_step);
+            let first = job % panels * most;
+            let columns = most.min(self.d - first);
+            let width = pack::width(isa, columns);
+            let (down, across) = (self.rows.taps(a), self.cols.taps(b));
+            let depth = down * across * self.c;
+            let start = self.phase_at(isa, a, b) + first * depth;
+            // SAFETY: panels of one phase, and phases, lie one behind the other.
+            let panel = unsafe { parts.part(start..start + depth * width) };
+            if !self.rows.flipped {
+                return pack::transpose(&w[first * depth..], depth, columns, panel, width);
+            }
+            for (j, to) in panel.chunks_exact_mut(self.c * width).enumerate() {
+                let tap = self.rows.tap(a, j / across) * self.k + self.cols.tap(b, j % across);
+                pack::copy(&w[tap * self.d + first..], taps * self.d, columns, to, width);
+            }
+        });
+    }
+
+    /// Computes all outputs from the source `from` and the weights `w` `[co, k, k, ci]`.
+    ///
+    /// `partials` `[n, 2, d]` takes mean and M2 of each image's outputs, read while they are in cache.
+    pub fn run(
+        &self,
+        workers: &Workers,
+        from: &[f32],
+        w: &[f32],
+        to: &mut [f32],
+        partials: Option<&mut [f32]>,
+        work: &mut [f32],
+    ) {
+        let (packed, scratch) = work.split_at_mut(self.packed_len(workers.isa));
+        self.pack(workers, w, packed);
+        let packed = &*packed;
+        let (bands, per_thread) = (self.bands(), self.scratch_len());
+        let image_in = self.rows.source * self.cols.source * self.c;
+        let out_row = self.cols.out * self.d;
+        let image_out = self.rows.out * out_row;
+        let (outputs, scratch) = (Parts::new(to), Parts::new(scratch));
+        let moments = partials.map(Parts::new);
+        let moments_of = |image: usize, values: &[f32]| {
+            if let Some(moments) = moments {
+                // SAFETY: one part for each image.
+                let moments = unsafe { moments.part(image * 2 * self.d..(image + 1) * 2 * self.d) };
+                image_moments(workers.isa, values, moments);
+            }
+        };
+        workers.pool.run(self.n * bands, |job, thread| {
+            let image = job / bands;
+            let units = tile::cut(self.rows.units(), bands, job % bands);
+            let rows = units.start * self.rows.out_step..(units.end * self.rows.out_step).min(self.rows.out);
+            // SAFETY: bands of an image, and images, lie one behind the other; a thread runs one job at a time.
+            let (out, copy) = unsafe {
+                let range = image * image_out + rows.start * out_row..image * image_out + rows.end * out_row;
+                (outputs.part(range), scratch.part(thread * per_thread..(thread + 1) * per_thread))
+            };
+            let source = &from[image * image_in..(image + 1) * image_in];
+            self.band(workers.isa, source, units, packed, out, copy);
+            if bands == 1 {
+                moments_of(image, out);
+            }
+        });
+        if bands > 1 && moments.is_some() {
+            workers.pool.run(self.n, |image, _| {
+                // SAFETY: nothing writes any more; one part for each image.
+                moments_of(image, unsafe { outputs.part(image * image_out..(image + 1) * image_out) });
+            });
+        }
+    }
+
+    /// The outputs `units` of each row phase of one image; `out` starts at their first row.
+    fn band(&self, isa: Isa, source: &[f32], units: Range<usize>, packed: &[f32], out: &mut [f32], copy: &mut [f32]) {
+        let Sweep { c, d, rows, cols, add, .. } = *self;
+        let first = units.start * rows.in_step;
+        let (input, pitch) = if self.in_place() {
+            (&source[first * cols.source * c..], cols.source * c)
+        } else {
+            let pitch = cols.extent(cols.units()) * c;
+            let copy = &mut copy[..rows.extent(units.len()) * pitch];
+            padded_rows(source, &rows, &cols, c, first, copy, pitch);
+            (&*copy, pitch)
+        };
+        for (a, b) in (0..rows.out_step).flat_map(|a| (0..cols.out_step).map(move |b| (a, b))) {
+            let (down, across) = (rows.phase(a), cols.phase(b));
+            let depth = down.taps * across.taps * c;
+            let weights = &packed[self.phase_at(isa, a, b)..];
+            if across.outputs == 0 {
+                continue;
+            }
+            let blocks = tile::cuts(across.outputs, tile::max_rows(isa));
+            for columns in pack::panels(isa, d) {
+                let width = pack::width(isa, columns.len());
+                let walk = Walk {
+                    runs: down.taps,
+                    len: across.taps * c,
+                    a_row: cols.in_step * c,
+                    a_run: pitch,
+                    a_step: 1,
+                    b_run: across.taps * c * width,
+                    b_step: width,
+                    c_row: cols.out_step * d,
+                    add,
+                };
+                let panel = &weights[columns.start * depth..];
+                for row in 0..units.end.min(down.outputs).saturating_sub(units.start) {
+                    let input = &input[(down.start + row * rows.in_step) * pitch + across.start * c..];
+                    let out = &mut out[((a + row * rows.out_step) * cols.out + b) * d + columns.start..];
+                    for cut in blocks.clone() {
+                        let (from, to) = (cut.start * cols.in_step * c, cut.start * cols.out_step * d);
+                        walk.run(isa, cut.len(), columns.len(), &input[from..], panel, &mut out[to..]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fills rows of `pitch` elements: row r is row `first + r - rows.lead` of the image `source` with `cols.lead` zero
+/// pixels in front; zeros stand wherever there is no source.
+pub fn padded_rows(source: &[f32], rows: &Axis, cols: &Axis, c: usize, first: usize, to: &mut [f32], pitch: usize) {
+    let len = cols.source * c;
+    for (r, to) in to.chunks_exact_mut(pitch).enumerate() {
+        let Some(y) = (first + r).checked_sub(rows.lead).filter(|y| *y < rows.source) else {
+            to.fill(0.0);
+            continue;
+        };
+        let (left, to) = to.split_at_mut((cols.lead * c).min(pitch));
+        let (middle, right) = to.split_at_mut(len.min(to.len()));
+        left.fill(0.0);
+        middle.copy_from_slice(&source[y * len..y * len + middle.len()]);
+        right.fill(0.0);
+    }
+}
