@@ -54,6 +54,9 @@ impl Exec {
     pub fn device(&self) -> &dyn Device {
         &*self.device
     }
+    pub fn programs(&self) -> impl Iterator<Item = ProgramId> + use<> {
+        (0..self.programs.len()).map(ProgramId)
+    }
     pub fn program(&self, id: ProgramId) -> &Program {
         &self.programs[id.0]
     }
@@ -154,7 +157,17 @@ impl Exec {
         self.device.upload(loc, values)
     }
 
-    /// Writes `values` to any place, for tests that poison memory.
+    /// Copies the values at any place from the device.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn download_from(&mut self, from: Loc) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; from.len];
+        self.device.download(from, &mut values)?;
+        Ok(values)
+    }
+
+    /// Writes values to any place on the device.
     ///
     /// # Errors
     /// Those of the device.

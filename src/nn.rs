@@ -36,6 +36,14 @@ pub fn relu(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
     g.op(Op::Relu, &[x], name)
 }
 
+/// Sum of two values of one shape.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn add(g: &mut Graph, a: Var, b: Var, name: &str) -> Result<Var> {
+    g.op(Op::Add, &[a, b], name)
+}
+
 /// Fully connected layer over the flattened input. Parameters `name.weight`, `name.bias`.
 ///
 /// # Errors

@@ -258,6 +258,13 @@ pub struct Term {
 #[derive(Clone, Debug)]
 pub struct Sum(Vec<Term>);
 
+impl Sum {
+    /// No terms: `set` then writes zeros.
+    pub fn zero() -> Sum {
+        Sum(vec![])
+    }
+}
+
 impl Vector {
     /// Elementwise `map(self)` as a term.
     pub fn mapped(self, map: Map) -> Term {
@@ -579,7 +586,7 @@ impl Step<'_, '_> {
         let info = &self.recorder.vectors[v.id as usize];
         match info.space {
             Space::Params => self.recorder.masks[v.mask.0 as usize].clone(),
-            _ => vec![0..info.len].into(),
+            _ => std::iter::once(0..info.len).collect(),
         }
     }
 

@@ -132,8 +132,8 @@ fn check_graph(case: &Case, body: &GraphCase, device: MakeDevice<'_>, seed: u64,
     rig.upload(rig.role(Role::Seed), &projection)?;
     rig.poison()?;
     rig.run(&rig.bind(&kept), &counters)?;
-    let branches = device_branches(&g, rows, |v| kept.values[v.0 as usize].map_or(Ok(vec![]), |l| rig.download(l)))?;
-    let output = kept.values[root.0 as usize].map_or(Ok(vec![]), |l| rig.download(l))?;
+    let branches = device_branches(&g, rows, |v| rig.value(&kept, v))?;
+    let output = rig.value(&kept, root)?;
 
     let inputs = Inputs {
         rows,
@@ -154,7 +154,7 @@ fn check_graph(case: &Case, body: &GraphCase, device: MakeDevice<'_>, seed: u64,
         componentwise(&g, root, &inputs, &values, &output, out);
     }
 
-    let read_all = |rig: &mut Rig| -> Result<Vec<(String, Vec<f32>, Vec<f64>)>> {
+    let read_all = |rig: &mut Rig| -> Result<Vec<Read>> {
         let mut all = Vec::new();
         let differentiable = if body.first_feed_only { 1 } else { feeds.len() };
         for (i, v) in g.feeds().iter().enumerate().take(differentiable) {
@@ -199,6 +199,9 @@ fn check_graph(case: &Case, body: &GraphCase, device: MakeDevice<'_>, seed: u64,
     differences(&g, root, &inputs, &gradients, &seed64, body.first_feed_only, out);
     Ok(())
 }
+
+/// What was compared, what the device wrote, what the interpreter says.
+type Read = (String, Vec<f32>, Vec<f64>);
 
 /// The branches that the device took: ReLU masks and pool winners, read off its own values.
 pub(super) fn device_branches(

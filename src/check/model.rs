@@ -48,7 +48,7 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
     rig.upload(rig.role(Role::Weights), &weights)?;
     rig.poison()?;
     rig.run(&rig.bind(&kept), &counters)?;
-    let branches = device_branches(g, rows, |v| kept.values[v.0 as usize].map_or(Ok(vec![]), |l| rig.download(l)))?;
+    let branches = device_branches(g, rows, |v| rig.value(&kept, v))?;
 
     let augment = source.augment;
     let spec = Ingest {

@@ -2,7 +2,7 @@
 
 use crate::device::{DatasetBytes, Device, Layout};
 use crate::error::Result;
-use crate::graph::Graph;
+use crate::graph::{Graph, Var};
 use crate::ops::call::{Call, Counters, Loc, Memory, Role};
 use crate::plan::Plan;
 
@@ -60,16 +60,20 @@ impl Rig {
         Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.layout.vectors[id] }
     }
 
+    /// Where a place of a plan lies on this rig.
+    fn settle(&self, loc: Loc) -> Loc {
+        match loc.memory {
+            Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..loc },
+            Memory::Role(role) => Loc { memory: self.role(role).memory, ..loc },
+            _ => loc,
+        }
+    }
+
     /// The calls of a plan, bound to the rig's vectors.
     pub fn bind(&self, plan: &Plan) -> Vec<Call> {
-        let bind = |loc: &Loc| match loc.memory {
-            Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..*loc },
-            Memory::Role(role) => Loc { memory: self.role(role).memory, ..*loc },
-            _ => *loc,
-        };
         let bind_call = |call: &Call| Call {
-            reads: call.reads.iter().map(bind).collect(),
-            writes: call.writes.iter().map(bind).collect(),
+            reads: call.reads.iter().map(|l| self.settle(*l)).collect(),
+            writes: call.writes.iter().map(|l| self.settle(*l)).collect(),
             ..call.clone()
         };
         plan.calls.iter().map(bind_call).collect()
@@ -85,6 +89,14 @@ impl Rig {
     /// Those of the device.
     pub fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
         self.device.upload(Loc { len: values.len(), ..to }, values)
+    }
+
+    /// The value of a graph's node that a plan with `Key::keep` has left; empty where the plan does not compute it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn value(&mut self, plan: &Plan, v: Var) -> Result<Vec<f32>> {
+        plan.values[v.0 as usize].map_or(Ok(vec![]), |loc| self.download(self.settle(loc)))
     }
 
     /// # Errors

@@ -14,7 +14,7 @@ pub enum Values {
     Shifted,
     /// Normal, but at least 0.01 away from 0, so that a finite difference crosses no kink.
     AwayFromZero,
-    /// A permutation of distinct values that bf16 holds exactly: no ties in a pool window.
+    /// A permutation of values that bf16 holds exactly, hardly any of them twice: ties in a pool window are rare.
     Distinct,
     /// Uniform within +-3.
     Logits,
@@ -43,10 +43,11 @@ impl Values {
                 (0..count).map(|_| away(d.normal())).collect()
             }
             Values::Distinct => {
-                // bf16 has 128 values between neighbouring powers of two: walk up from 2^-60, alternating signs.
+                // bf16 has 128 values between neighbouring powers of two: walk up from 2^-8 to 2^8, alternating signs, and
+                // begin again. Of the few repeats in a large image the first of a window wins, as the spec says.
                 let value = |i: usize| {
-                    let magnitude = f32::from_bits(((67 << 7) + (i / 2) as u32) << 16);
-                    if i % 2 == 0 { magnitude } else { -magnitude }
+                    let magnitude = f32::from_bits(((119 << 7) + (i / 2 % 2048) as u32) << 16);
+                    if i.is_multiple_of(2) { magnitude } else { -magnitude }
                 };
                 let mut values: Vec<f32> = (0..len).map(value).collect();
                 let mut all = Vec::with_capacity(count);
@@ -99,6 +100,10 @@ pub struct GraphCase {
     pub first_feed_only: bool,
 }
 
+/// The definition of a vector kernel in f64: from what is read, and what the written vectors hold before, to what they
+/// hold afterwards.
+pub type VectorSpec = fn(&Kernel, &[Vec<f64>], &[Vec<f64>]) -> Vec<Vec<f64>>;
+
 /// A vector kernel on vectors and scalars.
 #[derive(Clone, Debug)]
 pub struct VectorCase {
@@ -108,8 +113,7 @@ pub struct VectorCase {
     pub writes: Vec<Vec<f32>>,
     /// Pairs (i, j): the i-th read vector is the j-th written one.
     pub shared: Vec<(usize, usize)>,
-    /// What the written vectors hold afterwards, in f64.
-    pub spec: fn(&Kernel, &[Vec<f64>], &[Vec<f64>]) -> Vec<Vec<f64>>,
+    pub spec: VectorSpec,
 }
 
 /// Bytes through ingest.

@@ -3,7 +3,7 @@
 //! They are the words in which optimizers are written; see `step.rs`. Here are their definitions in f64 and their cases.
 
 use super::call::{BLOCK, Kernel, Map, Ranges, Scale, Term, Update};
-use super::case::{Body, Case, Values, VectorCase};
+use super::case::{Body, Case, Values, VectorCase, VectorSpec as Spec};
 
 /// Elements of the vectors in the cases: the parameters of `cnn` come to about this many, and an odd number of blocks.
 const LONG: usize = 1837 * BLOCK;
@@ -12,12 +12,16 @@ fn ranges(list: &[std::ops::Range<usize>]) -> Ranges {
     list.to_vec().into()
 }
 
+fn whole(len: usize) -> Ranges {
+    std::iter::once(0..len).collect()
+}
+
 /// The whole vector, a masked part of it, and a single block.
 fn masks() -> Vec<(&'static str, usize, Ranges)> {
     vec![
-        ("all", LONG, ranges(&[0..LONG])),
+        ("all", LONG, whole(LONG)),
         ("masked", 40 * BLOCK, ranges(&[BLOCK..3 * BLOCK, 7 * BLOCK..8 * BLOCK, 20 * BLOCK..39 * BLOCK])),
-        ("one block", BLOCK, ranges(&[0..BLOCK])),
+        ("one block", BLOCK, whole(BLOCK)),
     ]
 }
 
@@ -33,8 +37,6 @@ fn case(label: String, kernel: Kernel, reads: Vec<Vec<f32>>, writes: Vec<Vec<f32
     let vector = VectorCase { kernel, reads, writes, shared: vec![], spec };
     Case { label, rows: 1, running: false, body: Body::Vector(vector) }
 }
-
-type Spec = fn(&Kernel, &[Vec<f64>], &[Vec<f64>]) -> Vec<Vec<f64>>;
 
 pub(super) fn norm_cases() -> Vec<Case> {
     let spec: Spec = |kernel, reads, _| {

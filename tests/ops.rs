@@ -1,0 +1,51 @@
+//! Every operation, fused call and vector kernel against its spec, on every thread count; whole models' gradients.
+
+use samcore::check::{MakeDevice, ModelCheck, Verdict, check_model, check_row};
+use samcore::device::Device;
+use samcore::device::cpu::CpuDevice;
+use samcore::error::Result;
+use samcore::graph::ImageSource;
+use samcore::models;
+use samcore::ops::OPS;
+use samcore::ops::call::Augment;
+
+fn cpu(threads: usize) -> impl Fn() -> Result<Box<dyn Device>> {
+    move || Ok(Box::new(CpuDevice::new(threads)?) as Box<dyn Device>)
+}
+
+/// Panics with every finding that is beyond its limit.
+fn assert_passed(name: &str, verdicts: &[Verdict]) {
+    let failed: Vec<String> = verdicts
+        .iter()
+        .flat_map(|v| v.findings.iter().filter(|f| !f.passed()).map(move |f| (v, f)))
+        .map(|(v, f)| format!("{name}, {}: {}: {:.2e}, allowed {:.0e}", v.label, f.what, f.error, f.limit))
+        .collect();
+    assert!(failed.is_empty(), "\n{}", failed.join("\n"));
+    assert!(verdicts.iter().all(Verdict::passed), "{name}: a case was not checked at all");
+}
+
+#[test]
+fn every_operation_agrees_with_its_spec_and_with_itself_for_every_thread_count() {
+    for row in OPS {
+        let run = |threads| check_row(row, &cpu(threads) as MakeDevice<'_>, 1).unwrap();
+        let one = run(1);
+        assert_passed(row.name, &one);
+        for threads in [2, 3, 8] {
+            for (a, b) in one.iter().zip(run(threads)) {
+                assert!(a.bits == b.bits, "{}, {}: other bits on {threads} threads", row.name, a.label);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradients_of_every_model_agree_with_the_interpreter() {
+    let augment = Augment { crop: 2, reflect: false, flip: true };
+    let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
+    for model in models::MODELS {
+        let graph = models::classifier(model, &source, 0.2, 0.1).unwrap();
+        let check = ModelCheck { name: model.name, graph: &graph, rows: 3, seed: 1 };
+        let verdict = check_model(&check, &cpu(2)).unwrap();
+        assert_passed(model.name, &[verdict]);
+    }
+}

@@ -1,0 +1,353 @@
+//! Optimizers against plain transcriptions of their papers, in f64 on the interpreter.
+//!
+//! The network is smooth (no ReLU, no max pool), so that f32 and f64 never take different branches; `tests/golden.rs` has
+//! the real one.
+
+use samcore::check::relative_error;
+use samcore::device::cpu::CpuDevice;
+use samcore::device::{DatasetBytes, Device};
+use samcore::error::Result;
+use samcore::exec::{Exec, Recording};
+use samcore::graph::{Graph, ImageSource};
+use samcore::interp::{self, Inputs};
+use samcore::nn;
+use samcore::ops::call::{Augment, Counters, Ingest};
+use samcore::ops::ingest_spec;
+use samcore::ops::{Op, Tap};
+use samcore::optim::{self, Optimizer, Options};
+use samcore::rng::Draws;
+use samcore::step::{At, By, C, DROPPED, FAULT, G, M, ProgramId, RUNNING, Recorder, Space, Step, Sum, W};
+use samcore::train::engine;
+
+const ROWS: usize = 16;
+const STEPS: usize = 3;
+const CLASSES: usize = 5;
+
+fn source() -> ImageSource {
+    let augment = Augment { crop: 1, reflect: false, flip: true };
+    ImageSource { h: 8, w: 8, c: 2, classes: CLASSES, mean: [0.4; 4], std: [0.3; 4], augment }
+}
+
+/// conv - bn - tap - average pool - dropout - linear - cross-entropy.
+fn network() -> Graph {
+    let mut g = Graph::new();
+    let batch = g.images(source());
+    let h = nn::conv(&mut g, batch.images, "conv", 8, 3, 1, 1).unwrap();
+    let h = nn::batch_norm(&mut g, h, "bn").unwrap();
+    let h = g.op(Op::Tap(Tap::default()), &[h], "tap").unwrap();
+    let h = nn::global_avg_pool(&mut g, h, "pool").unwrap();
+    let h = nn::dropout(&mut g, h, "dropout", 0.2).unwrap();
+    let h = nn::linear(&mut g, h, "fc", CLASSES).unwrap();
+    nn::cross_entropy(&mut g, h, batch.targets, batch.weights, 0.1).unwrap();
+    g
+}
+
+struct Data {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+fn data() -> Data {
+    let mut draws = Draws::new(3, 1, 0, 0);
+    let images = (0..ROWS * 128).map(|_| draws.below(256) as u8).collect();
+    Data { images, labels: (0..ROWS).map(|_| draws.below(CLASSES as u32) as u8).collect() }
+}
+
+fn counters(step: usize) -> Counters {
+    Counters { seed: 5, epoch: step as u32, dataset: 0, first: 0, rows: ROWS as u32 }
+}
+
+/// Weights, momentum and running statistics after some steps, as f64.
+struct State {
+    w: Vec<f64>,
+    m: Vec<f64>,
+    running: Vec<f64>,
+}
+
+/// Slots of a run: learning rate and so on.
+type Slots = [(&'static str, f32)];
+
+/// The device's state after `STEPS` steps, and its exec.
+fn on_device(g: &Graph, optimizer: &dyn Optimizer, slots: &Slots) -> (State, Exec) {
+    on_data(g, optimizer, slots, &data())
+}
+
+fn on_data(g: &Graph, optimizer: &dyn Optimizer, slots: &Slots, data: &Data) -> (State, Exec) {
+    let device = CpuDevice::new(2).unwrap();
+    let mut recorder = Recorder::new(g, &device);
+    let program = recorder.program("step", ROWS, |step| optimizer.record(0, step)).unwrap();
+    let recording = Recording::of(recorder);
+    let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording).unwrap();
+    exec.set_dataset(0, &DatasetBytes { images: &data.images, labels: &data.labels, image_len: 128 }).unwrap();
+    exec.set_order(0, &(0..ROWS as u32).collect::<Vec<_>>()).unwrap();
+    engine::put(&mut exec, &engine::initial(g, 1, &[])).unwrap();
+    for (name, value) in slots {
+        exec.set_slot(name, *value).unwrap();
+    }
+    run(&mut exec, program);
+    let widen = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
+    let (w, m) = (widen(exec.download(W).unwrap()), widen(exec.download(M).unwrap()));
+    (State { w, m, running: widen(exec.download(RUNNING).unwrap()) }, exec)
+}
+
+fn run(exec: &mut Exec, program: ProgramId) {
+    for step in 0..STEPS {
+        exec.run(program, &counters(step)).unwrap();
+    }
+}
+
+/// Loss and gradients of the network at weights `w` with tap perturbation `delta`, by the interpreter.
+struct Oracle<'a> {
+    g: &'a Graph,
+    data: Data,
+}
+
+struct Loss {
+    value: f64,
+    gradient: Vec<f64>,
+    tap: Vec<f64>,
+    /// Per channel count, mean, M2.
+    statistics: Vec<(f64, f64, f64)>,
+}
+
+impl Oracle<'_> {
+    fn at(&self, w: &[f64], delta: Option<&[f64]>, step: usize) -> Loss {
+        let g = self.g;
+        let ImageSource { h, w: width, c, classes, mean, std, augment } = source();
+        let spec = Ingest { n: ROWS, h, w: width, c, classes, offset: 0, mean, std, augment };
+        let order: Vec<u32> = (0..ROWS as u32).collect();
+        let batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters(step));
+        let inputs = Inputs {
+            rows: ROWS,
+            params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
+            batch: Some(batch),
+            taps: delta.map(|d| vec![d.to_vec()]).unwrap_or_default(),
+            train: true,
+            counters: counters(step),
+            ..Inputs::default()
+        };
+        let values = interp::forward(g, &inputs);
+        let (root, value, seed) = interp::mean_loss(g, &values).unwrap();
+        let gradients = interp::backward(g, &inputs, &values, root, &seed);
+        let mut gradient = vec![0.0; w.len()];
+        let mut statistics = vec![];
+        for v in g.vars() {
+            match g.node(v).op {
+                Op::Param(p) => {
+                    let p = g.param_of(p);
+                    gradient[p.offset..p.offset + p.len()].copy_from_slice(gradients.of(v));
+                }
+                Op::BatchNorm(_) => statistics = interp::batch_statistics(g, &values, v),
+                _ => {}
+            }
+        }
+        Loss { value, gradient, tap: gradients.taps[0].clone(), statistics }
+    }
+}
+
+fn norm(v: &[f64]) -> f64 {
+    v.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+fn moved(w: &[f64], by: f64, along: &[f64]) -> Vec<f64> {
+    w.iter().zip(along).map(|(w, g)| w + by * g).collect()
+}
+
+fn get(slots: &Slots, name: &str) -> f64 {
+    slots.iter().find(|s| s.0 == name).map_or(0.0, |s| f64::from(s.1))
+}
+
+/// The base optimizer of all: clip, decay, momentum, Nesterov, as PyTorch's SGD has them.
+fn descend(state: &mut State, g: &[f64], slots: &Slots, nesterov: bool) {
+    let (lr, momentum, decay) = (get(slots, "lr"), get(slots, "momentum"), get(slots, "weight_decay"));
+    let clip = get(slots, "clip");
+    let factor = if clip > 0.0 { (clip / norm(g)).min(1.0) } else { 1.0 };
+    for i in 0..g.len() {
+        let d = factor * g[i] + decay * state.w[i];
+        state.m[i] = momentum * state.m[i] + d;
+        state.w[i] -= lr * if nesterov { d + momentum * state.m[i] } else { state.m[i] };
+    }
+}
+
+fn fold(state: &mut State, statistics: &[(f64, f64, f64)]) {
+    let c = statistics.len();
+    for (j, (count, mean, m2)) in statistics.iter().enumerate() {
+        state.running[j] += 1.0;
+        state.running[c + j] += 0.1 * (mean - state.running[c + j]);
+        state.running[2 * c + j] += 0.1 * (m2 / (count - 1.0) - state.running[2 * c + j]);
+    }
+}
+
+/// Runs a transcription for `STEPS` steps: it gets the oracle, the state, and returns gradient and statistics of a step.
+fn by_hand(
+    g: &Graph,
+    slots: &Slots,
+    nesterov: bool,
+    mut step: impl FnMut(&Oracle<'_>, &State, usize) -> (Vec<f64>, Vec<(f64, f64, f64)>),
+) -> State {
+    let oracle = Oracle { g, data: data() };
+    let initial = engine::initial(g, 1, &[]);
+    let widen = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let w = widen(&initial.weights);
+    let mut state = State { m: vec![0.0; w.len()], w, running: widen(&initial.running) };
+    for t in 0..STEPS {
+        let (gradient, statistics) = step(&oracle, &state, t);
+        descend(&mut state, &gradient, slots, nesterov);
+        fold(&mut state, &statistics);
+    }
+    state
+}
+
+/// The updates of both runs must agree; comparing weights instead would hide an error behind their size.
+fn assert_same(what: &str, g: &Graph, device: &State, hand: &State) {
+    let start: Vec<f64> = g.params().init(1).into_iter().map(f64::from).collect();
+    let update = |w: &[f64]| w.iter().zip(&start).map(|(w, s)| w - s).collect::<Vec<f64>>();
+    let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+    for (part, got, expected) in [
+        ("update", update(&device.w), update(&hand.w)),
+        ("momentum", device.m.clone(), hand.m.clone()),
+        ("running statistics", device.running.clone(), hand.running.clone()),
+    ] {
+        let error = relative_error(&narrow(&got), &expected);
+        assert!(error < 1e-5, "{what}: {part} differ by {error:.1e}");
+        assert!(norm(&expected) > 0.0, "{what}: nothing moved");
+    }
+}
+
+const SLOTS: [(&str, f32); 5] = [("lr", 0.5), ("rho", 0.3), ("momentum", 0.9), ("weight_decay", 0.01), ("clip", 0.4)];
+
+#[test]
+fn sgd_is_its_transcription() {
+    let g = network();
+    for (nesterov, slots) in [(false, &SLOTS[..]), (true, &SLOTS[..]), (false, &SLOTS[..3])] {
+        let sgd = (optim::find("sgd").unwrap().build)(&Options { nesterov });
+        let (device, _) = on_device(&g, &*sgd, slots);
+        let hand = by_hand(&g, slots, nesterov, |oracle, state, t| {
+            let loss = oracle.at(&state.w, None, t);
+            (loss.gradient, loss.statistics)
+        });
+        assert_same("sgd", &g, &device, &hand);
+    }
+}
+
+#[test]
+fn sam_is_its_transcription() {
+    let g = network();
+    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let (device, mut exec) = on_device(&g, &*sam, &SLOTS);
+    let mut gain = 0.0;
+    let hand = by_hand(&g, &SLOTS, true, |oracle, state, t| {
+        let first = oracle.at(&state.w, None, t);
+        let rho = get(&SLOTS, "rho");
+        let second = oracle.at(&moved(&state.w, rho / norm(&first.gradient), &first.gradient), None, t);
+        gain = second.value - first.value;
+        // The running statistics are those of the first pass.
+        (second.gradient, first.statistics)
+    });
+    assert_same("sam", &g, &device, &hand);
+    let reports = exec.program(program(&exec)).reports.clone();
+    let reported = reports.iter().find(|r| r.0 == "sharpness_gain").map(|r| exec.read(r.1).unwrap()).unwrap();
+    assert!((f64::from(reported) - gain).abs() < 1e-5 * gain.abs().max(0.1), "gain {reported}, by hand {gain}");
+}
+
+/// The only program of the exec.
+fn program(exec: &Exec) -> ProgramId {
+    exec.programs().next().unwrap()
+}
+
+#[test]
+fn sam_with_rho_zero_has_the_bits_of_sgd() {
+    let g = network();
+    let run = |name: &str, rho: f32| {
+        let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
+        let slots = SLOTS.map(|(n, v)| if n == "rho" { (n, rho) } else { (n, v) });
+        let state = on_device(&g, &*optimizer, &slots).0;
+        [state.w, state.m, state.running].concat().into_iter().map(f64::to_bits).collect::<Vec<u64>>()
+    };
+    assert!(run("sam", 0.0) == run("sgd", 0.05));
+    assert!(run("sam", 0.05) != run("sgd", 0.05));
+}
+
+/// AMO in the words of Wei & Ma 2020: a test that steps over taps can be said, and are right.
+struct Amo {
+    inner: usize,
+}
+
+impl Optimizer for Amo {
+    fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
+        let (d, gd) = (s.vector("delta", Space::Taps), s.vector("delta_gradient", Space::Taps));
+        let (keep, eta) = (s.slot("keep"), s.slot("eta"));
+        s.set(d, Sum::zero())?;
+        for _ in 0..self.inner {
+            let p = s.pass(At::of(C).taps(d), By::taps(), s.all(), gd)?;
+            s.set(d, keep * d + eta * p.g)?;
+        }
+        let p = s.pass(At::of(C).taps(d), By::params(), s.all(), G)?;
+        s.finish(p.g, &[p.stats], false);
+        Ok(())
+    }
+}
+
+#[test]
+fn amo_is_its_transcription() {
+    let g = network();
+    let slots = [("lr", 0.5), ("momentum", 0.9), ("weight_decay", 0.01), ("eta", 0.5), ("keep", 0.75)];
+    let (device, _) = on_device(&g, &Amo { inner: 2 }, &slots);
+    let hand = by_hand(&g, &slots, false, |oracle, state, t| {
+        let mut delta = vec![0.0; ROWS * 64 * 8];
+        for _ in 0..2 {
+            let tap = oracle.at(&state.w, Some(&delta), t).tap;
+            delta = delta.iter().zip(&tap).map(|(d, g)| 0.75 * d + 0.5 * g).collect();
+        }
+        let loss = oracle.at(&state.w, Some(&delta), t);
+        (loss.gradient, loss.statistics)
+    });
+    assert_same("amo", &g, &device, &hand);
+}
+
+#[test]
+fn a_zero_gradient_leaves_the_perturbation_out_and_is_counted() {
+    // Equal images, zero weights and two balanced classes: the softmax is exactly 1/2, and everything cancels exactly.
+    let mut g = Graph::new();
+    let batch = g.images(ImageSource { classes: 2, augment: Augment::default(), ..source() });
+    let h = nn::global_avg_pool(&mut g, batch.images, "pool").unwrap();
+    let h = nn::linear(&mut g, h, "fc", 2).unwrap();
+    nn::cross_entropy(&mut g, h, batch.targets, batch.weights, 0.0).unwrap();
+    let sam = (optim::find("sam").unwrap().build)(&Options::default());
+    let data = Data { images: vec![7; ROWS * 128], labels: (0..ROWS).map(|i| (i % 2) as u8).collect() };
+    let (_, mut exec) = on_data(&g, &*sam, &[("rho", 0.3)], &data);
+    let zeros = vec![0.0; g.params().vector_len()];
+    exec.upload(W, &zeros).unwrap();
+    exec.upload(C, &zeros).unwrap();
+    exec.set_slot("lr", 0.1).unwrap();
+    exec.set_slot(DROPPED, 0.0).unwrap();
+    let program = program(&exec);
+    for _ in 0..3 {
+        exec.run(program, &counters(0)).unwrap();
+    }
+    assert_eq!(exec.slot_value(DROPPED).unwrap(), 3.0);
+    assert_eq!(exec.slot_value(FAULT).unwrap(), 0.0);
+    assert_eq!(exec.download(W).unwrap(), zeros);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_every_later_update_and_the_call_is_named() {
+    let g = network();
+    let sgd = (optim::find("sgd").unwrap().build)(&Options::default());
+    let (_, mut exec) = on_device(&g, &*sgd, &SLOTS);
+    let program = program(&exec);
+    let mut weights = exec.download(W).unwrap();
+    let fc = g.params().list().iter().find(|p| p.name == "fc.weight").unwrap().offset;
+    weights[fc] = f32::INFINITY;
+    exec.upload(C, &weights).unwrap();
+    let before = [exec.download(W).unwrap(), exec.download(M).unwrap(), exec.download(RUNNING).unwrap()];
+    exec.run(program, &counters(0)).unwrap();
+    assert_eq!(exec.slot_value(FAULT).unwrap(), 1.0);
+    let culprit = exec.find_fault(program, &counters(0)).unwrap();
+    assert_eq!(culprit.as_deref(), Some("pass1.fc.forward"));
+    // Back to finite weights: the flag stays, and nothing moves.
+    exec.upload(C, &before[0].clone()).unwrap();
+    exec.run(program, &counters(1)).unwrap();
+    let after = [exec.download(W).unwrap(), exec.download(M).unwrap(), exec.download(RUNNING).unwrap()];
+    assert_eq!(before, after);
+}
