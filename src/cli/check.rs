@@ -1,9 +1,16 @@
 //! `samcore check`.
 
 use super::flags::{apply, flag, flag_like, switch, text};
-use crate::error::{Error, Result};
+use super::print;
+use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
+use crate::device::{Device, cpu::CpuDevice};
+use crate::error::{Error, Kind as ErrorKind, Result, unknown};
+use crate::graph::ImageSource;
+use crate::models::{MODELS, classifier};
+use crate::ops::OPS;
 use crate::recipe::{Kind, Recipe};
 use clap::{Arg, ArgMatches, Command};
+use serde_json::json;
 
 /// What the command line asks to be checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +50,69 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    args(matches)?;
-    Err(Error::internal("check is not built yet"))
+    let args = args(matches)?;
+    if args.list {
+        let rows = OPS.iter().map(|r| (r.name, r.about)).chain(MODELS.iter().map(|m| (m.name, m.about)));
+        return print(&rows.map(|(name, about)| format!("{name:<20} {about}\n")).collect::<String>());
+    }
+    let names: Vec<&str> = OPS.iter().map(|r| r.name).chain(MODELS.iter().map(|m| m.name)).collect();
+    let wanted: Vec<&str> = args.names.iter().chain(&args.model).map(String::as_str).collect();
+    if let Some(word) = wanted.iter().find(|w| !names.contains(w)) {
+        return Err(unknown("operation or model", word, &names));
+    }
+    let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
+    let make = || Ok(Box::new(CpuDevice::new(args.recipe.threads)?) as Box<dyn Device>);
+    let mut failed = 0;
+    let mut results = Vec::new();
+    let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {
+        failed += verdicts.iter().filter(|v| !v.passed()).count();
+        if args.json {
+            results.push(to_json(name, verdicts));
+            return Ok(());
+        }
+        print(&to_text(name, verdicts))
+    };
+    for row in OPS.iter().filter(|r| chosen(r.name)) {
+        tell(row.name, &check_row(row, &make, args.recipe.seed)?)?;
+    }
+    for model in MODELS.iter().filter(|m| chosen(m.name)) {
+        let augment = args.recipe.augment();
+        let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
+        let graph = classifier(model, &source, 0.0, 0.1)?;
+        let check = ModelCheck { name: model.name, graph: &graph, rows: 4, seed: args.recipe.seed };
+        tell(model.name, &[check_model(&check, &make)?])?;
+    }
+    if args.json {
+        print(&format!("{:#}\n", serde_json::Value::from(results)))?;
+    }
+    match failed {
+        0 => Ok(()),
+        n => Err(Error::new(ErrorKind::CheckFailed, format!("{n} cases failed"))),
+    }
+}
+
+fn to_json(name: &str, verdicts: &[Verdict]) -> serde_json::Value {
+    let finding = |f: &Finding| json!({"what": f.what, "error": f.error, "limit": f.limit, "passed": f.passed()});
+    let case = |v: &Verdict| {
+        let findings: Vec<_> = v.findings.iter().map(finding).collect();
+        json!({"case": v.label, "passed": v.passed(), "findings": findings})
+    };
+    json!({"name": name, "cases": verdicts.iter().map(case).collect::<Vec<_>>()})
+}
+
+/// One line a case: the comparison that came nearest to its limit, or those that went beyond it.
+fn to_text(name: &str, verdicts: &[Verdict]) -> String {
+    let passed = verdicts.iter().filter(|v| v.passed()).count();
+    let mut text = format!("{name}: {passed} of {} cases passed\n", verdicts.len());
+    for v in verdicts {
+        let state = if v.passed() { "ok  " } else { "FAIL" };
+        let shown: Vec<String> = v
+            .findings
+            .iter()
+            .filter(|f| if v.passed() { v.worst() == Some(f) } else { !f.passed() })
+            .map(|f| format!("{} {:.1e} of {:.0e}", f.what, f.error, f.limit))
+            .collect();
+        text += &format!("  {state} {}: {}\n", v.label, shown.join("; "));
+    }
+    text
 }

@@ -1,10 +1,19 @@
 //! `samcore eval`.
 
 use super::flags::{apply, flag, flag_like, path, switch, value};
+use super::print;
+use crate::data;
 use crate::error::{Error, Result};
+use crate::graph::ImageSource;
+use crate::models;
+use crate::ops::call::Augment;
 use crate::recipe::{Kind, Recipe, Value};
+use crate::train::checkpoint::Checkpoint;
+use crate::train::engine::{self, TEST};
 use clap::{Arg, ArgMatches, Command};
+use serde_json::json;
 use std::path::PathBuf;
+use std::time::Instant;
 
 const SPLIT: Kind = Kind::Choice(&["test", "train"]);
 
@@ -51,6 +60,66 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    args(matches)?;
-    Err(Error::internal("eval is not built yet"))
+    let args = args(matches)?;
+    let file = &args.checkpoint;
+    let opened = Checkpoint::open(file)?;
+    let of = opened.subject.clone();
+    let mut recipe = args.recipe;
+    if !args.data_given {
+        recipe.data = of.data.clone();
+    }
+    let data = data::load(&recipe.data)?;
+    let split = if args.train_split { &data.train } else { &data.test };
+    if (split.h, split.w, split.c) != (of.h, of.w, of.c) || data.classes > of.classes {
+        return Err(Error::data(format!(
+            "{} is for {}x{}x{} images of {} classes, {} has {}x{}x{} of {}",
+            file.display(),
+            of.h,
+            of.w,
+            of.c,
+            of.classes,
+            data.name,
+            split.h,
+            split.w,
+            split.c,
+            data.classes
+        )));
+    }
+    // Images are normalised as the model has seen them in training, whatever data set they come from.
+    let source =
+        ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..engine::source(&data, Augment::default()) };
+    let graph = models::classifier(models::find(&of.model)?, &source, 0.0, 0.0)?;
+    let vectors = opened.vectors(&graph, &[], file)?;
+    let device = engine::device(&recipe)?;
+    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
+    exec.set_dataset(TEST, &split.bytes())?;
+    exec.set_order(TEST, &(0..split.count as u32).collect::<Vec<u32>>())?;
+    let begun = Instant::now();
+    let scores = evaluator.run(&mut exec, TEST, split.count)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let which = if args.train_split { "train" } else { "test" };
+    if args.json {
+        let result = json!({
+            "checkpoint": file.display().to_string(),
+            "model": of.model,
+            "step": opened.position.step,
+            "data": data.name,
+            "split": which,
+            "images": split.count,
+            "loss": scores.loss,
+            "accuracy": scores.accuracy,
+            "seconds": seconds,
+        });
+        return print(&format!("{result}\n"));
+    }
+    print(&format!(
+        "{} after step {} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
+        of.model,
+        opened.position.step,
+        split.count,
+        data.name,
+        100.0 * scores.accuracy,
+        scores.loss,
+        split.count as f64 / seconds
+    ))
 }

@@ -1,14 +1,25 @@
-//! `samcore info`.
+//! `samcore info`: the machine, or a model's layers, parameters and cost.
 
 use super::flags::{count, flag, switch, text};
-use crate::error::{Error, Result};
+use super::print;
+use crate::data;
+use crate::device::{Device, cpu::CpuDevice};
+use crate::error::Result;
+use crate::graph::{Graph, ImageSource, Var};
+use crate::models::{self, Model};
+use crate::ops::Op;
+use crate::ops::call::Augment;
+use crate::optim::{self, Options};
 use crate::recipe::{Kind, Value};
+use crate::step::Recorder;
+use crate::train::environment;
 use clap::{ArgMatches, Command};
+use serde_json::json;
 
 /// What the command line asks to know of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Args {
-    /// None: all models.
+    /// None: the machine, and what there is by name.
     pub model: Option<String>,
     pub classes: usize,
     pub channels: usize,
@@ -28,7 +39,7 @@ const COUNTS: [(&str, u64, u64, &str); 4] = [
 
 pub fn build(command: Command) -> Command {
     command
-        .arg(flag("model", Kind::Text, "model by name [all, in short]", None))
+        .arg(flag("model", Kind::Text, "summary of this model [the machine instead]", None))
         .args(
             COUNTS
                 .map(|(name, max, default, help)| flag(name, Kind::Count(1, max), help, Some(&Value::Count(default)))),
@@ -48,6 +59,120 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    args(matches)?;
-    Err(Error::internal("info is not built yet"))
+    let args = args(matches)?;
+    let text = match &args.model {
+        Some(name) => model_info(models::find(name)?, &args)?,
+        None => machine_info(args.json)?,
+    };
+    print(&text)
+}
+
+/// Device, threads, versions, and what there is by name.
+fn machine_info(as_json: bool) -> Result<String> {
+    let device = CpuDevice::new(0)?;
+    let environment = environment::environment(device.isa().name(), device.threads());
+    let models: Vec<_> = models::MODELS.iter().map(|m| (m.name, m.about)).collect();
+    let optimizers: Vec<_> = optim::OPTIMIZERS.iter().map(|o| (o.name, o.about)).collect();
+    let datasets: Vec<_> = data::DATASETS.iter().map(|d| (d.name, d.about)).collect();
+    let groups = [("models", models), ("optimizers", optimizers), ("data sets", datasets)];
+    if as_json {
+        let mut all = environment;
+        all["device"] = json!(device.describe());
+        for (name, rows) in groups {
+            all[name.replace(' ', "_")] = rows.iter().map(|r| r.0).collect();
+        }
+        return Ok(format!("{all:#}\n"));
+    }
+    let mut text = format!("device        {}\n", device.describe());
+    for key in ["cpu", "instructions", "threads", "samcore", "commit", "rustc", "os"] {
+        let value = &environment[key];
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text += &format!("{key:<13} {value}\n");
+    }
+    for (name, rows) in groups {
+        text += &format!("\n{name}:\n");
+        rows.iter().for_each(|(name, about)| text += &format!("  {name:<15} {about}\n"));
+    }
+    Ok(text)
+}
+
+/// One line of a model's summary.
+struct Layer {
+    name: String,
+    op: &'static str,
+    shape: String,
+    parameters: usize,
+    flops: u64,
+}
+
+fn layers(graph: &Graph) -> Vec<Layer> {
+    let operations = graph.vars().filter_map(|v| Some((v, graph.node(v).op.operation()?)));
+    operations
+        .map(|(v, operation)| {
+            let node = graph.node(v);
+            let own = |i: &&Var| matches!(graph.node(**i).op, Op::Param(_));
+            Layer {
+                name: node.name.clone(),
+                op: operation.name(),
+                shape: node.shape.to_string(),
+                parameters: node.inputs.iter().filter(own).map(|i| graph.shape(*i).len()).sum(),
+                flops: graph.node_flops(v),
+            }
+        })
+        .collect()
+}
+
+/// Bytes that training steps of `optimizer` need.
+fn planned_memory(graph: &Graph, optimizer: &str, batch: usize) -> Result<usize> {
+    let device = CpuDevice::new(0)?;
+    let optimizer = (optim::find(optimizer)?.build)(&Options::default());
+    let mut recorder = Recorder::new(graph, &device);
+    for phase in 0..optimizer.phases() {
+        recorder.program("step", batch, |step| optimizer.record(phase, step))?;
+    }
+    Ok(recorder.layout().bytes())
+}
+
+/// Layers, shapes, parameters, flops and planned memory of a model.
+fn model_info(model: &Model, args: &Args) -> Result<String> {
+    let Args { classes, channels: c, size, batch, .. } = *args;
+    let (mean, std) = ([0.5; 4], [0.5; 4]);
+    let source = ImageSource { h: size, w: size, c, classes, mean, std, augment: Augment::default() };
+    let graph = models::classifier(model, &source, 0.0, 0.0)?;
+    let layers = layers(&graph);
+    let (parameters, flops) = (graph.params().count(), graph.flops());
+    let memory: Vec<(&str, usize)> = optim::OPTIMIZERS
+        .iter()
+        .map(|o| Ok((o.name, planned_memory(&graph, o.name, batch)?)))
+        .collect::<Result<_>>()?;
+    if args.json {
+        let layers: Vec<_> = layers
+            .iter()
+            .map(
+                |l| json!({"name": l.name, "op": l.op, "shape": l.shape, "parameters": l.parameters, "flops": l.flops}),
+            )
+            .collect();
+        let result = json!({
+            "model": model.name,
+            "input": [size, size, c],
+            "classes": classes,
+            "layers": layers,
+            "parameters": parameters,
+            "forward_flops_per_image": flops,
+            "batch": batch,
+            "planned_bytes": memory.iter().map(|(n, b)| (n.to_string(), json!(b))).collect::<serde_json::Map<_, _>>(),
+        });
+        return Ok(format!("{result:#}\n"));
+    }
+    let mut text = format!("{}: {}\ninput {size}x{size}x{c}, {classes} classes\n\n", model.name, model.about);
+    text += &format!("{:<12} {:<14} {:>12} {:>12} {:>14}\n", "layer", "op", "output", "parameters", "flops");
+    for l in &layers {
+        text += &format!("{:<12} {:<14} {:>12} {:>12} {:>14}\n", l.name, l.op, l.shape, l.parameters, l.flops);
+    }
+    text += &format!("{:<12} {:<14} {:>12} {parameters:>12} {flops:>14}\n\n", "total", "", "");
+    text += "flops: one image, forward, a multiply-add counted as two\n";
+    for (name, bytes) in memory {
+        text += &format!("memory of a {name} step, batch {batch}: {:.1} MiB\n", bytes as f64 / f64::from(1 << 20));
+    }
+    Ok(text)
 }

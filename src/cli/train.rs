@@ -1,10 +1,13 @@
 //! `samcore train`.
 
 use super::flags::{apply_all, check_resumable, count, flag, path, path_flag, setting_flags, switch, text};
-use crate::error::{Error, Result};
+use super::print;
+use crate::error::Result;
 use crate::recipe::{Kind, Recipe};
 use crate::train::run_folder::RunFolder;
+use crate::train::{Session, Summary, Where, signals};
 use clap::{Arg, ArgMatches, Command};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// What the command line asks of a training run.
@@ -59,8 +62,44 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    args(matches)?;
-    Err(Error::internal("train is not built yet"))
+    let Args { recipe, out, name, resume, steps, json, quiet } = args(matches)?;
+    signals::install()?;
+    let place = Where { out, name, resume, steps, quiet };
+    let summary = Session::open(recipe, &place)?.run()?;
+    report(&summary, json)
+}
+
+/// Tells how the run ended: a line on stderr, with --json an object on stdout.
+fn report(s: &Summary, json: bool) -> Result<()> {
+    if s.dropped > 0 {
+        eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
+    }
+    eprintln!(
+        "test accuracy {:.2} % after {} steps in {:.0} s; best {:.2} % on {} in epoch {}; {}",
+        100.0 * s.test.accuracy,
+        s.steps,
+        s.seconds,
+        100.0 * s.best_accuracy,
+        s.best_on,
+        s.best_epoch,
+        s.folder.display()
+    );
+    if !json {
+        return Ok(());
+    }
+    let result = json!({
+        "folder": s.folder.display().to_string(),
+        "steps": s.steps,
+        "epochs": s.epochs,
+        "test_loss": s.test.loss,
+        "test_accuracy": s.test.accuracy,
+        "best_accuracy": s.best_accuracy,
+        "best_epoch": s.best_epoch,
+        "best_on": s.best_on,
+        "dropped": s.dropped,
+        "seconds": s.seconds,
+    });
+    print(&format!("{result}\n"))
 }
 
 #[cfg(test)]

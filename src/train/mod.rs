@@ -1,7 +1,13 @@
 //! A training run: its folder and records, its progress on the terminal, and the signals that end it.
 
+pub mod checkpoint;
+mod curves;
+pub mod engine;
 pub mod environment;
 pub mod progress;
 pub mod records;
 pub mod run_folder;
+mod session;
 pub mod signals;
+
+pub use session::{Session, Summary, Where};

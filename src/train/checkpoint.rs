@@ -1,0 +1,291 @@
+//! Checkpoints: safetensors files with PyTorch's names and layouts.
+//!
+//! A checkpoint holds the weights, batch-norm's running statistics as `running_mean`, `running_var` and
+//! `num_batches_tracked`, what the optimizer remembers under names that begin with `optimizer.`, and metadata that says
+//! how far the run had come. Its SHA-256 covers all of it.
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::graph::Graph;
+use crate::safetensors::{self, Contents, Data, Metadata, Tensor};
+use std::path::Path;
+
+/// Version of the names and metadata below; a reader refuses later ones.
+pub const FORMAT_VERSION: u32 = 1;
+/// Prefix of tensors that only training needs. Without them the file is a PyTorch state dict.
+pub const OPTIMIZER: &str = "optimizer.";
+/// Keys that every checkpoint has.
+const VERSION_KEY: &str = "samcore.format_version";
+const HASH_KEY: &str = "samcore.sha256";
+
+/// What the file says of the model, enough to build it again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subject {
+    pub model: String,
+    /// Name of the data set, or folder.
+    pub data: String,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub classes: usize,
+    pub mean: [f32; 4],
+    pub std: [f32; 4],
+}
+
+/// How far a run has come, the sums of an epoch that is under way included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Position {
+    /// Steps done since the run began.
+    pub step: u64,
+    /// Over the steps of the epoch under way.
+    pub loss_sum: f64,
+    pub hits: u64,
+    pub norm_sum: f64,
+    pub gain_sum: f64,
+    /// Steps so far with |g| = 0.
+    pub dropped: u64,
+    /// Seconds that the epoch under way has taken in earlier processes.
+    pub seconds: f64,
+    pub best_accuracy: f64,
+    pub best_epoch: u64,
+}
+
+/// The vectors of a run, laid out as on the device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vectors {
+    pub weights: Vec<f32>,
+    pub running: Vec<f32>,
+    /// What the optimizer remembers, by the vector's name.
+    pub optimizer: Vec<(String, Vec<f32>)>,
+}
+
+/// A checkpoint in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub subject: Subject,
+    pub position: Position,
+    pub vectors: Vectors,
+}
+
+/// A field of the metadata, read from and written to text.
+struct Field<T> {
+    key: &'static str,
+    get: fn(&T) -> String,
+    set: fn(&mut T, &str) -> Option<()>,
+}
+
+fn parse<V: std::str::FromStr>(to: &mut V, text: &str) -> Option<()> {
+    *to = text.parse().ok()?;
+    Some(())
+}
+
+fn four(text: &str) -> Option<[f32; 4]> {
+    let values: Vec<f32> = text.split(' ').map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
+    values.try_into().ok()
+}
+
+fn join(values: &[f32; 4]) -> String {
+    values.map(|v| v.to_string()).join(" ")
+}
+
+const SUBJECT: &[Field<Subject>] = &[
+    Field { key: "samcore.model", get: |s| s.model.clone(), set: |s, t| parse(&mut s.model, t) },
+    Field { key: "samcore.data", get: |s| s.data.clone(), set: |s, t| parse(&mut s.data, t) },
+    Field { key: "samcore.height", get: |s| s.h.to_string(), set: |s, t| parse(&mut s.h, t) },
+    Field { key: "samcore.width", get: |s| s.w.to_string(), set: |s, t| parse(&mut s.w, t) },
+    Field { key: "samcore.channels", get: |s| s.c.to_string(), set: |s, t| parse(&mut s.c, t) },
+    Field { key: "samcore.classes", get: |s| s.classes.to_string(), set: |s, t| parse(&mut s.classes, t) },
+    Field { key: "samcore.mean", get: |s| join(&s.mean), set: |s, t| four(t).map(|v| s.mean = v) },
+    Field { key: "samcore.std", get: |s| join(&s.std), set: |s, t| four(t).map(|v| s.std = v) },
+];
+
+// Rust prints the shortest decimal that reads back to the same float, so that no bit is lost on the way.
+const POSITION: &[Field<Position>] = &[
+    Field { key: "samcore.step", get: |p| p.step.to_string(), set: |p, t| parse(&mut p.step, t) },
+    Field { key: "samcore.loss_sum", get: |p| p.loss_sum.to_string(), set: |p, t| parse(&mut p.loss_sum, t) },
+    Field { key: "samcore.hits", get: |p| p.hits.to_string(), set: |p, t| parse(&mut p.hits, t) },
+    Field { key: "samcore.norm_sum", get: |p| p.norm_sum.to_string(), set: |p, t| parse(&mut p.norm_sum, t) },
+    Field { key: "samcore.gain_sum", get: |p| p.gain_sum.to_string(), set: |p, t| parse(&mut p.gain_sum, t) },
+    Field { key: "samcore.dropped", get: |p| p.dropped.to_string(), set: |p, t| parse(&mut p.dropped, t) },
+    Field { key: "samcore.seconds", get: |p| p.seconds.to_string(), set: |p, t| parse(&mut p.seconds, t) },
+    Field {
+        key: "samcore.best_accuracy",
+        get: |p| p.best_accuracy.to_string(),
+        set: |p, t| parse(&mut p.best_accuracy, t),
+    },
+    Field { key: "samcore.best_epoch", get: |p| p.best_epoch.to_string(), set: |p, t| parse(&mut p.best_epoch, t) },
+];
+
+fn read_fields<T>(fields: &[Field<T>], into: &mut T, metadata: &Metadata, path: &Path) -> Result<()> {
+    for field in fields {
+        let text = metadata.get(field.key);
+        let text = text.ok_or_else(|| wrong(path, &format!("its metadata has no '{}'", field.key)))?;
+        let bad = || wrong(path, &format!("its metadata has '{}' for '{}'", text, field.key));
+        (field.set)(into, text).ok_or_else(bad)?;
+    }
+    Ok(())
+}
+
+fn wrong(path: &Path, what: &str) -> Error {
+    Error::data(format!("{} is not a sound samcore checkpoint: {what}", path.display()))
+}
+
+impl Checkpoint {
+    /// Writes the file as a whole: temporary file, sync, rename, sync of the folder.
+    ///
+    /// With `weights_only` the optimizer's vectors are left out, and PyTorch's `load_state_dict` takes the file as it is.
+    ///
+    /// # Errors
+    /// If the file cannot be written; an older one then stays.
+    pub fn write(&self, graph: &Graph, path: &Path, weights_only: bool) -> Result<()> {
+        let mut tensors = Vec::new();
+        let params = graph.params().list();
+        let of_vector = |prefix: &str, values: &[f32], tensors: &mut Vec<Tensor>| {
+            tensors.extend(params.iter().map(|p| Tensor {
+                name: format!("{prefix}{}", p.name),
+                shape: p.file_shape(),
+                data: Data::F32(p.to_file(&values[p.offset..p.offset + p.len()])),
+            }));
+        };
+        of_vector("", &self.vectors.weights, &mut tensors);
+        for s in graph.statistics() {
+            let part = |i: usize| self.vectors.running[s.offset + i * s.channels..][..s.channels].to_vec();
+            for (i, what) in [(1, "running_mean"), (2, "running_var")] {
+                let name = format!("{}.{what}", s.name);
+                tensors.push(Tensor { name, shape: vec![s.channels], data: Data::F32(part(i)) });
+            }
+            let batches = Data::I64(vec![part(0)[0] as i64]);
+            tensors.push(Tensor { name: format!("{}.num_batches_tracked", s.name), shape: vec![], data: batches });
+        }
+        if !weights_only {
+            for (name, values) in &self.vectors.optimizer {
+                of_vector(&format!("{OPTIMIZER}{name}."), values, &mut tensors);
+            }
+        }
+        let mut metadata = Metadata::from([(VERSION_KEY.to_owned(), FORMAT_VERSION.to_string())]);
+        metadata.extend(SUBJECT.iter().map(|f| (f.key.to_owned(), (f.get)(&self.subject))));
+        metadata.extend(POSITION.iter().map(|f| (f.key.to_owned(), (f.get)(&self.position))));
+        metadata.insert("format".into(), "pt".into());
+        let hash = hash(&tensors, &metadata);
+        metadata.insert(HASH_KEY.into(), hash);
+        safetensors::write(path, &tensors, &metadata)
+    }
+
+    /// The metadata of a file: what model it is of and how far it had come.
+    ///
+    /// # Errors
+    /// Data: not a samcore checkpoint, damaged, or of a later format version.
+    pub fn open(path: &Path) -> Result<Opened> {
+        let contents = safetensors::read(path)?;
+        let metadata = &contents.metadata;
+        let version = metadata.get(VERSION_KEY).ok_or_else(|| {
+            wrong(path, "it has no format version; files of other programs have weights alone, which cannot be resumed")
+        })?;
+        match version.parse::<u32>() {
+            Ok(v) if v <= FORMAT_VERSION => {}
+            _ => {
+                let what =
+                    format!("it has format version {version}, this samcore reads up to {FORMAT_VERSION}; update it");
+                return Err(wrong(path, &what));
+            }
+        }
+        let mut unsigned = metadata.clone();
+        let expected = unsigned.remove(HASH_KEY).unwrap_or_default();
+        if hash(&contents.tensors, &unsigned) != expected {
+            return Err(wrong(path, "its SHA-256 does not match its content; it is damaged, use another copy"));
+        }
+        let mut subject = Subject {
+            model: String::new(),
+            data: String::new(),
+            h: 0,
+            w: 0,
+            c: 0,
+            classes: 0,
+            mean: [0.0; 4],
+            std: [0.0; 4],
+        };
+        let mut position = Position::default();
+        read_fields(SUBJECT, &mut subject, metadata, path)?;
+        read_fields(POSITION, &mut position, metadata, path)?;
+        Ok(Opened { subject, position, contents })
+    }
+}
+
+/// A file that has been read and found sound, but not yet matched with a graph.
+pub struct Opened {
+    pub subject: Subject,
+    pub position: Position,
+    contents: Contents,
+}
+
+impl Opened {
+    /// The vectors, laid out for `graph`; `optimizer` names those that the optimizer remembers.
+    ///
+    /// # Errors
+    /// Data: a tensor is missing, of another shape, or belongs to no part of the model.
+    pub fn vectors(&self, graph: &Graph, optimizer: &[&str], path: &Path) -> Result<Vectors> {
+        let floats = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+            let missing = || wrong(path, &format!("tensor '{name}' is missing; it is a checkpoint of another model"));
+            let tensor = self.contents.get(name).ok_or_else(missing)?;
+            match &tensor.data {
+                Data::F32(values) if tensor.shape == shape => Ok(values.clone()),
+                Data::F32(_) => {
+                    Err(wrong(path, &format!("tensor '{name}' is {:?} where the model has {shape:?}", tensor.shape)))
+                }
+                Data::I64(_) => Err(wrong(path, &format!("tensor '{name}' holds whole numbers"))),
+            }
+        };
+        let padded = |prefix: &str| -> Result<Vec<f32>> {
+            let mut vector = vec![0.0; graph.params().vector_len()];
+            for p in graph.params().list() {
+                let values = floats(&format!("{prefix}{}", p.name), &p.file_shape())?;
+                vector[p.offset..p.offset + p.len()].copy_from_slice(&p.from_file(&values));
+            }
+            Ok(vector)
+        };
+        let weights = padded("")?;
+        let optimizer = optimizer
+            .iter()
+            .map(|name| Ok((name.to_string(), padded(&format!("{OPTIMIZER}{name}."))?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut running = vec![0.0; graph.statistics_len()];
+        for s in graph.statistics() {
+            let c = s.channels;
+            for (i, what) in [(1, "running_mean"), (2, "running_var")] {
+                let values = floats(&format!("{}.{what}", s.name), &[c])?;
+                running[s.offset + i * c..][..c].copy_from_slice(&values);
+            }
+            let name = format!("{}.num_batches_tracked", s.name);
+            let batches = match self.contents.get(&name).map(|t| &t.data) {
+                Some(Data::I64(v)) if v.len() == 1 => v[0],
+                _ => return Err(wrong(path, &format!("'{name}' is missing or not one whole number"))),
+            };
+            running[s.offset..][..c].fill(batches as f32);
+        }
+        // Every tensor that was asked for is there; one more belongs to some other model.
+        let model = graph.params().list().len() + 3 * graph.statistics().len();
+        let found = self.contents.tensors.iter().filter(|t| !t.name.starts_with(OPTIMIZER)).count();
+        if found != model {
+            return Err(wrong(path, &format!("it has {found} tensors where the model has {model}")));
+        }
+        Ok(Vectors { weights, running, optimizer })
+    }
+}
+
+/// SHA-256 over metadata and tensors, names and shapes included.
+fn hash(tensors: &[Tensor], metadata: &Metadata) -> String {
+    let mut bytes = Vec::new();
+    for (key, value) in metadata {
+        bytes.extend(format!("{key}={value}\n").bytes());
+    }
+    let mut sorted: Vec<&Tensor> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    for tensor in sorted {
+        bytes.extend(format!("{} {:?}\n", tensor.name, tensor.shape).bytes());
+        match &tensor.data {
+            Data::F32(values) => bytes.extend(bytemuck::cast_slice::<f32, u8>(values)),
+            Data::I64(values) => bytes.extend(bytemuck::cast_slice::<i64, u8>(values)),
+        }
+    }
+    files::sha256_hex(&bytes)
+}

@@ -1,0 +1,57 @@
+//! curves.svg: what metrics.csv says, as a figure.
+
+use super::records::Metrics;
+use crate::error::Result;
+use crate::files::write_atomic;
+use crate::plot::{Figure, Panel, Series};
+use std::path::Path;
+
+/// A line of the figure: column of metrics.csv, its name, its colour, whether it is a share shown in percent.
+type Line = (&'static str, &'static str, usize);
+
+/// Panels in order: title, y label, factor, log axis, lines. A line whose column is absent or empty is left out.
+const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
+    (
+        "Accuracy",
+        "%",
+        100.0,
+        false,
+        &[("train_accuracy", "train", 0), ("val_accuracy", "validation", 2), ("test_accuracy", "test", 1)],
+    ),
+    (
+        "Loss",
+        "cross-entropy",
+        1.0,
+        false,
+        &[("train_loss", "train", 0), ("val_loss", "validation", 2), ("test_loss", "test", 1)],
+    ),
+    (
+        "Gradient and sharpness",
+        "mean over the epoch",
+        1.0,
+        true,
+        &[("grad_norm", "|g|", 4), ("sharpness_gain", "L(w+e) - L(w)", 3)],
+    ),
+    ("Learning rate", "lr", 1.0, false, &[("lr", "", 6)]),
+];
+
+/// Draws the figure of a run anew.
+///
+/// # Errors
+/// If metrics.csv cannot be read or the figure not written.
+pub fn draw(title: &str, metrics: &Path, to: &Path) -> Result<()> {
+    let metrics = Metrics::read(metrics)?;
+    let epochs: Vec<f64> = metrics.column("epoch").unwrap_or_default().into_iter().flatten().collect();
+    let panel = |&(title, y_label, factor, log_y, lines): &(&str, &str, f64, bool, &[Line])| {
+        let series = lines.iter().filter_map(|&(column, label, color)| {
+            let values = metrics.column(column)?;
+            let points: Vec<(f64, f64)> =
+                epochs.iter().zip(values).filter_map(|(x, y)| Some((*x, factor * y?))).collect();
+            (!points.is_empty()).then(|| Series::new(label, color, points))
+        });
+        let series = series.collect();
+        Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_y }
+    };
+    let figure = Figure { columns: 2, ..Figure::new(title, PANELS.iter().map(panel).collect()) };
+    write_atomic(to, figure.to_svg().as_bytes())
+}

@@ -1,0 +1,437 @@
+//! The training loop: from a recipe to a run folder.
+
+use super::checkpoint::{Checkpoint, Position};
+use super::engine::{self, Evaluator, TEST, TRAIN};
+use super::progress::{Length, Progress, Style};
+use super::records::{EpochRow, Records, Scores, StepRow};
+use super::run_folder::RunFolder;
+use super::{curves, environment, signals};
+use crate::data::{self, DataSet};
+use crate::device::Device;
+use crate::error::{Error, Kind, Result};
+use crate::exec::{Exec, Recording};
+use crate::files::write_atomic;
+use crate::graph::Graph;
+use crate::models::{self, Model};
+use crate::ops::call::Counters;
+use crate::optim::schedule::Schedule;
+use crate::optim::{self, Optimizer, Options};
+use crate::recipe::{Recipe, Target};
+use crate::rng::permutation;
+use crate::step::{DROPPED, FAULT, ProgramId, Recorder};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Vectors that the optimizers remember from step to step.
+const REMEMBERED: &[&str] = &["momentum"];
+
+/// Where a run goes and when it ends, beside its recipe.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Where {
+    /// Folder of the run; None: a new one below `runs`.
+    pub out: Option<PathBuf>,
+    /// Last part of the new folder's name.
+    pub name: Option<String>,
+    /// Folder of the run to go on with.
+    pub resume: Option<PathBuf>,
+    /// End after this many steps of the run.
+    pub steps: Option<u64>,
+    pub quiet: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    pub folder: PathBuf,
+    pub steps: u64,
+    /// Epochs that are complete.
+    pub epochs: u64,
+    pub test: Scores,
+    pub best_accuracy: f64,
+    pub best_epoch: u64,
+    /// "validation" or "test": what `best` was chosen on.
+    pub best_on: &'static str,
+    /// Steps whose perturbation was left out because |g| was 0.
+    pub dropped: u64,
+    /// Of this process.
+    pub seconds: f64,
+}
+
+/// A run that is ready to go.
+pub struct Session {
+    recipe: Recipe,
+    data: DataSet,
+    graph: Graph,
+    exec: Exec,
+    optimizer: Box<dyn Optimizer>,
+    programs: Vec<ProgramId>,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    records: Records,
+    position: Position,
+    train_order: Vec<u32>,
+    val_order: Vec<u32>,
+    /// Steps of an epoch, and of the whole run.
+    per_epoch: u64,
+    total: u64,
+    /// Where this process ends the run.
+    last_step: u64,
+    schedule: Schedule,
+    progress: Progress,
+    /// Scalars of the step just run; kept so that a step allocates nothing.
+    values: Vec<(&'static str, f32)>,
+    begun: Instant,
+    epoch_begun: Instant,
+}
+
+impl Session {
+    /// Loads data and model of the recipe, plans the programs, and opens the run's folder.
+    ///
+    /// # Errors
+    /// Wrong settings, wrong files, a folder that cannot be used: one message each, before anything is overwritten.
+    pub fn open(recipe: Recipe, place: &Where) -> Result<Session> {
+        optim::find(&recipe.opt)?;
+        if recipe.model != "auto" {
+            models::find(&recipe.model)?;
+        }
+        let data = data::load(&recipe.data)?;
+        let name = if recipe.model == "auto" { engine::default_model(&data)? } else { &recipe.model };
+        let model = models::find(name)?;
+        Session::with_model(model, data, recipe, place)
+    }
+
+    /// The same for a model that need not be in the table, on data that is loaded.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn with_model(model: &Model, data: DataSet, mut recipe: Recipe, place: &Where) -> Result<Session> {
+        let row = optim::find(&recipe.opt)?;
+        recipe.validate()?;
+        recipe.model = model.name.to_owned();
+        let (train_order, val_order) = match recipe.val_fraction {
+            0.0 => ((0..data.train.count as u32).collect(), vec![]),
+            share => data::validation(recipe.seed, share, data.train.count)?,
+        };
+        if recipe.batch > train_order.len() {
+            return Err(Error::usage(format!(
+                "--batch {} is more than the {} training images of {}",
+                recipe.batch,
+                train_order.len(),
+                data.name
+            )));
+        }
+        if recipe.crop_padding == crate::recipe::Padding::Reflect && recipe.crop >= data.train.h.min(data.train.w) {
+            return Err(Error::usage(format!("--crop {} mirrors more than the image has", recipe.crop)));
+        }
+
+        let device = engine::device(&recipe)?;
+        (recipe.device, recipe.threads) = (Target::Cpu, device.threads());
+        let source = engine::source(&data, recipe.augment());
+        let graph = models::classifier(model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
+        let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
+        let mut recorder = Recorder::new(&graph, &device);
+        let programs: Vec<ProgramId> = (0..optimizer.phases())
+            .map(|phase| recorder.program(row.name, recipe.batch, |step| optimizer.record(phase, step)))
+            .collect::<Result<_>>()?;
+        let evaluator = Evaluator { program: recorder.evaluation(recipe.eval_batch)?, rows: recipe.eval_batch };
+        let recording = Recording::of(recorder);
+        let description = device.describe();
+        let isa = device.isa().name();
+        let mut exec = Exec::new(Box::new(device), recording)?;
+        exec.set_dataset(TRAIN, &data.train.bytes())?;
+        exec.set_dataset(TEST, &data.test.bytes())?;
+        exec.set_order(TEST, &(0..data.test.count as u32).collect::<Vec<u32>>())?;
+
+        let per_epoch = (train_order.len() / recipe.batch) as u64;
+        let total = per_epoch * recipe.epochs as u64;
+        let with_validation = !val_order.is_empty();
+        let (folder, records, position) = match &place.resume {
+            None => {
+                let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
+                let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
+                write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
+                let environment = environment::environment(isa, recipe.threads);
+                write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
+                let records = Records::create(&folder, with_validation)?;
+                engine::put(&mut exec, &engine::initial(&graph, recipe.seed, REMEMBERED))?;
+                (folder, records, Position::default())
+            }
+            Some(path) => {
+                let folder = RunFolder::reopen(path)?;
+                let file = folder.last();
+                let opened = Checkpoint::open(&file)?;
+                let expected = engine::subject(model.name, &data.name, &source);
+                if opened.subject != expected {
+                    let message = format!("{} is of {:?}, the run of {expected:?}", file.display(), opened.subject);
+                    return Err(Error::data(message));
+                }
+                engine::put(&mut exec, &opened.vectors(&graph, REMEMBERED, &file)?)?;
+                let (records, last) = Records::resume(&folder, with_validation, opened.position.step)?;
+                if last < opened.position.step {
+                    let (step, path) = (opened.position.step, folder.steps());
+                    let message = format!("{} ends at step {last}, the checkpoint is of {step}", path.display());
+                    return Err(Error::data(message));
+                }
+                (folder, records, opened.position)
+            }
+        };
+        exec.set_slot(DROPPED, position.dropped as f32)?;
+        let length = Length {
+            epochs: recipe.epochs as u64,
+            steps_per_epoch: per_epoch,
+            batch: recipe.batch as u64,
+            done: position.step,
+        };
+        let mut progress = Progress::new(Style::detect(place.quiet), length);
+        let left_over = train_order.len() as u64 - per_epoch * recipe.batch as u64;
+        progress.note(&format!(
+            "{} on {}: {} parameters, {} training images, {} test images; {} on {description}",
+            model.name,
+            data.name,
+            graph.params().count(),
+            train_order.len(),
+            data.test.count,
+            row.name,
+        ));
+        if left_over > 0 {
+            progress
+                .note(&format!("each epoch leaves out the {left_over} images that fill no batch, others each time"));
+        }
+        progress.note(&format!(
+            "best is chosen on {}; folder {}",
+            if with_validation { "the validation images" } else { "the test images" },
+            folder.path().display()
+        ));
+        let now = Instant::now();
+        let mut session = Session {
+            schedule: recipe.schedule(),
+            values: vec![],
+            recipe,
+            data,
+            graph,
+            exec,
+            optimizer,
+            programs,
+            evaluator,
+            folder,
+            records,
+            position,
+            train_order,
+            val_order,
+            per_epoch,
+            total,
+            last_step: place.steps.unwrap_or(u64::MAX).min(total),
+            progress,
+            begun: now,
+            epoch_begun: now,
+        };
+        if place.resume.is_none() {
+            // So that a run which is killed in its first epoch can be resumed as well.
+            session.save()?;
+        }
+        Ok(session)
+    }
+
+    /// Trains to the end, or to a signal.
+    ///
+    /// # Errors
+    /// Interrupted: a signal; saved, the message holds the line that resumes. NotFinite: the first step and call that
+    /// went wrong; the last checkpoint is as before. Io and the like from writing.
+    pub fn run(&mut self) -> Result<Summary> {
+        let mut test = None;
+        while self.position.step < self.last_step {
+            let epoch = self.position.step / self.per_epoch;
+            self.begin_epoch(epoch)?;
+            let end = ((epoch + 1) * self.per_epoch).min(self.last_step);
+            while self.position.step < end {
+                self.step(epoch)?;
+                if let Some(signal) = signals::requested() {
+                    return self.interrupted(signal);
+                }
+                let every = self.recipe.checkpoint_steps as u64;
+                if every > 0 && self.position.step.is_multiple_of(every) && self.position.step < end {
+                    self.save()?;
+                }
+            }
+            if self.position.step == (epoch + 1) * self.per_epoch {
+                test = Some(self.end_epoch(epoch + 1)?);
+                let every = self.recipe.checkpoint_every as u64;
+                if (epoch + 1).is_multiple_of(every) && self.position.step < self.last_step {
+                    self.save()?;
+                }
+            }
+            if let Some(signal) = signals::requested() {
+                return self.interrupted(signal);
+            }
+        }
+        self.save()?;
+        let test = match test {
+            Some(test) if self.position.step.is_multiple_of(self.per_epoch) => test,
+            _ => self.evaluator.run(&mut self.exec, TEST, self.data.test.count)?,
+        };
+        Ok(Summary {
+            folder: self.folder.path().to_path_buf(),
+            steps: self.position.step,
+            epochs: self.position.step / self.per_epoch,
+            test,
+            best_accuracy: self.position.best_accuracy,
+            best_epoch: self.position.best_epoch,
+            best_on: if self.val_order.is_empty() { "test" } else { "validation" },
+            dropped: self.position.dropped,
+            seconds: self.begun.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Sets this epoch's order of images; the sums of an epoch that was begun before stay.
+    fn begin_epoch(&mut self, epoch: u64) -> Result<()> {
+        let order = permutation(self.recipe.seed, epoch as u32, self.train_order.len());
+        let order: Vec<u32> = order.into_iter().map(|i| self.train_order[i as usize]).collect();
+        self.exec.set_order(TRAIN, &order)?;
+        self.epoch_begun = Instant::now();
+        Ok(())
+    }
+
+    fn step(&mut self, epoch: u64) -> Result<()> {
+        let step = self.position.step;
+        let lr = self.schedule.lr(step, self.total);
+        let slots = [
+            ("lr", lr),
+            ("rho", self.recipe.rho as f32),
+            ("momentum", self.recipe.momentum as f32),
+            ("weight_decay", self.recipe.weight_decay as f32),
+            ("clip", self.recipe.clip as f32),
+        ];
+        for (name, value) in slots {
+            self.exec.set_slot(name, value)?;
+        }
+        let batch = self.recipe.batch as u32;
+        let first = (step % self.per_epoch) as u32 * batch;
+        let counters = Counters { seed: self.recipe.seed, epoch: epoch as u32, dataset: TRAIN, first, rows: batch };
+        let program = self.programs[self.optimizer.phase(step)];
+        self.exec.run(program, &counters)?;
+        if self.exec.slot_value(FAULT)? > 0.0 {
+            return Err(self.fault(program, &counters));
+        }
+        self.values.clear();
+        for i in 0..self.exec.program(program).reports.len() {
+            let (name, scalar) = self.exec.program(program).reports[i];
+            self.values.push((name, self.exec.read(scalar)?));
+        }
+        let value = |name: &str| self.values.iter().find(|v| v.0 == name).map(|v| v.1);
+        let (loss, hits) = (value("loss").unwrap_or(f32::NAN), value("hits").unwrap_or(0.0) as u32);
+        let grad_norm = value("grad_norm").unwrap_or(f32::NAN);
+        let gain = value("sharpness_gain").unwrap_or(f32::NAN);
+        let p = &mut self.position;
+        p.step += 1;
+        p.loss_sum += f64::from(loss);
+        p.hits += u64::from(hits);
+        p.norm_sum += f64::from(grad_norm);
+        p.gain_sum += f64::from(gain);
+        p.dropped = self.exec.slot_value(DROPPED)? as u64;
+        // The rest is the optimizer's own.
+        self.values.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
+        let scalars = &self.values[..];
+        let row = StepRow { step: p.step, epoch: epoch as u32 + 1, loss, hits, lr, grad_norm, scalars };
+        self.records.step(&row)?;
+        let done = (self.position.step - epoch * self.per_epoch) as f64;
+        let accuracy = self.position.hits as f64 / (done * f64::from(batch));
+        self.progress.step(self.position.step, self.position.loss_sum / done, accuracy);
+        Ok(())
+    }
+
+    /// Evaluates, records the epoch's row and keeps the best weights.
+    fn end_epoch(&mut self, epoch: u64) -> Result<Scores> {
+        let trained = self.position.seconds + self.epoch_begun.elapsed().as_secs_f64();
+        let validation = if self.val_order.is_empty() {
+            None
+        } else {
+            self.exec.set_order(TRAIN, &self.val_order)?;
+            Some(self.evaluator.run(&mut self.exec, TRAIN, self.val_order.len())?)
+        };
+        let test = self.evaluator.run(&mut self.exec, TEST, self.data.test.count)?;
+        let (p, steps) = (self.position, self.per_epoch as f64);
+        let images = steps * self.recipe.batch as f64;
+        let gain = p.gain_sum / steps;
+        let row = EpochRow {
+            epoch: epoch as u32,
+            step: p.step,
+            train: Scores { loss: p.loss_sum / steps, accuracy: p.hits as f64 / images },
+            validation,
+            test,
+            lr: self.schedule.lr(p.step - 1, self.total),
+            grad_norm: (p.norm_sum / steps) as f32,
+            sharpness_gain: gain.is_finite().then_some(gain as f32),
+            seconds: p.seconds + self.epoch_begun.elapsed().as_secs_f64(),
+            images_per_s: images / trained,
+        };
+        self.records.epoch(&row)?;
+        self.records.flush()?;
+        self.progress.epoch(&row);
+        let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
+        curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
+        let accuracy = validation.unwrap_or(test).accuracy;
+        let best = Position { step: p.step, dropped: p.dropped, ..Position::default() };
+        self.position = Position { best_accuracy: p.best_accuracy, best_epoch: p.best_epoch, ..best };
+        if accuracy > p.best_accuracy {
+            (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
+            let checkpoint = self.checkpoint()?;
+            checkpoint.write(&self.graph, &self.folder.best(), true)?;
+        }
+        self.epoch_begun = Instant::now();
+        Ok(test)
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let source = engine::source(&self.data, self.recipe.augment());
+        let mut position = self.position;
+        // Time already spent in an epoch that another process will finish.
+        if !position.step.is_multiple_of(self.per_epoch) {
+            position.seconds += self.epoch_begun.elapsed().as_secs_f64();
+        }
+        Ok(Checkpoint {
+            subject: engine::subject(&self.recipe.model, &self.data.name, &source),
+            position,
+            vectors: engine::take(&mut self.exec, REMEMBERED)?,
+        })
+    }
+
+    /// Writes `last`, after the records that lead to it.
+    fn save(&mut self) -> Result<()> {
+        self.records.flush()?;
+        self.checkpoint()?.write(&self.graph, &self.folder.last(), false)
+    }
+
+    fn interrupted(&mut self, signal: &str) -> Result<Summary> {
+        self.save()?;
+        Err(Error::new(
+            Kind::Interrupted,
+            format!(
+                "stopped by {signal} after step {} of {}, saved; go on with: samcore train --resume {}",
+                self.position.step,
+                self.total,
+                self.folder.path().display()
+            ),
+        ))
+    }
+
+    /// Names the first call of the step that made a value which is not finite.
+    fn fault(&mut self, program: ProgramId, counters: &Counters) -> Error {
+        let culprit = match self.exec.find_fault(program, counters) {
+            Ok(Some(label)) => format!("first in the call '{label}'"),
+            Ok(None) => "in no call of a second run".to_owned(),
+            Err(e) => format!("(looking for the call failed: {e})"),
+        };
+        // What led there is worth keeping; an error in keeping it is not the one to report.
+        let _ = self.records.flush();
+        Error::new(
+            Kind::NotFinite,
+            format!(
+                "loss or gradient not finite in step {} of {}, {culprit}; weights as before that step are not saved, the \
+                 last good checkpoint is {}; a smaller --lr, --warmup or --clip may help",
+                self.position.step + 1,
+                self.total,
+                self.folder.last().display()
+            ),
+        )
+    }
+}
