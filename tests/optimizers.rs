@@ -162,10 +162,10 @@ fn descend(state: &mut State, g: &[f64], slots: &Slots, nesterov: bool) {
     let (lr, momentum, decay) = (get(slots, "lr"), get(slots, "momentum"), get(slots, "weight_decay"));
     let clip = get(slots, "clip");
     let factor = if clip > 0.0 { (clip / norm(g)).min(1.0) } else { 1.0 };
-    for i in 0..g.len() {
-        let d = factor * g[i] + decay * state.w[i];
-        state.m[i] = momentum * state.m[i] + d;
-        state.w[i] -= lr * if nesterov { d + momentum * state.m[i] } else { state.m[i] };
+    for ((w, m), g) in state.w.iter_mut().zip(&mut state.m).zip(g) {
+        let d = factor * g + decay * *w;
+        *m = momentum * *m + d;
+        *w -= lr * if nesterov { d + momentum * *m } else { *m };
     }
 }
 
