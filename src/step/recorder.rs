@@ -1,0 +1,171 @@
+//! The recorder: vectors, masks, slots and plans of all programs of one graph on one device.
+
+use super::{At, Mask, RUNNING, Scalar, Space, Step, Vector, W};
+use crate::device::{Device, Layout};
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::ops::call::{Call, Ranges};
+use crate::params::Param;
+use crate::plan::{Key, Plan, plan};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Names and spaces of the vectors that every recorder has, in the order of their numbers: W, C, G, M, RUNNING.
+const FIXED: [(&str, Space); 5] = [
+    ("weight", Space::Params),
+    ("compute", Space::Params),
+    ("gradient", Space::Params),
+    ("momentum", Space::Params),
+    ("running", Space::Stats),
+];
+
+/// Number of a recorded program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramId(pub(crate) usize);
+
+/// The calls of one step, and the scalars that it reports.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    pub calls: Vec<Call>,
+    /// Named results for logs: "loss", "hits", "grad_norm".
+    pub reports: Vec<(&'static str, Scalar)>,
+}
+
+pub(super) struct VectorInfo {
+    pub(super) name: String,
+    pub(super) space: Space,
+    pub(super) len: usize,
+}
+
+/// Records programs for one graph on one device.
+pub struct Recorder<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) device: &'a dyn Device,
+    pub(super) vectors: Vec<VectorInfo>,
+    pub(super) masks: Vec<Ranges>,
+    pub(super) slots: Vec<String>,
+    plans: HashMap<Key, Rc<Plan>>,
+    pub(super) arena: usize,
+    pub(crate) programs: Vec<Program>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(graph: &'a Graph, device: &'a dyn Device) -> Recorder<'a> {
+        let mut recorder = Recorder {
+            graph,
+            device,
+            vectors: vec![],
+            masks: vec![graph.all_params()],
+            slots: vec![],
+            plans: HashMap::new(),
+            arena: 0,
+            programs: vec![],
+        };
+        for (name, space) in FIXED {
+            recorder.vector(name, space, 0);
+        }
+        recorder
+    }
+
+    /// The vector of that name, made on demand. `rows` counts for taps and inputs.
+    pub(super) fn vector(&mut self, name: &str, space: Space, rows: usize) -> Vector {
+        let graph = self.graph;
+        let len = match space {
+            Space::Params => graph.params().vector_len(),
+            Space::Stats => graph.statistics_len(),
+            Space::Taps => graph.row_offsets(graph.taps(), rows).1,
+            Space::Input => match graph.source() {
+                Some(s) => rows * s.h * s.w * s.c,
+                None => graph.row_offsets(graph.feeds(), rows).1,
+            },
+        };
+        let known = self.vectors.iter().position(|v| v.name == name);
+        let id = known.unwrap_or_else(|| {
+            self.vectors.push(VectorInfo { name: name.to_owned(), space, len: 0 });
+            self.vectors.len() - 1
+        });
+        self.vectors[id].len = self.vectors[id].len.max(len);
+        Vector { id: id as u16, mask: Mask::ALL }
+    }
+
+    /// The parameters that `chosen` picks, as a mask.
+    pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
+        let ranges = self.graph.params().ranges(chosen);
+        let known = self.masks.iter().position(|m| *m == ranges);
+        Mask(known.unwrap_or_else(|| {
+            self.masks.push(ranges);
+            self.masks.len() - 1
+        }) as u16)
+    }
+
+    /// The scalar slot of that name, made on demand; 0 until the host or a call sets it.
+    pub fn slot(&mut self, name: &str) -> Scalar {
+        let known = self.slots.iter().position(|s| s == name);
+        Scalar(known.unwrap_or_else(|| {
+            self.slots.push(name.to_owned());
+            self.slots.len() - 1
+        }) as u16)
+    }
+
+    /// Records a program over batches of `rows` rows.
+    ///
+    /// # Errors
+    /// Those of the recording function.
+    pub fn program(
+        &mut self,
+        name: &str,
+        rows: usize,
+        record: impl FnOnce(&mut Step<'_, 'a>) -> Result<()>,
+    ) -> Result<ProgramId> {
+        let mut step = Step { recorder: self, rows, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
+        record(&mut step)?;
+        let Step { calls, reports, .. } = step;
+        crate::plan::verify(&calls)?;
+        self.programs.push(Program { name: name.to_owned(), calls, reports });
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    /// Records the evaluation of `rows` rows: loss, hits and weight sum with running statistics, at the weights themselves.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn evaluation(&mut self, rows: usize) -> Result<ProgramId> {
+        self.program("evaluate", rows, |s| {
+            let pass = s.evaluate(At::of(W).running(RUNNING))?;
+            s.report("loss", pass.loss);
+            s.report("hits", pass.hits);
+            s.report("weight", pass.weight);
+            Ok(())
+        })
+    }
+
+    pub(super) fn plan(&mut self, key: Key) -> Result<Rc<Plan>> {
+        if let Some(plan) = self.plans.get(&key) {
+            return Ok(Rc::clone(plan));
+        }
+        let made = Rc::new(plan(self.graph, &key, self.device)?);
+        self.arena = self.arena.max(made.arena);
+        self.plans.insert(key, Rc::clone(&made));
+        Ok(made)
+    }
+
+    /// Sizes of all memory that the recorded programs need.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            arena: self.arena,
+            vectors: self.vectors.iter().map(|v| v.len).collect(),
+            scalars: self.slots.len().next_multiple_of(16),
+        }
+    }
+
+    /// Names of the slots, by number.
+    pub(crate) fn slot_names(&self) -> Vec<String> {
+        self.slots.clone()
+    }
+
+    /// Names and lengths of the vectors, by number.
+    pub(crate) fn vector_names(&self) -> Vec<(String, usize)> {
+        self.vectors.iter().map(|v| (v.name.clone(), v.len)).collect()
+    }
+}
