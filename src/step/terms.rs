@@ -103,7 +103,7 @@ pub struct Term {
     pub(super) map: Map,
 }
 
-/// A sum of terms, the right-hand side of [`Step::set`].
+/// A sum of terms, the right-hand side of [`super::Step::set`].
 #[derive(Clone, Debug)]
 pub struct Sum(pub(super) Vec<Term>);
 

@@ -12,7 +12,7 @@ const PARTIAL: usize = 8_192;
 /// Terms a sum of [`set`] may have; the longest among published optimizers has four.
 pub const MAX_TERMS: usize = 16;
 
-/// Scratch of [`norm`] and [`dot`], in elements: a partial sum in f64 for each window of [`PARTIAL`] elements.
+/// Scratch of [`norm`] and [`dot`], in elements: a partial sum in f64 for each window of 8,192 elements.
 pub fn dot_workspace(ranges: &[Range<usize>]) -> usize {
     2 * ranges.last().map_or(0, |r| r.end.div_ceil(PARTIAL))
 }
