@@ -31,6 +31,9 @@ impl Recording {
             programs: recorder.programs,
         }
     }
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
     /// Sizes of the memory that the programs need.
     pub fn layout(&self) -> &Layout {
         &self.layout

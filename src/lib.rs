@@ -1,4 +1,21 @@
 //! samcore: a training engine to study why some trained networks generalize and others do not.
+//!
+//! A model is a function that records operations on a [`graph::Graph`] out of the layers in [`nn`]; [`train::Session`]
+//! trains it by a [`recipe::Recipe`] and leaves a run folder:
+//!
+//! ```no_run
+//! use samcore::{data, models, recipe::Recipe, train};
+//!
+//! let recipe = Recipe { opt: "sam".into(), rho: 0.05, ..Recipe::default() };
+//! let fashion = data::load("fashion-mnist")?;
+//! let mut session = train::Session::with_model(models::find("cnn")?, fashion, recipe, &train::Where::default())?;
+//! println!("{:.2} %", 100.0 * session.run()?.test.accuracy);
+//! # Ok::<(), samcore::error::Error>(())
+//! ```
+//!
+//! Below that: [`plan`] turns a graph into calls over one arena, [`step`] says an optimizer's step as a program of passes
+//! and vector operations, [`exec`] replays it on a [`device::Device`], and [`check`] holds all of it to the definitions in
+//! [`ops`] through the f64 interpreter [`interp`].
 
 pub mod check;
 pub mod cli;

@@ -5,11 +5,12 @@ use super::print;
 use crate::data;
 use crate::device::{Device, cpu::CpuDevice};
 use crate::error::Result;
+use crate::exec::Recording;
 use crate::graph::{Graph, ImageSource, Var};
 use crate::models::{self, Model};
 use crate::ops::Op;
-use crate::ops::call::Augment;
-use crate::optim::{self, Options};
+use crate::ops::call::{Augment, Call};
+use crate::optim::{self, OptimizerRow, Options};
 use crate::recipe::{Kind, Value};
 use crate::step::Recorder;
 use crate::train::environment;
@@ -96,6 +97,8 @@ fn machine_info(as_json: bool) -> Result<String> {
     Ok(text)
 }
 
+const MEBI: f64 = (1 << 20) as f64;
+
 /// One line of a model's summary.
 struct Layer {
     name: String,
@@ -122,15 +125,30 @@ fn layers(graph: &Graph) -> Vec<Layer> {
         .collect()
 }
 
-/// Bytes that training steps of `optimizer` need.
-fn planned_memory(graph: &Graph, optimizer: &str, batch: usize) -> Result<usize> {
+/// What a training step costs: bytes of memory planned, flops, bytes that must move.
+struct Cost {
+    optimizer: &'static str,
+    memory: usize,
+    flops: u64,
+    moved: u64,
+}
+
+fn cost(graph: &Graph, row: &OptimizerRow, batch: usize) -> Result<Cost> {
     let device = CpuDevice::new(0)?;
-    let optimizer = (optim::find(optimizer)?.build)(&Options::default());
+    let optimizer = (row.build)(&Options::default());
     let mut recorder = Recorder::new(graph, &device);
     for phase in 0..optimizer.phases() {
-        recorder.program("step", batch, |step| optimizer.record(phase, step))?;
+        recorder.program(row.name, batch, |step| optimizer.record(phase, step))?;
     }
-    Ok(recorder.layout().bytes())
+    let recording = Recording::of(recorder);
+    let calls = || recording.programs().iter().flat_map(|p| &p.calls);
+    let phases = optimizer.phases() as u64;
+    Ok(Cost {
+        optimizer: row.name,
+        memory: recording.layout().bytes(),
+        flops: calls().map(Call::flops).sum::<u64>() / phases,
+        moved: calls().map(Call::bytes).sum::<u64>() / phases,
+    })
 }
 
 /// Layers, shapes, parameters, flops and planned memory of a model.
@@ -141,10 +159,7 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
     let graph = models::classifier(model, &source, 0.0, 0.0)?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
-    let memory: Vec<(&str, usize)> = optim::OPTIMIZERS
-        .iter()
-        .map(|o| Ok((o.name, planned_memory(&graph, o.name, batch)?)))
-        .collect::<Result<_>>()?;
+    let costs: Vec<Cost> = optim::OPTIMIZERS.iter().map(|o| cost(&graph, o, batch)).collect::<Result<_>>()?;
     if args.json {
         let layers: Vec<_> = layers
             .iter()
@@ -160,7 +175,8 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
             "parameters": parameters,
             "forward_flops_per_image": flops,
             "batch": batch,
-            "planned_bytes": memory.iter().map(|(n, b)| (n.to_string(), json!(b))).collect::<serde_json::Map<_, _>>(),
+            "steps": costs.iter().map(|c| json!({"optimizer": c.optimizer, "planned_bytes": c.memory,
+                "flops": c.flops, "least_bytes_moved": c.moved})).collect::<Vec<_>>(),
         });
         return Ok(format!("{result:#}\n"));
     }
@@ -171,8 +187,11 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
     }
     text += &format!("{:<12} {:<14} {:>12} {parameters:>12} {flops:>14}\n\n", "total", "", "");
     text += "flops: one image, forward, a multiply-add counted as two\n";
-    for (name, bytes) in memory {
-        text += &format!("memory of a {name} step, batch {batch}: {:.1} MiB\n", bytes as f64 / f64::from(1 << 20));
+    text += &format!("\n{:<12} {:>12} {:>12} {:>14}\n", "step", "MiB planned", "GFLOP", "MiB moved");
+    for c in costs {
+        let (memory, moved) = (c.memory as f64 / MEBI, c.moved as f64 / MEBI);
+        text += &format!("{:<12} {memory:>12.1} {:>12.2} {moved:>14.1}\n", c.optimizer, c.flops as f64 / 1e9);
     }
+    text += &format!("a step: batch {batch}; moved: every operand of every call once\n");
     Ok(text)
 }

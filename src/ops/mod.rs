@@ -12,6 +12,7 @@ pub mod value;
 mod add;
 mod batch_norm;
 mod conv2d;
+mod counts;
 mod cross_entropy;
 mod dropout;
 mod fused;
