@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -15,21 +15,68 @@ const SPINS: u32 = 20_000;
 
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
-/// The work that is being handed out. The pointer is valid from the generation's start until every worker has left it.
+/// The work that is being handed out. Only read by workers inside the gate.
 struct Work {
     run: Option<*const Job<'static>>,
     jobs: usize,
 }
-// SAFETY: the pointee is Sync, and `Pool::run` does not return before all workers are done with it.
+// SAFETY: the pointee is Sync, and `Pool::run` does not return before the gate is closed and empty.
 unsafe impl Send for Work {}
 
 struct Shared {
     work: Mutex<Work>,
-    generation: AtomicUsize,
+    gate: Gate,
     next: AtomicUsize,
-    busy: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
+}
+
+/// Lets workers into one call's work while it is open, and counts those inside.
+///
+/// A call ends when the gate is closed and empty. So it waits for workers that took part, never for one that the system
+/// has not woken yet: on a busy machine the caller does the work alone instead of standing still.
+struct Gate(AtomicU64);
+
+impl Gate {
+    const OPEN: u64 = 1 << 32;
+    const GENERATION: u64 = 1 << 33;
+    const INSIDE: u64 = Gate::OPEN - 1;
+
+    /// Begins a new generation. Only while the gate is closed and empty, and by one thread at a time.
+    fn open(&self) {
+        let closed = self.0.load(Ordering::Relaxed);
+        // Wrapping into bit 0 takes 2^31 calls between two looks of one worker, which then merely misses a call.
+        self.0.store((closed & !Gate::OPEN).wrapping_add(Gate::GENERATION) | Gate::OPEN, Ordering::Release);
+    }
+
+    /// Ends the generation and waits until nobody is inside.
+    fn close(&self) {
+        self.0.fetch_and(!Gate::OPEN, Ordering::AcqRel);
+        let mut spins = 0;
+        while self.0.load(Ordering::Acquire) & Gate::INSIDE != 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+
+    /// Goes inside, unless the gate is closed or this generation is the one `seen` last.
+    fn enter(&self, seen: &mut u64) -> bool {
+        let now = self.0.load(Ordering::Acquire);
+        let generation = now & !(Gate::OPEN | Gate::INSIDE);
+        if now & Gate::OPEN == 0 || generation == *seen {
+            return false;
+        }
+        // On failure somebody else has moved: the caller looks again.
+        let entered = self.0.compare_exchange(now, now + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if entered {
+            *seen = generation;
+        }
+        entered
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Threads that run the jobs of one call at a time; the calling thread is one of them.
@@ -45,9 +92,8 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             work: Mutex::new(Work { run: None, jobs: 0 }),
-            generation: AtomicUsize::new(0),
+            gate: Gate(AtomicU64::new(0)),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -82,20 +128,16 @@ impl Pool {
         let _alone = self.entered.lock().unwrap_or_else(PoisonError::into_inner);
         let s = &*self.shared;
         let local: &Job<'_> = &f;
-        // SAFETY: only the lifetime is erased; `busy` is waited for below, before `f` goes out of scope.
+        // SAFETY: only the lifetime is erased; the gate is closed and empty before `f` goes out of scope.
         let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(local) };
         *s.work.lock().unwrap_or_else(PoisonError::into_inner) = Work { run: Some(erased), jobs };
         s.next.store(0, Ordering::Relaxed);
-        s.busy.store(self.workers.len(), Ordering::Relaxed);
-        s.generation.fetch_add(1, Ordering::Release);
+        s.gate.open();
         for w in &self.workers {
             w.thread().unpark();
         }
         take_jobs(s, local, jobs, 0);
-        let mut spins = 0;
-        while s.busy.load(Ordering::Acquire) != 0 {
-            wait(&mut spins);
-        }
+        s.gate.close();
         if s.panicked.swap(false, Ordering::Relaxed) {
             panic!("a job of the thread pool panicked (its message is above)");
         }
@@ -104,8 +146,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.shared.generation.fetch_add(1, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
         for w in self.workers.drain(..) {
             w.thread().unpark();
             // A worker catches every panic of its jobs, so joining cannot fail.
@@ -129,36 +170,26 @@ fn take_jobs(s: &Shared, f: &Job<'_>, jobs: usize, thread: usize) {
     }
 }
 
-fn wait(spins: &mut u32) {
-    *spins += 1;
-    if *spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-}
-
 fn worker(s: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
-        loop {
-            let now = s.generation.load(Ordering::Acquire);
-            if now != seen {
-                seen = now;
-                break;
+        while !s.gate.enter(&mut seen) {
+            if s.stop.load(Ordering::Acquire) {
+                return;
             }
             spins += 1;
-            // `run` unparks after it has moved the generation on, so a wake-up cannot be lost.
+            // `run` unparks after it has opened the gate, and `drop` after it has set `stop`, so no wake-up is lost.
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::park() }
-        }
-        if s.stop.load(Ordering::Relaxed) {
-            return;
         }
         let work = s.work.lock().unwrap_or_else(PoisonError::into_inner);
         let (run, jobs) = (work.run, work.jobs);
         drop(work);
         if let Some(run) = run {
-            // SAFETY: `Pool::run` keeps the closure alive until `busy` is 0, which is after this use.
+            // SAFETY: `Pool::run` keeps the closure alive until the gate is closed and this worker has left it.
             take_jobs(s, unsafe { &*run }, jobs, thread);
         }
-        s.busy.fetch_sub(1, Ordering::Release);
+        s.gate.leave();
     }
 }
 
