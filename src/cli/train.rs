@@ -105,9 +105,9 @@ fn report(s: &Summary, json: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::TestFolder;
     use crate::recipe::tests::other_value;
     use crate::recipe::{SETTINGS, Value};
-    use crate::train::run_folder::tests::Scratch;
 
     fn parse(words: &[&str]) -> Result<Args> {
         let words = ["samcore", "train"].iter().chain(words);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn flags_override_the_config_file() {
-        let scratch = Scratch::new("config");
+        let scratch = TestFolder::new("config");
         let file = scratch.0.join("my.toml");
         std::fs::write(&file, "lr = 0.5\nopt = \"sam\"\n").unwrap();
         let recipe = parse(&["--lr", "0.25", "--config", file.to_str().unwrap()]).unwrap().recipe;
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_keeps_its_settings_but_those_of_the_machine() {
-        let scratch = Scratch::new("resumed");
+        let scratch = TestFolder::new("resumed");
         let begun = Recipe { lr: 0.3, epochs: 3, ..Recipe::default() };
         std::fs::write(scratch.0.join("config.toml"), begun.to_toml()).unwrap();
         let folder = scratch.0.to_str().unwrap();

@@ -279,7 +279,7 @@ impl Metrics {
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::train::run_folder::tests::Scratch;
+    use crate::files::TestFolder;
 
     const STEPS_PER_EPOCH: u64 = 4;
 
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn files_say_what_the_rows_said() {
-        let scratch = Scratch::new("records");
+        let scratch = TestFolder::new("records");
         let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
         write_steps(&mut Records::create(&folder, false).unwrap(), 1..=4, false);
         let steps = std::fs::read_to_string(folder.steps()).unwrap();
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_leaves_the_same_bytes_as_an_unbroken_one() {
         for validation in [false, true] {
-            let scratch = Scratch::new(&format!("resume-{validation}"));
+            let scratch = TestFolder::new(&format!("resume-{validation}"));
             let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
             let read = || [folder.metrics(), folder.steps()].map(|p| std::fs::read(p).unwrap());
             write_steps(&mut Records::create(&folder, validation).unwrap(), 1..=11, validation);
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn lost_files_and_rows_are_told_and_damaged_ones_refused() {
-        let scratch = Scratch::new("damaged");
+        let scratch = TestFolder::new("damaged");
         let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
         write_steps(&mut Records::create(&folder, false).unwrap(), 1..=5, false);
         assert_eq!(Records::resume(&folder, false, 9).unwrap().1, 5);
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn metrics_are_read_back_with_empty_cells_and_without_a_torn_line() {
-        let scratch = Scratch::new("metrics");
+        let scratch = TestFolder::new("metrics");
         let path = scratch.0.join("metrics.csv");
         std::fs::write(&path, "epoch,step,gain\n1,4,\n2,8,0.5\n3,1").unwrap();
         let metrics = Metrics::read(&path).unwrap();

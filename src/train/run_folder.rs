@@ -3,7 +3,6 @@
 use crate::clock::Civil;
 use crate::error::{Error, Kind, Result};
 use std::fs::{File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Locked for as long as a process writes to the folder. The lock goes with the process, however that ends; the empty
@@ -135,25 +134,10 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Replaces the file at `path` as a whole: whoever reads it, even after a power cut, finds the old or the new content.
-///
-/// # Errors
-/// CantCreate or Io, with the path.
-pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written.map_err(|e| Error::io("write", &temporary, &e))?;
-    std::fs::rename(&temporary, path).map_err(|e| Error::io("write", path, &e))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::files::TestFolder;
     use std::process::{Command, Stdio};
 
     /// This test program once more, to run only the test `name`.
@@ -163,27 +147,9 @@ pub(crate) mod tests {
         command
     }
 
-    /// An empty folder for one test, removed at its end.
-    pub(crate) struct Scratch(pub PathBuf);
-
-    impl Scratch {
-        pub(crate) fn new(name: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("samcore-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir_all(&path).unwrap();
-            Scratch(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn runs_of_the_same_second_get_folders_of_their_own() {
-        let scratch = Scratch::new("stamped");
+        let scratch = TestFolder::new("stamped");
         let root = scratch.0.join("runs");
         let make = || RunFolder::create_stamped(&root, "sam-cnn", "2026-07-12-101530");
         let folders = [make().unwrap(), make().unwrap(), make().unwrap()];
@@ -197,7 +163,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_given_folder_must_be_new_or_empty_and_not_in_use() {
-        let scratch = Scratch::new("given");
+        let scratch = TestFolder::new("given");
         let out = scratch.0.join("deep/run");
         let create = || RunFolder::create(Path::new("unused"), "", Some(&out));
         let folder = create().unwrap();
@@ -233,7 +199,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_lock_keeps_other_processes_out_and_dies_with_its_own() {
-        let scratch = Scratch::new("processes");
+        let scratch = TestFolder::new("processes");
         std::fs::write(scratch.0.join(CONFIG), "").unwrap();
         let other = || {
             let mut command = child("train::run_folder::tests::child_takes_a_folder");

@@ -53,7 +53,7 @@ pub fn backward_data_workspace(workers: &Workers, s: &ConvShape) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::conv_testing::{Sum, assert_close, normal, on_all_workers};
+    use super::super::testing::{Sum, assert_sums, normal, on_all_workers};
     use super::*;
 
     /// [n, h, w, ci, co, k, stride, pad]
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn forward_is_the_definition_for_any_shape() {
         for s in shapes() {
-            let (x, w) = (normal("x", s.x_len()), normal("w", s.weight_len()));
+            let (x, w) = (normal(1, s.x_len()), normal(2, s.weight_len()));
             let want = sums(&s, s.y_len(), |sums, i, j, o| sums[o].add(x[i], w[j]));
             let run = |workers: &Workers| {
                 let mut y = vec![f32::NAN; s.y_len()];
@@ -129,14 +129,14 @@ mod tests {
                 forward(workers, &s, &x, &w, &mut y, None, &mut work);
                 vec![y]
             };
-            on_all_workers(&format!("{s:?}"), run, |what, got| assert_close(what, &got[0], &want));
+            on_all_workers(&format!("{s:?}"), run, |what, got| assert_sums(what, &got[0], &want));
         }
     }
 
     #[test]
     fn backward_data_is_its_gradient_written_or_added() {
         for (s, add) in shapes().flat_map(|s| [(s, false), (s, true)]) {
-            let (dy, w, before) = (normal("dy", s.y_len()), normal("w", s.weight_len()), normal("dx", s.x_len()));
+            let (dy, w, before) = (normal(3, s.y_len()), normal(2, s.weight_len()), normal(4, s.x_len()));
             let mut want = sums(&s, s.x_len(), |sums, i, j, o| sums[i].add(dy[o], w[j]));
             if add {
                 want.iter_mut().zip(&before).for_each(|(sum, b)| sum.add(*b, 1.0));
@@ -147,14 +147,14 @@ mod tests {
                 backward_data(workers, &s, &dy, &w, &mut dx, add, &mut work);
                 vec![dx]
             };
-            on_all_workers(&format!("{s:?} add {add}"), run, |what, got| assert_close(what, &got[0], &want));
+            on_all_workers(&format!("{s:?} add {add}"), run, |what, got| assert_sums(what, &got[0], &want));
         }
     }
 
     #[test]
     fn backward_weight_is_its_gradient() {
         for s in shapes() {
-            let (x, dy) = (normal("x", s.x_len()), normal("dy", s.y_len()));
+            let (x, dy) = (normal(1, s.x_len()), normal(3, s.y_len()));
             let want = sums(&s, s.weight_len(), |sums, i, j, o| sums[j].add(x[i], dy[o]));
             let run = |workers: &Workers| {
                 let mut dw = vec![f32::NAN; s.weight_len()];
@@ -162,7 +162,7 @@ mod tests {
                 backward_weight(workers, &s, &x, &dy, &mut dw, &mut work);
                 vec![dw]
             };
-            on_all_workers(&format!("{s:?}"), run, |what, got| assert_close(what, &got[0], &want));
+            on_all_workers(&format!("{s:?}"), run, |what, got| assert_sums(what, &got[0], &want));
         }
     }
 
@@ -172,8 +172,8 @@ mod tests {
         // Without a pad, as zeros at the border would spread the outputs that are to lie far from zero.
         let far = shapes().filter(|s| s.k <= s.h.min(s.w)).map(|s| (ConvShape { pad: 0, ..s }, 1000.0));
         for (s, shift) in shapes().map(|s| (s, 0.0)).chain(far) {
-            let x: Vec<f32> = normal("x", s.x_len()).iter().map(|v| v + shift).collect();
-            let w = normal("w", s.weight_len());
+            let x: Vec<f32> = normal(1, s.x_len()).iter().map(|v| v + shift).collect();
+            let w = normal(2, s.weight_len());
             let run = |workers: &Workers| {
                 let (mut y, mut partials) = (vec![f32::NAN; s.y_len()], vec![f32::NAN; s.n * 2 * s.co]);
                 let mut work = vec![f32::NAN; forward_workspace(workers, &s)];

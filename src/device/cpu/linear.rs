@@ -213,7 +213,7 @@ impl Product {
 
 #[cfg(test)]
 mod tests {
-    use super::super::conv_testing::{Sum, assert_close, normal, on_all_workers};
+    use super::super::testing::{Sum, assert_sums, normal, on_all_workers};
     use super::*;
 
     /// (n, inputs, outputs): the layers of cnn, then odd and single ones, and depths around DEPTH.
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn forward_is_the_definition_for_any_shape() {
         for s in shapes() {
-            let (x, w, b) = (normal("x", s.n * s.inputs), normal("w", s.outputs * s.inputs), normal("b", s.outputs));
+            let (x, w, b) = (normal(1, s.n * s.inputs), normal(2, s.outputs * s.inputs), normal(5, s.outputs));
             let mut want = vec![Sum::default(); s.n * s.outputs];
             products(&s, |i, j, o| want[o].add(x[i], w[j]));
             want.iter_mut().enumerate().for_each(|(o, sum)| sum.add(b[o % s.outputs], 1.0));
@@ -257,15 +257,15 @@ mod tests {
                 forward(workers, &s, &x, &w, &b, &mut y, &mut work);
                 vec![y]
             };
-            on_all_workers(&format!("{s:?}"), run, |what, got| assert_close(what, &got[0], &want));
+            on_all_workers(&format!("{s:?}"), run, |what, got| assert_sums(what, &got[0], &want));
         }
     }
 
     #[test]
     fn backward_data_is_its_gradient_written_or_added() {
         for (s, add) in shapes().flat_map(|s| [(s, false), (s, true)]) {
-            let (dy, w) = (normal("dy", s.n * s.outputs), normal("w", s.outputs * s.inputs));
-            let before = normal("dx", s.n * s.inputs);
+            let (dy, w) = (normal(3, s.n * s.outputs), normal(2, s.outputs * s.inputs));
+            let before = normal(4, s.n * s.inputs);
             let mut want = vec![Sum::default(); s.n * s.inputs];
             products(&s, |i, j, o| want[i].add(dy[o], w[j]));
             if add {
@@ -277,14 +277,14 @@ mod tests {
                 backward_data(workers, &s, &dy, &w, &mut dx, add, &mut work);
                 vec![dx]
             };
-            on_all_workers(&format!("{s:?} add {add}"), run, |what, got| assert_close(what, &got[0], &want));
+            on_all_workers(&format!("{s:?} add {add}"), run, |what, got| assert_sums(what, &got[0], &want));
         }
     }
 
     #[test]
     fn backward_weight_is_its_gradient() {
         for s in shapes() {
-            let (x, dy) = (normal("x", s.n * s.inputs), normal("dy", s.n * s.outputs));
+            let (x, dy) = (normal(1, s.n * s.inputs), normal(3, s.n * s.outputs));
             let (mut dw, mut db) = (vec![Sum::default(); s.outputs * s.inputs], vec![Sum::default(); s.outputs]);
             products(&s, |i, j, o| dw[j].add(x[i], dy[o]));
             dy.iter().enumerate().for_each(|(i, dy)| db[i % s.outputs].add(*dy, 1.0));
@@ -296,8 +296,8 @@ mod tests {
                 got
             };
             on_all_workers(&format!("{s:?}"), run, |what, got| {
-                assert_close(&format!("dw of {what}"), &got[0], &dw);
-                assert_close(&format!("db of {what}"), &got[1], &db);
+                assert_sums(&format!("dw of {what}"), &got[0], &dw);
+                assert_sums(&format!("db of {what}"), &got[1], &db);
             });
         }
     }

@@ -1,8 +1,6 @@
 //! The CPU device: the embedded default, and the reference that other devices are compared with.
 
 pub mod conv;
-#[cfg(test)]
-mod conv_testing;
 mod conv_weight;
 pub mod ingest;
 pub mod linear;
@@ -71,14 +69,18 @@ impl CpuDevice {
     /// # Errors
     /// If SAMCORE_ISA asks for instructions that the CPU lacks.
     pub fn new(threads: usize) -> Result<CpuDevice> {
-        Ok(CpuDevice::with_isa(threads, Isa::detect()?))
+        CpuDevice::with_isa(threads, Isa::detect()?)
     }
 
-    /// The same with the instructions given; the caller has made sure that the CPU has them.
-    fn with_isa(threads: usize, isa: Isa) -> CpuDevice {
+    /// The same with the instructions given.
+    ///
+    /// # Errors
+    /// If the CPU lacks them.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<CpuDevice> {
+        isa.check()?;
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let pool = Pool::new(if threads == 0 { all } else { threads });
-        CpuDevice { workers: Workers { pool, isa }, banks: None, datasets: vec![] }
+        Ok(CpuDevice { workers: Workers { pool, isa }, banks: None, datasets: vec![] })
     }
 
     pub fn threads(&self) -> usize {

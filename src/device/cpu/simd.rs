@@ -1,6 +1,6 @@
 //! Which instructions the CPU has, and how one loop is compiled once for each.
 
-use crate::error::{Result, unknown};
+use crate::error::{Error, Kind, Result, unknown};
 
 /// An instruction set that kernels exist for, in ascending order. Bits are promised per instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,13 +43,23 @@ impl Isa {
         let Ok(name) = std::env::var("SAMCORE_ISA") else { return Ok(Isa::best()) };
         let names: Vec<&str> = Isa::ALL.iter().map(|i| i.1).collect();
         let isa = Isa::ALL.iter().find(|i| i.1 == name).ok_or_else(|| unknown("SAMCORE_ISA", &name, &names))?.0;
-        if isa > Isa::best() {
-            return Err(crate::error::Error::new(
-                crate::error::Kind::Unavailable,
-                format!("SAMCORE_ISA={name}, but this CPU has only {}", Isa::best().name()),
-            ));
-        }
+        isa.check().map_err(|e| e.context(format!("SAMCORE_ISA={name}")))?;
         Ok(isa)
+    }
+
+    /// The sets that this CPU has, in ascending order.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().map(|i| i.0).filter(|i| *i <= Isa::best())
+    }
+
+    /// # Errors
+    /// If this CPU does not have the set.
+    pub fn check(self) -> Result<()> {
+        if self <= Isa::best() {
+            return Ok(());
+        }
+        let message = format!("this CPU has no {} instructions; its best are {}", self.name(), Isa::best().name());
+        Err(Error::new(Kind::Unavailable, message))
     }
 
     pub fn name(self) -> &'static str {
@@ -79,7 +89,7 @@ macro_rules! per_isa {
                 }
                 use $crate::device::cpu::simd::Isa;
                 match isa {
-                    // SAFETY: `Isa::detect` names only sets that this CPU has.
+                    // SAFETY: `Isa::detect` and `CpuDevice::with_isa` let only sets pass that this CPU has.
                     Isa::Avx512 => return unsafe { wide($($arg),*) },
                     // SAFETY: as above.
                     Isa::Avx2 => return unsafe { half($($arg),*) },
@@ -110,7 +120,7 @@ mod tests {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut plain = vec![0.1f32; 1000];
         scaled_add(Isa::Plain, &x, &mut plain, 1.7);
-        for (isa, _) in Isa::ALL.into_iter().filter(|i| i.0 <= Isa::best()) {
+        for isa in Isa::available() {
             let mut y = vec![0.1f32; 1000];
             scaled_add(isa, &x, &mut y, 1.7);
             assert_eq!(y, plain);
