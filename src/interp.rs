@@ -125,16 +125,18 @@ pub fn mean_loss(graph: &Graph, values: &Values) -> Option<(Var, f64, Vec<f64>)>
     Some((root, loss, seed))
 }
 
-/// Batch statistics of batch-norm node `v`: per channel (count, mean, M2).
-pub fn batch_statistics(graph: &Graph, values: &Values, v: Var) -> Vec<(f64, f64, f64)> {
+/// Batch statistics `[3, c]` of batch-norm node `v`: count, mean and M2 of each channel.
+pub fn batch_statistics(graph: &Graph, values: &Values, v: Var) -> Vec<f64> {
     let node = graph.node(v);
     let (x, c) = (values.of(node.inputs[0]), graph.shape(node.inputs[1]).len());
-    (0..c)
-        .map(|j| {
-            let channel = || x.iter().skip(j).step_by(c);
-            let count = channel().count() as f64;
-            let mean = channel().sum::<f64>() / count;
-            (count, mean, channel().map(|v| (v - mean).powi(2)).sum())
-        })
-        .collect()
+    let mut statistics = vec![0.0; 3 * c];
+    for j in 0..c {
+        let channel = || x.iter().skip(j).step_by(c);
+        let count = channel().count() as f64;
+        let mean = channel().sum::<f64>() / count;
+        statistics[j] = count;
+        statistics[c + j] = mean;
+        statistics[2 * c + j] = channel().map(|v| (v - mean).powi(2)).sum();
+    }
+    statistics
 }

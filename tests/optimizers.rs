@@ -106,8 +106,8 @@ struct Loss {
     value: f64,
     gradient: Vec<f64>,
     tap: Vec<f64>,
-    /// Per channel count, mean, M2.
-    statistics: Vec<(f64, f64, f64)>,
+    /// `[3, c]`: count, mean, M2.
+    statistics: Vec<f64>,
 }
 
 impl Oracle<'_> {
@@ -169,9 +169,10 @@ fn descend(state: &mut State, g: &[f64], slots: &Slots, nesterov: bool) {
     }
 }
 
-fn fold(state: &mut State, statistics: &[(f64, f64, f64)]) {
-    let c = statistics.len();
-    for (j, (count, mean, m2)) in statistics.iter().enumerate() {
+fn fold(state: &mut State, statistics: &[f64]) {
+    let c = statistics.len() / 3;
+    for j in 0..c {
+        let (count, mean, m2) = (statistics[j], statistics[c + j], statistics[2 * c + j]);
         state.running[j] += 1.0;
         state.running[c + j] += 0.1 * (mean - state.running[c + j]);
         state.running[2 * c + j] += 0.1 * (m2 / (count - 1.0) - state.running[2 * c + j]);
@@ -183,7 +184,7 @@ fn by_hand(
     g: &Graph,
     slots: &Slots,
     nesterov: bool,
-    mut step: impl FnMut(&Oracle<'_>, &State, usize) -> (Vec<f64>, Vec<(f64, f64, f64)>),
+    mut step: impl FnMut(&Oracle<'_>, &State, usize) -> (Vec<f64>, Vec<f64>),
 ) -> State {
     let oracle = Oracle { g, data: data() };
     let initial = engine::initial(g, 1, &[]);

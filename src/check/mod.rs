@@ -5,10 +5,12 @@
 //! `samcore check`.
 
 mod cases;
+mod differences;
+mod graph_case;
 mod model;
 mod rig;
 
-pub use cases::{check_case, check_row};
+pub use cases::{check_case, check_row, run_case};
 pub use model::{ModelCheck, check_model};
 pub use rig::Rig;
 
@@ -49,8 +51,6 @@ impl Finding {
 pub struct Verdict {
     pub label: String,
     pub findings: Vec<Finding>,
-    /// Every value that the device wrote, for comparison between devices or thread counts.
-    pub bits: Vec<u32>,
 }
 
 impl Verdict {
@@ -69,11 +69,43 @@ impl Verdict {
     fn holds(&mut self, what: impl Into<String>, holds: bool) {
         self.add(what, if holds { 0.0 } else { f64::INFINITY }, 0.0);
     }
-    /// Relative L2 error of `got` against `expected`, and the values' bits.
+    /// Relative L2 error of `got` against `expected`.
     fn compare(&mut self, what: impl Into<String>, got: &[f32], expected: &[f64], limit: f64) {
-        self.bits.extend(got.iter().map(|v| v.to_bits()));
         self.add(what, relative_error(got, expected), limit);
     }
+}
+
+/// What a device wrote for one case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub values: Vec<Vec<f32>>,
+    /// Whether a second run on the same device wrote the same bits.
+    pub repeats: bool,
+}
+
+impl Default for Outcome {
+    fn default() -> Outcome {
+        Outcome { values: vec![], repeats: true }
+    }
+}
+
+impl Outcome {
+    /// Adds what one run wrote; `second` is what the same run wrote once more.
+    fn add(&mut self, first: Vec<Vec<f32>>, second: &[Vec<f32>]) {
+        self.repeats &= same_bits(&first, second);
+        self.values.extend(first);
+    }
+    /// Whether all values have the same bits; a NaN equals itself.
+    pub fn same_bits(&self, other: &Outcome) -> bool {
+        same_bits(&self.values, &other.values)
+    }
+}
+
+fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
+    let bits = |values: &[Vec<f32>]| -> Vec<Vec<u32>> {
+        values.iter().map(|v| v.iter().map(|x| x.to_bits()).collect()).collect()
+    };
+    bits(a) == bits(b)
 }
 
 /// |got - expected| / |expected| in the 2-norm; the absolute error where |expected| is 0; NaN for unequal lengths.

@@ -1,6 +1,7 @@
 //! Whole models: loss and gradients on the device against the interpreter, which is itself checked by differences.
 
-use super::cases::{device_branches, difference_error};
+use super::differences::difference_error;
+use super::graph_case::device_branches;
 use super::rig::Rig;
 use super::{BACKWARD, DIFFERENCE, FORWARD, MakeDevice, Verdict, widen};
 use crate::device::DatasetBytes;

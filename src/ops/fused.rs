@@ -31,7 +31,7 @@ fn block(label: String, rows: usize, [h, w, ci, co]: [usize; 4], pool: bool) -> 
 }
 
 const SHAPES: [(usize, [usize; 4]); 4] =
-    [(2, [28, 28, 1, 32]), (3, [14, 14, 32, 64]), (2, [7, 9, 3, 10]), (4, [5, 5, 2, 33])];
+    [(2, [20, 20, 1, 32]), (3, [6, 6, 16, 64]), (2, [7, 9, 3, 10]), (4, [5, 5, 2, 33])];
 
 fn cases(pool: bool) -> Vec<Case> {
     let mut cases = Vec::new();
