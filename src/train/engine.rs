@@ -68,9 +68,8 @@ impl Evaluator {
             let rows = self.rows.min(count - first) as u32;
             let counters = Counters { dataset, first: first as u32, rows, ..Counters::default() };
             exec.run(self.program, &counters)?;
-            let reports = exec.program(self.program).reports.clone();
             let mut read = |name: &str| -> Result<f64> {
-                let scalar = reports.iter().find(|r| r.0 == name).map(|r| r.1);
+                let scalar = exec.program(self.program).reports.iter().find(|r| r.0 == name).map(|r| r.1);
                 let scalar = scalar.ok_or_else(|| Error::internal(format!("an evaluation without '{name}'")))?;
                 Ok(f64::from(exec.read(scalar)?))
             };
