@@ -71,7 +71,7 @@ pub fn max_pool(g: &mut Graph, x: Var, name: &str, window: usize) -> Result<Var>
 /// Mean of the whole image, one value a channel.
 ///
 /// # Errors
-/// If `x` is not a square image.
+/// If `x` is not an image.
 pub fn global_avg_pool(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
     g.op(Op::AvgPool(AvgPool::GLOBAL), &[x], name)
 }

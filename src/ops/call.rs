@@ -106,16 +106,21 @@ pub struct PoolShape {
     pub h: usize,
     pub w: usize,
     pub c: usize,
-    pub window: usize,
+    pub window_h: usize,
+    pub window_w: usize,
     pub stride: usize,
 }
 
 impl PoolShape {
     pub fn out_h(&self) -> usize {
-        (self.h - self.window) / self.stride + 1
+        (self.h - self.window_h) / self.stride + 1
     }
     pub fn out_w(&self) -> usize {
-        (self.w - self.window) / self.stride + 1
+        (self.w - self.window_w) / self.stride + 1
+    }
+    /// Pixels of a window.
+    pub fn area(&self) -> usize {
+        self.window_h * self.window_w
     }
     pub fn x_len(&self) -> usize {
         self.n * self.h * self.w * self.c

@@ -27,14 +27,17 @@ impl AvgPool {
     pub const GLOBAL: AvgPool = AvgPool { window: 0, stride: 1 };
 }
 
+/// Geometry of a pool over `rows` images; window 0 is the whole image.
 fn shape(window: usize, stride: usize, rows: usize, x: &Shape) -> PoolShape {
-    PoolShape { n: rows, h: x.0[0], w: x.0[1], c: x.0[2], window, stride }
+    let (h, w, c) = (x.0[0], x.0[1], x.0[2]);
+    let (window_h, window_w) = if window == 0 { (h, w) } else { (window, window) };
+    PoolShape { n: rows, h, w, c, window_h, window_w, stride }
 }
 
 fn infer(op: &str, window: usize, stride: usize, inputs: &[&Shape]) -> Result<Shape> {
     let [x] = exactly::<1>(op, inputs)?;
     let (h, w, c) = x.image(op)?;
-    if window == 0 || stride == 0 || window > h || window > w {
+    if h * w == 0 || stride == 0 || window > h || window > w {
         return Err(Error::usage(format!("{op} of {x}: window {window}, stride {stride} do not fit")));
     }
     let s = shape(window, stride, 1, x);
@@ -47,7 +50,7 @@ fn window_of(s: &PoolShape, y: usize) -> impl Iterator<Item = usize> + use<> {
     let (c, pixel) = (y % s.c, y / s.c);
     let (ox, oy, n) = (pixel % s.out_w(), pixel / s.out_w() % s.out_h(), pixel / s.out_w() / s.out_h());
     let at = move |ky: usize, kx: usize| ((n * s.h + oy * s.stride + ky) * s.w + ox * s.stride + kx) * s.c + c;
-    (0..s.window).flat_map(move |ky| (0..s.window).map(move |kx| at(ky, kx)))
+    (0..s.window_h).flat_map(move |ky| (0..s.window_w).map(move |kx| at(ky, kx)))
 }
 
 impl MaxPool {
@@ -100,36 +103,23 @@ impl Operation for MaxPool {
     }
 }
 
-impl AvgPool {
-    fn window(&self, x: &Shape) -> usize {
-        if self.window == 0 { x.0.first().copied().unwrap_or(0) } else { self.window }
-    }
-}
-
 impl Operation for AvgPool {
     fn name(&self) -> &'static str {
         "avg_pool"
     }
 
     fn infer(&self, inputs: &[&Shape]) -> Result<Shape> {
-        let window = inputs.first().map_or(0, |x| self.window(x));
-        if let (0, [x]) = (self.window, inputs)
-            && x.0.len() == 3
-            && x.0[0] != x.0[1]
-        {
-            return Err(Error::usage(format!("a global avg_pool needs a square image, got {x}")));
-        }
-        infer("avg_pool", window, self.stride, inputs)
+        infer("avg_pool", self.window, self.stride, inputs)
     }
 
     fn forward(&self, site: &mut dyn Site) -> Result<()> {
-        let s = shape(self.window(site.input_shape(0)), self.stride, site.rows(), site.input_shape(0));
+        let s = shape(self.window, self.stride, site.rows(), site.input_shape(0));
         site.emit("forward", Kernel::AvgPool(s), vec![site.input(0)], vec![site.output()]);
         Ok(())
     }
 
     fn backward(&self, site: &mut dyn Site) -> Result<()> {
-        let shape = shape(self.window(site.input_shape(0)), self.stride, site.rows(), site.input_shape(0));
+        let shape = shape(self.window, self.stride, site.rows(), site.input_shape(0));
         if let Some((dx, add)) = site.grad_input(0) {
             site.emit("backward", Kernel::AvgPoolBackward { shape, add }, vec![site.grad_output()], vec![dx]);
         }
@@ -137,18 +127,18 @@ impl Operation for AvgPool {
     }
 
     fn reduction(&self, inputs: &[&Shape]) -> Option<usize> {
-        Some(self.window(inputs[0]).pow(2))
+        Some(shape(self.window, self.stride, 1, inputs[0]).area())
     }
 
     fn spec(&self, at: &SpecAt<'_>) -> Vec<f64> {
-        let s = shape(self.window(at.shapes[0]), self.stride, at.rows, at.shapes[0]);
-        let area = (s.window * s.window) as f64;
+        let s = shape(self.window, self.stride, at.rows, at.shapes[0]);
+        let area = s.area() as f64;
         (0..s.y_len()).map(|y| window_of(&s, y).map(|i| at.inputs[0][i]).sum::<f64>() / area).collect()
     }
 
     fn spec_backward(&self, at: &SpecAt<'_>, _output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>> {
-        let s = shape(self.window(at.shapes[0]), self.stride, at.rows, at.shapes[0]);
-        let area = (s.window * s.window) as f64;
+        let s = shape(self.window, self.stride, at.rows, at.shapes[0]);
+        let area = s.area() as f64;
         let mut dx = vec![0.0; at.inputs[0].len()];
         for (y, d) in dy.iter().enumerate() {
             window_of(&s, y).for_each(|i| dx[i] += d / area);
@@ -183,7 +173,9 @@ pub(super) fn max_cases() -> Vec<Case> {
 
 pub(super) fn avg_cases() -> Vec<Case> {
     let mut cases = cases_of(Values::Normal, |window, stride| Op::AvgPool(AvgPool { window, stride }));
-    let global = Case::graph("3x8x8x64, global", 3).feed(&[8, 8, 64], Values::Normal);
-    cases.push(global.op(Op::AvgPool(AvgPool::GLOBAL), &[Operand::Feed(0)]));
+    for (h, w) in [(8, 8), (7, 3)] {
+        let global = Case::graph(format!("3x{h}x{w}x64, global"), 3).feed(&[h, w, 64], Values::Normal);
+        cases.push(global.op(Op::AvgPool(AvgPool::GLOBAL), &[Operand::Feed(0)]));
+    }
     cases
 }

@@ -14,9 +14,6 @@ use samcore::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Linear, MaxPool, OP
 use samcore::params::FileLayout;
 use samcore::plan::{Key, Wrt, plan};
 
-/// What PyTorch computes and samcore refuses, with a word of its message.
-const REFUSED: [(&str, &str); 1] = [("global_avg_pool2d.odd", "square")];
-
 /// Relative error of a spec: rounding of f64. Constants that samcore keeps as f32 (momentum, smoothing) are off by half a
 /// unit of f32 to begin with.
 const SPEC: f64 = 1e-11;
@@ -231,12 +228,7 @@ fn every_operation_is_that_of_pytorch_in_its_spec_and_on_the_device() {
     let names = golden.notes.as_object().unwrap().keys().filter(|name| *name != "versions");
     let mut checked = 0;
     for name in names {
-        let case = match (Case::record(&golden, name), REFUSED.iter().find(|r| r.0 == name)) {
-            (Ok(case), None) => case,
-            (Err(e), Some((_, word))) if e.to_string().contains(word) => continue,
-            (Ok(_), Some(_)) => panic!("{name} works now: take it off the list"),
-            (Err(e), _) => panic!("{name}: {e}"),
-        };
+        let case = Case::record(&golden, name).unwrap_or_else(|e| panic!("{name}: {e}"));
         case.check_spec();
         for isa in Isa::available() {
             [1, 2].into_iter().for_each(|threads| case.check_device(threads, isa));

@@ -31,7 +31,7 @@ fn forward(workers: &Workers, s: &PoolShape, y: &mut [f32], f: impl Fn(std::ops:
 #[inline(always)]
 fn place(s: &PoolShape, out: usize, at: usize) -> usize {
     let (row, column) = (out / s.out_w() * s.stride, out % s.out_w() * s.stride);
-    ((row + at / s.window) * s.w + column + at % s.window) * s.c
+    ((row + at / s.window_w) * s.w + column + at % s.window_w) * s.c
 }
 
 per_isa! { fn max_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = max_body; }
@@ -41,7 +41,7 @@ fn max_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
             y.copy_from_slice(&x[place(s, out, 0)..][..s.c]);
-            for at in 1..s.window * s.window {
+            for at in 1..s.area() {
                 for (y, x) in y.iter_mut().zip(&x[place(s, out, at)..][..s.c]) {
                     *y = if (*x > *y) | x.is_nan() { *x } else { *y };
                 }
@@ -54,10 +54,10 @@ per_isa! { fn average_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = average_
 
 #[inline(always)]
 fn average_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
-    let share = 1.0 / (s.window * s.window) as f32;
+    let share = 1.0 / (s.area()) as f32;
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
-            for at in 0..s.window * s.window {
+            for at in 0..s.area() {
                 put(at > 0, &x[place(s, out, at)..][..s.c], y);
             }
             for y in y {
@@ -113,14 +113,14 @@ fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
                 let pixel = |at: usize| place(s, out, at) + first..place(s, out, at) + first + dy.len();
                 let (mut best, mut winner) = ([0f32; WIDTH], [0u32; WIDTH]);
                 best[..dy.len()].copy_from_slice(&x[pixel(0)]);
-                for at in 1..s.window * s.window {
+                for at in 1..s.area() {
                     for ((x, best), winner) in x[pixel(at)].iter().zip(&mut best).zip(&mut winner) {
                         let wins = (*x > *best) | x.is_nan();
                         *best = if wins { *x } else { *best };
                         *winner = if wins { at as u32 } else { *winner };
                     }
                 }
-                for at in 0..s.window * s.window {
+                for at in 0..s.area() {
                     for ((dx, dy), winner) in dx[pixel(at)].iter_mut().zip(dy).zip(&winner) {
                         let d = *dy;
                         *dx += if *winner == at as u32 { d } else { 0.0 };
@@ -135,10 +135,10 @@ per_isa! { fn average_backward(s: &PoolShape, dy: &[f32], dx: &mut [f32]) = aver
 
 #[inline(always)]
 fn average_backward_body(s: &PoolShape, dy: &[f32], dx: &mut [f32]) {
-    let share = 1.0 / (s.window * s.window) as f32;
+    let share = 1.0 / (s.area()) as f32;
     for (dy, dx) in dy.chunks_exact(s.out_h() * s.out_w() * s.c).zip(dx.chunks_exact_mut(s.h * s.w * s.c)) {
         for (out, dy) in dy.chunks_exact(s.c).enumerate() {
-            for at in 0..s.window * s.window {
+            for at in 0..s.area() {
                 for (dx, dy) in dx[place(s, out, at)..][..s.c].iter_mut().zip(dy) {
                     *dx += share * *dy;
                 }
@@ -154,7 +154,7 @@ mod tests {
 
     /// Windows that tile the image, leave a border out, overlap, leave gaps, and cover it all.
     fn shapes() -> Vec<PoolShape> {
-        let shape = |n, h, w, c, window, stride| PoolShape { n, h, w, c, window, stride };
+        let shape = |n, h, w, c, window, stride| PoolShape { n, h, w, c, window_h: window, window_w: window, stride };
         vec![
             shape(2, 6, 4, 3, 2, 2),
             shape(3, 7, 9, 10, 2, 2),
@@ -173,8 +173,8 @@ mod tests {
         {
             for k in 0..s.c {
                 let mut window = Vec::new();
-                for r in row * s.stride..row * s.stride + s.window {
-                    for q in column * s.stride..column * s.stride + s.window {
+                for r in row * s.stride..row * s.stride + s.window_h {
+                    for q in column * s.stride..column * s.stride + s.window_w {
                         window.push(x[((image * s.h + r) * s.w + q) * s.c + k]);
                     }
                 }
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn of_equal_values_the_first_in_row_order_gets_the_gradient() {
-        let s = PoolShape { n: 1, h: 2, w: 3, c: 1, window: 2, stride: 1 };
+        let s = PoolShape { n: 1, h: 2, w: 3, c: 1, window_h: 2, window_w: 2, stride: 1 };
         for workers in all_workers() {
             let mut dx = [f32::NAN; 6];
             max_pool_backward(&workers, &s, false, &[1.0, 4.0, 4.0, 4.0, 2.0, 4.0], &[10.0, 1.0], &mut dx);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_nan_anywhere_in_the_window_comes_out() {
-        let s = PoolShape { n: 1, h: 2, w: 2, c: 1, window: 2, stride: 2 };
+        let s = PoolShape { n: 1, h: 2, w: 2, c: 1, window_h: 2, window_w: 2, stride: 2 };
         for at in 0..4 {
             let mut x = [1.0, 2.0, 3.0, 4.0];
             x[at] = f32::NAN;
