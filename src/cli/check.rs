@@ -83,7 +83,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         tell(model.name, &[check_model(&check, &make)?])?;
     }
     if args.json {
-        print(&format!("{:#}\n", serde_json::Value::from(results)))?;
+        let result = json!({"passed": failed == 0, "seed": args.recipe.seed, "checks": results});
+        print(&format!("{result:#}\n"))?;
     }
     match failed {
         0 => Ok(()),

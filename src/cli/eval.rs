@@ -68,7 +68,10 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     if !args.data_given {
         recipe.data = of.data.clone();
     }
-    let data = data::load(&recipe.data)?;
+    let data = data::load(&recipe.data).map_err(|e| match args.data_given {
+        true => e,
+        false => e.context(format!("the data of {}, unless --data gives others", file.display())),
+    })?;
     let split = if args.train_split { &data.train } else { &data.test };
     if (split.h, split.w, split.c) != (of.h, of.w, of.c) || data.classes > of.classes {
         return Err(Error::data(format!(
@@ -88,7 +91,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     // Images are normalised as the model has seen them in training, whatever data set they come from.
     let source =
         ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..engine::source(&data, Augment::default()) };
-    let graph = models::classifier(models::find(&of.model)?, &source, 0.0, 0.0)?;
+    let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
+    let graph = models::classifier(model, &source, 0.0, 0.0)?;
     let vectors = opened.vectors(&graph, &[], file)?;
     let device = engine::device(&recipe)?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;

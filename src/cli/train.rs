@@ -5,7 +5,7 @@ use super::print;
 use crate::error::Result;
 use crate::recipe::{Kind, Recipe};
 use crate::train::run_folder::RunFolder;
-use crate::train::{Session, Summary, Where, signals};
+use crate::train::{Session, Summary, Where, resume_line, signals};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 use std::path::PathBuf;
@@ -69,27 +69,24 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     report(&summary, json)
 }
 
-/// Tells how the run ended: a line on stderr, with --json an object on stdout.
+/// Tells how the run ended: on stderr, with --json an object on stdout as well.
 fn report(s: &Summary, json: bool) -> Result<()> {
     if s.dropped > 0 {
         eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
     }
-    eprintln!(
-        "test accuracy {:.2} % after {} steps in {:.0} s; best {:.2} % on {} in epoch {}; {}",
-        100.0 * s.test.accuracy,
-        s.steps,
-        s.seconds,
-        100.0 * s.best_accuracy,
-        s.best_on,
-        s.best_epoch,
-        s.folder.display()
-    );
+    eprintln!("{}", ending(s));
+    let best = match s.best_epoch {
+        0 => String::new(),
+        epoch => format!("; best by {} {:.2} % in epoch {epoch}", s.best_on, 100.0 * s.best_accuracy),
+    };
+    eprintln!("test accuracy {:.2} %, loss {:.4}{best}; {}", 100.0 * s.test.accuracy, s.test.loss, s.folder.display());
     if !json {
         return Ok(());
     }
     let result = json!({
         "folder": s.folder.display().to_string(),
         "steps": s.steps,
+        "complete": s.complete(),
         "epochs": s.epochs,
         "test_loss": s.test.loss,
         "test_accuracy": s.test.accuracy,
@@ -100,6 +97,20 @@ fn report(s: &Summary, json: bool) -> Result<()> {
         "seconds": s.seconds,
     });
     print(&format!("{result}\n"))
+}
+
+/// One line on how far the run has come.
+fn ending(s: &Summary) -> String {
+    let Summary { steps, total, .. } = *s;
+    match (s.complete(), steps > s.before) {
+        (true, true) => format!("done: {steps} steps in {:.0} s", s.seconds),
+        (true, false) => format!("nothing left to do: all {steps} steps were done before"),
+        (false, true) => {
+            let line = resume_line(&s.folder);
+            format!("ended after step {steps} of {total}, as --steps asked; go on with: {line}")
+        }
+        (false, false) => format!("nothing to do: step {steps} of {total} was done before; give more --steps or none"),
+    }
 }
 
 #[cfg(test)]

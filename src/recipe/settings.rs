@@ -162,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
     row(LEARNING_RATE, "schedule", Kind::Choice(&Shape::NAMES), |r| Field::Shape(&mut r.schedule),
         "course of the learning rate"),
     row(LEARNING_RATE, "warmup", SHARE, |r| Field::Number(&mut r.warmup),
-        "share of all steps with linear warm-up (one-cycle: rise; 0 is 0.25)"),
+        "share of steps with linear warm-up (one-cycle: rise; 0 is 0.25)"),
     row(LEARNING_RATE, "final-lr", Kind::Number(Included(0.0), Included(1.0)), |r| Field::Number(&mut r.final_lr),
         "rate at the end of cosine and one-cycle, as a share of lr"),
     row(LEARNING_RATE, "milestones", Kind::Shares, |r| Field::List(&mut r.milestones),

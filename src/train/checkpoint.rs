@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Graph;
 use crate::safetensors::{self, Contents, Data, Metadata, Tensor};
+use std::fmt;
 use std::path::Path;
 
 /// Version of the names and metadata below; a reader refuses later ones.
@@ -30,6 +31,14 @@ pub struct Subject {
     pub classes: usize,
     pub mean: [f32; 4],
     pub std: [f32; 4],
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Subject { model, data, h, w, c, classes, mean, std } = self;
+        let (mean, std) = (&mean[..(*c).min(4)], &std[..(*c).min(4)]);
+        write!(f, "{model} on {h}x{w}x{c} images of {classes} classes of {data} (mean {mean:?}, deviation {std:?})")
+    }
 }
 
 /// How far a run has come, the sums of an epoch that is under way included.

@@ -30,9 +30,9 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
         "mean over the epoch",
         1.0,
         true,
-        &[("grad_norm", "|g|", 4), ("sharpness_gain", "L(w+e) - L(w)", 3)],
+        &[("grad_norm", "|g|", 4), ("sharpness_gain", "L(w + ε) − L(w)", 3)],
     ),
-    ("Learning rate", "lr", 1.0, false, &[("lr", "", 6)]),
+    ("Learning rate", "at the end of the epoch", 1.0, false, &[("lr", "", 6)]),
 ];
 
 /// Draws the figure of a run anew.

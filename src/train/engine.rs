@@ -33,10 +33,12 @@ pub fn source(data: &DataSet, augment: Augment) -> ImageSource {
     ImageSource { h, w, c, classes: data.classes, mean: data.mean, std: data.std, augment }
 }
 
-/// What a checkpoint says of a model on `source`.
-pub fn subject(model: &str, data: &str, source: &ImageSource) -> Subject {
+/// What a checkpoint says of a model on `source`, the images of `data`.
+pub fn subject(model: &str, data: &DataSet, source: &ImageSource) -> Subject {
     let ImageSource { h, w, c, classes, mean, std, .. } = *source;
-    Subject { model: model.into(), data: data.into(), h, w, c, classes, mean, std }
+    // What --data takes: a folder's bare name would find nothing.
+    let data = data.known.map_or_else(|| data.folder.display().to_string(), |known| known.name.into());
+    Subject { model: model.into(), data, h, w, c, classes, mean, std }
 }
 
 /// The model of a data set that names none.

@@ -4,10 +4,12 @@ pub mod checkpoint;
 mod curves;
 pub mod engine;
 pub mod environment;
+mod outcome;
 pub mod progress;
 pub mod records;
 pub mod run_folder;
 mod session;
 pub mod signals;
 
-pub use session::{Session, Summary, Where};
+pub use outcome::{Summary, Where, resume_line};
+pub use session::Session;

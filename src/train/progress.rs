@@ -4,14 +4,18 @@
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
 
 use super::records::EpochRow;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Time between two drawings of the line: ten a second look smooth and cost nothing.
 const REDRAW: Duration = Duration::from_millis(100);
 /// Time between two plain lines: an hour's log stays within a few hundred.
 const PLAIN_LINE: Duration = Duration::from_secs(10);
+/// Most and least characters of the bar.
 const BAR: usize = 20;
+const SHORTEST_BAR: usize = 5;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +29,38 @@ pub enum Style {
 }
 
 impl Style {
-    /// The style that fits this process's stderr: width from COLUMNS (else 80), colour unless NO_COLOR is set.
+    /// The style that fits this process's stderr: width from COLUMNS or the terminal (else 80), colour unless NO_COLOR
+    /// is set.
     pub fn detect(quiet: bool) -> Style {
-        Style::of(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok())
+        Style::of(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok(), terminal_width)
     }
 
-    fn of(quiet: bool, terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Style {
+    fn of(
+        quiet: bool,
+        terminal: bool,
+        variable: impl Fn(&str) -> Option<String>,
+        measure: impl Fn() -> Option<usize>,
+    ) -> Style {
         if quiet {
             return Style::Quiet;
         }
         if !terminal || variable("TERM").as_deref() == Some("dumb") {
             return Style::Plain;
         }
-        let width = variable("COLUMNS").and_then(|c| c.trim().parse().ok()).filter(|w| *w > 0).unwrap_or(80);
+        let positive = |text: String| text.trim().parse().ok().filter(|w| *w > 0);
+        let width = variable("COLUMNS").and_then(positive).or_else(measure).unwrap_or(80);
         let colour = variable("NO_COLOR").is_none_or(|v| v.is_empty());
         Style::Terminal { width, colour }
     }
+}
+
+/// Columns of the terminal that this process belongs to, as `stty size` has them: shells keep COLUMNS to themselves, and
+/// asking the system directly would take unsafe code.
+fn terminal_width() -> Option<usize> {
+    let terminal = File::open("/dev/tty").ok()?;
+    let told = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output().ok()?;
+    let columns = String::from_utf8(told.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()?;
+    (columns > 0).then_some(columns)
 }
 
 /// How long a run is.
@@ -52,6 +72,8 @@ pub struct Length {
     pub batch: u64,
     /// Steps that were done before this process began.
     pub done: u64,
+    /// The step that this process ends behind.
+    pub last: u64,
 }
 
 /// The progress of one run.
@@ -65,7 +87,6 @@ pub struct Progress {
     drawn: Option<Instant>,
     line_stands: bool,
     header_stands: bool,
-    best: f64,
 }
 
 impl Progress {
@@ -79,7 +100,7 @@ impl Progress {
         let drawn = (style == Style::Plain).then_some(now);
         let mark = (now, length.done);
         let (line_stands, header_stands) = (false, false);
-        Progress { out, style, length, begin: now, mark, drawn, line_stands, header_stands, best: f64::NEG_INFINITY }
+        Progress { out, style, length, begin: now, mark, drawn, line_stands, header_stands }
     }
 
     /// `step` steps are done since the run began; `loss` and `accuracy` (0 to 1) are the epoch's means so far.
@@ -97,61 +118,85 @@ impl Progress {
             return;
         }
         self.drawn = Some(now);
-        let Length { epochs, steps_per_epoch, batch, done } = self.length;
+        let Length { steps_per_epoch, batch, done, last, .. } = self.length;
         let in_epoch = step.saturating_sub(1) % steps_per_epoch.max(1) + 1;
-        let epoch = format!("epoch {}/{epochs}", step.saturating_sub(1) / steps_per_epoch.max(1) + 1);
         let share = in_epoch as f64 / steps_per_epoch.max(1) as f64;
         let speed = rate((step.saturating_sub(self.mark.1) * batch) as f64, now.duration_since(self.mark.0));
         // Unlike the speed, the time left counts evaluations and checkpoints too.
         let pace = rate(step.saturating_sub(done) as f64, now.duration_since(self.begin));
-        let left = (epochs * steps_per_epoch).saturating_sub(step) as f64 / pace;
-        let figures = format!(
-            "{:3.0} %  loss {loss:.4}  acc {:.1} %  {speed:.0} images/s  ETA {}",
-            100.0 * share,
-            100.0 * accuracy,
-            clock_face(left)
-        );
-        match self.style {
-            Style::Terminal { width, colour } => {
-                let bar = "=".repeat((share * BAR as f64) as usize) + ">";
-                // One column stays free: at the full width some terminals wrap.
-                let line = format!("{epoch} [{bar:<BAR$.BAR$}] {figures}");
-                let line: String = line.chars().take(width - 1).collect();
-                let line = match line.strip_prefix(epoch.as_str()) {
-                    Some(rest) if colour => format!("\x1b[1m{epoch}\x1b[0m{rest}"),
-                    _ => line,
-                };
-                self.erase();
-                self.write(&line);
-                self.line_stands = true;
-            }
-            _ => self.write(&format!("{epoch} {figures}\n")),
+        let (percent, accuracy) = (format!("{:3.0} %", 100.0 * share), format!("acc {:.1} %", 100.0 * accuracy));
+        let (loss, speed) = (format!("loss {loss:.4}"), format!("{speed:.0} images/s"));
+        let left = format!("ETA {}", clock_face(last.saturating_sub(step) as f64 / pace));
+        let epoch = self.epoch_of(step);
+        let Style::Terminal { width, .. } = self.style else {
+            return self.write(&format!("{epoch} {percent}  {loss}  {accuracy}  {speed}  {left}\n"));
+        };
+        let mut figures = vec![percent, loss, accuracy, speed, left];
+        let length = |figures: &[String]| epoch.chars().count() + 1 + figures.join("  ").chars().count();
+        // One column stays free: at the full width some terminals wrap.
+        let room = width.saturating_sub(1);
+        if length(&figures) > room {
+            figures.remove(3);
         }
+        let bar = match room.saturating_sub(length(&figures) + 3).min(BAR) {
+            long if long >= SHORTEST_BAR => {
+                let done = "=".repeat((share * long as f64) as usize) + ">";
+                format!("[{done:<long$.long$}] ")
+            }
+            _ => String::new(),
+        };
+        self.draw(&epoch, &format!(" {bar}{}", figures.join("  ")));
     }
 
-    /// The epoch of `row` is over, its evaluation included.
-    pub fn epoch(&mut self, row: &EpochRow) {
-        self.epoch_at(Instant::now(), row);
+    /// The steps up to `step` are done, and an evaluation begins.
+    pub fn evaluating(&mut self, step: u64) {
+        let epoch = self.epoch_of(step);
+        self.draw(&epoch, "  evaluating");
     }
 
-    fn epoch_at(&mut self, now: Instant, row: &EpochRow) {
+    /// "epoch 3/8", the one of step `step`.
+    fn epoch_of(&self, step: u64) -> String {
+        let Length { epochs, steps_per_epoch, .. } = self.length;
+        format!("epoch {}/{epochs}", step.saturating_sub(1) / steps_per_epoch.max(1) + 1)
+    }
+
+    /// Redraws the line, on terminals only.
+    fn draw(&mut self, epoch: &str, rest: &str) {
+        let Style::Terminal { width, colour } = self.style else { return };
+        let line: String = format!("{epoch}{rest}").chars().take(width.saturating_sub(1)).collect();
+        let line = match line.strip_prefix(epoch) {
+            Some(rest) if colour => format!("\x1b[1m{epoch}\x1b[0m{rest}"),
+            _ => line,
+        };
+        self.erase();
+        // Without automatic wrapping, for the window may have become narrower since.
+        self.write(&format!("\x1b[?7l{line}\x1b[?7h"));
+        self.line_stands = true;
+    }
+
+    /// The epoch of `row` is over, its evaluation included; `best` if it is the best one so far.
+    pub fn epoch(&mut self, row: &EpochRow, best: bool) {
+        self.epoch_at(Instant::now(), row, best);
+    }
+
+    fn epoch_at(&mut self, now: Instant, row: &EpochRow, best: bool) {
         self.mark = (now, row.step);
-        let shown = || CELLS.iter().filter(|c| row.validation.is_some() || !c.0.starts_with("val"));
+        let (width, colour) = match self.style {
+            Style::Terminal { width, colour } => (width, colour),
+            _ => (usize::MAX, false),
+        };
+        let cells = cells_within(width, row);
         if !self.header_stands {
-            let titles: Vec<String> = shown().map(|(title, width, _)| format!("{title:>width$}")).collect();
+            let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title, c.width)).collect();
             self.note(&titles.join("  "));
             self.header_stands = true;
         }
-        let better = row.test.accuracy > self.best;
-        self.best = self.best.max(row.test.accuracy);
-        let colour = matches!(self.style, Style::Terminal { colour: true, .. });
-        let cells: Vec<String> = shown()
-            .map(|(title, width, text)| match format!("{:>width$}", text(row)) {
-                best if colour && better && *title == "test acc" => format!("\x1b[32m{best}\x1b[0m"),
-                cell => cell,
-            })
-            .collect();
-        self.note(&cells.join("  "));
+        let chosen_on = if row.validation.is_some() { "val acc" } else { "test acc" };
+        let texts = cells.iter().map(|c| match format!("{:>1$}", (c.text)(row), c.width) {
+            text if colour && best && c.title == chosen_on => format!("\x1b[32m{text}\x1b[0m"),
+            text => text,
+        });
+        self.note(&texts.collect::<Vec<_>>().join("  "));
     }
 
     /// A line of its own, above the one that is redrawn.
@@ -180,23 +225,43 @@ impl Drop for Progress {
     }
 }
 
-/// A cell of an epoch's row: title, width, text. Titles that begin with "val" are for runs with a validation split.
-type Cell = (&'static str, usize, fn(&EpochRow) -> String);
+/// A cell of an epoch's row; one without text is left out.
+struct Cell {
+    title: &'static str,
+    width: usize,
+    /// Where the terminal is too narrow, the cell with the least weight leaves first.
+    weight: usize,
+    text: fn(&EpochRow) -> String,
+}
+
+const fn cell(title: &'static str, width: usize, weight: usize, text: fn(&EpochRow) -> String) -> Cell {
+    Cell { title, width, weight, text }
+}
 
 #[rustfmt::skip]
 const CELLS: &[Cell] = &[
-    ("epoch", 5, |r| r.epoch.to_string()),
-    ("train loss", 10, |r| format!("{:.4}", r.train.loss)),
-    ("train acc", 9, |r| percent(r.train.accuracy)),
-    ("val loss", 8, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
-    ("val acc", 7, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
-    ("test loss", 9, |r| format!("{:.4}", r.test.loss)),
-    ("test acc", 8, |r| percent(r.test.accuracy)),
-    ("lr", 7, |r| short(r.lr)),
-    ("gain", 7, |r| r.sharpness_gain.map_or_else(|| "-".into(), short)),
-    ("time", 7, |r| clock_face(r.seconds)),
-    ("images/s", 8, |r| format!("{:.0}", r.images_per_s)),
+    cell("epoch", 5, 11, |r| r.epoch.to_string()),
+    cell("train loss", 10, 5, |r| format!("{:.4}", r.train.loss)),
+    cell("train acc", 9, 8, |r| percent(r.train.accuracy)),
+    cell("val loss", 8, 6, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
+    cell("val acc", 7, 9, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
+    cell("test loss", 9, 7, |r| format!("{:.4}", r.test.loss)),
+    cell("test acc", 8, 10, |r| percent(r.test.accuracy)),
+    cell("lr", 7, 3, |r| short(r.lr)),
+    cell("gain", 7, 4, |r| r.sharpness_gain.map_or_else(String::new, short)),
+    cell("time", 7, 2, |r| clock_face(r.seconds)),
+    cell("images/s", 8, 1, |r| format!("{:.0}", r.images_per_s)),
 ];
+
+/// The cells of `row` that have something to tell and fit into `width` columns, two spaces between them.
+fn cells_within(width: usize, row: &EpochRow) -> Vec<&'static Cell> {
+    let mut cells: Vec<&Cell> = CELLS.iter().filter(|c| !(c.text)(row).is_empty()).collect();
+    while cells.len() > 1 && cells.iter().map(|c| c.width + 2).sum::<usize>() - 2 > width {
+        let least = cells.iter().map(|c| c.weight).min();
+        cells.retain(|c| Some(c.weight) != least);
+    }
+    cells
+}
 
 fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
@@ -246,7 +311,7 @@ mod tests {
     /// What a run of 2 epochs of 50 steps shows, a step every 200 ms and a second for each evaluation.
     fn shown(style: Style, validation: bool) -> String {
         let (screen, begin) = (Screen::default(), Instant::now());
-        let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0 };
+        let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0, last: 100 };
         let mut progress = Progress::onto(Box::new(screen.clone()), style, length, begin);
         let mut now = begin;
         for step in 1..=100 {
@@ -254,44 +319,58 @@ mod tests {
             progress.step_at(now, step, 0.5, 0.889);
             progress.step_at(now + Duration::from_millis(99), step, 0.4, 0.9);
             if step % 50 == 0 {
+                progress.evaluating(step);
                 now += Duration::from_secs(1);
                 let test = Scores { loss: 0.25, accuracy: 0.91 };
                 let row =
                     EpochRow { epoch: (step / 50) as u32, step, test, seconds: 11.0, lr: 0.1, ..EpochRow::default() };
-                progress.epoch_at(now, &EpochRow { validation: validation.then_some(test), ..row });
+                let row = EpochRow { validation: validation.then_some(test), ..row };
+                progress.epoch_at(now, &row, step == 50);
             }
         }
         drop(progress);
         String::from_utf8(screen.0.lock().unwrap().clone()).unwrap()
     }
 
-    #[test]
-    fn a_terminal_has_one_line_redrawn_and_a_table_of_epochs() {
-        let text = shown(Style::Terminal { width: 200, colour: false }, false);
-        let drawn: Vec<&str> = text.split("\r\x1b[2K").collect();
-        assert_eq!(drawn[0], "epoch 1/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
-        assert_eq!(drawn[24], "epoch 1/2 [==========>         ]  50 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:15");
-        let rows = "epoch  train loss  train acc  test loss  test acc       lr     gain     time  images/s\n    \
-                    1      0.0000     0.00 %     0.2500   91.00 %   0.1000        -     0:11         0\n";
-        assert_eq!(drawn[50].split("epoch 2/2").next(), Some(rows));
-        assert!(
-            drawn[50].contains("epoch 2/2 [>    ") && drawn[50].contains(" 50 images/s  ETA 0:11"),
-            "{}",
-            drawn[50]
-        );
-        assert_eq!(drawn.len(), 101, "once a step, then the last row");
-        assert!(!text.contains("\x1b[1m"));
+    /// The text between erasures, without what only sets colours or wrapping.
+    fn drawn(text: &str) -> Vec<String> {
+        let codes = ["\x1b[1m", "\x1b[0m", "\x1b[32m", "\x1b[?7l", "\x1b[?7h"];
+        let text = codes.iter().fold(text.to_string(), |text, code| text.replace(code, ""));
+        text.split("\r\x1b[2K").map(str::to_string).collect()
     }
 
     #[test]
-    fn lines_keep_to_the_width_and_colours_do_not_count() {
-        for width in [1, 5, 12, 40, 80] {
-            let text =
-                shown(Style::Terminal { width, colour: true }, true).replace("\x1b[1m", "").replace("\x1b[0m", "");
-            let lines = text.split("\r\x1b[2K").map(|part| part.rsplit('\n').next().unwrap());
-            assert!(lines.clone().all(|line| line.chars().count() < width), "{width}");
-            assert_eq!(lines.map(|line| line.chars().count()).max(), Some(width - 1));
+    fn a_terminal_has_one_line_redrawn_and_a_table_of_epochs() {
+        let text = shown(Style::Terminal { width: 200, colour: false }, false);
+        let drawn = drawn(&text);
+        assert_eq!(drawn[0], "epoch 1/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
+        assert_eq!(drawn[24], "epoch 1/2 [==========>         ]  50 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:15");
+        assert_eq!(drawn[50], "epoch 1/2  evaluating");
+        let rows = "epoch  train loss  train acc  test loss  test acc       lr     time  images/s\n    \
+                    1      0.0000     0.00 %     0.2500   91.00 %   0.1000     0:11         0\n";
+        let next = "epoch 2/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:11";
+        assert_eq!(drawn[51], format!("{rows}{next}"));
+        assert_eq!(drawn.len(), 103, "once a step, two evaluations, then the last row");
+        assert!(!text.contains("\x1b[1m") && !text.contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn lines_and_tables_keep_to_the_width() {
+        for width in [1, 5, 12, 40, 60, 80, 100] {
+            let text = shown(Style::Terminal { width, colour: true }, true);
+            let drawn = drawn(&text);
+            let lines: Vec<usize> =
+                drawn.iter().map(|part| part.rsplit('\n').next().unwrap().chars().count()).collect();
+            assert!(lines.iter().all(|line| *line < width), "{width}");
+            assert!(width > 80 || lines.contains(&(width - 1)), "{width}: the bar fills it");
+            let rows = drawn.iter().filter_map(|part| part.rsplit_once('\n')).flat_map(|(rows, _)| rows.lines());
+            let widest = rows.map(|row| row.chars().count()).max();
+            assert!(widest.is_some_and(|row| row <= width.max(5)), "{width}: {text}");
+            assert_eq!(text.matches("\x1b[32m").count(), usize::from(width >= 20), "one epoch was the best");
         }
+        let line = |width| drawn(&shown(Style::Terminal { width, colour: false }, false))[0].clone();
+        assert_eq!(line(80), "epoch 1/2 [>            ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
+        assert_eq!(line(60), "epoch 1/2 [>     ]   2 %  loss 0.5000  acc 88.9 %  ETA 0:20");
     }
 
     #[test]
@@ -316,8 +395,10 @@ mod tests {
             (false, true, vec![("COLUMNS", "0"), ("NO_COLOR", "")], Style::Terminal { width: 80, colour: true }),
         ] {
             let variable = |name: &str| variables.iter().find(|v| v.0 == name).map(|v| v.1.to_string());
-            assert_eq!(Style::of(quiet, terminal, variable), style);
+            assert_eq!(Style::of(quiet, terminal, variable, || None), style);
         }
+        let measured = Style::of(false, true, |_| None, || Some(132));
+        assert_eq!(measured, Style::Terminal { width: 132, colour: true });
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct EpochRow {
     pub test: Scores,
     /// Of the epoch's last step.
     pub lr: f32,
-    /// 2-norm of the gradient that the epoch's last step descended along.
+    /// 2-norm of the gradient at w, the mean over the epoch's steps.
     pub grad_norm: f32,
     /// By how much the loss rose from w to w + rho g/|g|, on average; `None` for optimizers that do not look.
     pub sharpness_gain: Option<f32>,

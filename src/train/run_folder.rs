@@ -34,6 +34,9 @@ impl RunFolder {
         std::fs::create_dir_all(path).map_err(failed)?;
         // A run that is going on there is the better reason to give than the files that it has written.
         let held = if path.join(LOCK).exists() { Some(lock(path)?) } else { None };
+        if held.is_some() {
+            remove_leftovers(path)?;
+        }
         for entry in std::fs::read_dir(path).map_err(failed)? {
             if entry.map_err(failed)?.file_name() != LOCK {
                 let folder = path.display();
@@ -72,7 +75,9 @@ impl RunFolder {
     /// NoInput: not a run's folder. CantCreate: another process is writing to it.
     pub fn reopen(path: &Path) -> Result<RunFolder> {
         RunFolder::config_of(path)?;
-        Ok(RunFolder { path: path.to_path_buf(), _lock: lock(path)? })
+        let lock = lock(path)?;
+        remove_leftovers(path)?;
+        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
     }
 
     /// The recipe of the run in `folder`, which need not be held.
@@ -134,6 +139,21 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
+/// Removes what [`crate::files::write_atomic`] leaves beside a file when its process is killed: `.NAME.*.tmp`.
+///
+/// Only the holder of the lock may do this; no other process then writes here.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io("read folder", folder, &e))? {
+        let entry = entry.map_err(|e| Error::io("read folder", folder, &e))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            std::fs::remove_file(entry.path()).map_err(|e| Error::io("remove", &entry.path(), &e))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -179,9 +199,11 @@ pub(crate) mod tests {
         let e = create().unwrap_err();
         assert_eq!((e.kind, e.to_string().contains("--resume")), (Kind::CantCreate, true), "{e}");
         RunFolder::reopen(&out).unwrap();
-        // A run that failed before it wrote anything has left but its lock file, which is no obstacle.
+        // A run that failed before it wrote anything has left but its lock file and a torn one, which are no obstacle.
         std::fs::remove_file(out.join(CONFIG)).unwrap();
+        std::fs::write(out.join(".config.toml.1234.0.tmp"), "lr = ").unwrap();
         create().unwrap();
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1, "the lock file alone");
         assert_eq!(RunFolder::reopen(&out).unwrap_err().kind, Kind::NoInput);
         std::fs::write(scratch.0.join("file"), "").unwrap();
         let onto_file = RunFolder::create(Path::new("unused"), "", Some(&scratch.0.join("file")));

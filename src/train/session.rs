@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, Position};
 use super::engine::{self, Evaluator, TEST, TRAIN};
+use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
@@ -19,43 +20,12 @@ use crate::optim::{self, Optimizer, Options};
 use crate::recipe::{Recipe, Target};
 use crate::rng::permutation;
 use crate::step::{DROPPED, FAULT, ProgramId, Recorder};
-use std::path::PathBuf;
 use std::time::Instant;
 
+/// What best is chosen on where images are held out.
+const VALIDATION: &str = "validation";
 /// Vectors that the optimizers remember from step to step.
 const REMEMBERED: &[&str] = &["momentum"];
-
-/// Where a run goes and when it ends, beside its recipe.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Where {
-    /// Folder of the run; None: a new one below `runs`.
-    pub out: Option<PathBuf>,
-    /// Last part of the new folder's name.
-    pub name: Option<String>,
-    /// Folder of the run to go on with.
-    pub resume: Option<PathBuf>,
-    /// End after this many steps of the run.
-    pub steps: Option<u64>,
-    pub quiet: bool,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    pub folder: PathBuf,
-    pub steps: u64,
-    /// Epochs that are complete.
-    pub epochs: u64,
-    pub test: Scores,
-    pub best_accuracy: f64,
-    pub best_epoch: u64,
-    /// "validation" or "test": what `best` was chosen on.
-    pub best_on: &'static str,
-    /// Steps whose perturbation was left out because |g| was 0.
-    pub dropped: u64,
-    /// Of this process.
-    pub seconds: f64,
-}
 
 /// A run that is ready to go.
 pub struct Session {
@@ -74,7 +44,8 @@ pub struct Session {
     /// Steps of an epoch, and of the whole run.
     per_epoch: u64,
     total: u64,
-    /// Where this process ends the run.
+    /// Where this process found the run, and where it ends it.
+    before: u64,
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
@@ -159,11 +130,21 @@ impl Session {
             Some(path) => {
                 let folder = RunFolder::reopen(path)?;
                 let file = folder.last();
+                if !file.exists() {
+                    let (folder, config) = (path.display(), folder.config());
+                    return Err(Error::new(
+                        Kind::NoInput,
+                        format!(
+                            "{folder} has no checkpoint to go on from; begin anew with --config {}",
+                            config.display()
+                        ),
+                    ));
+                }
                 let opened = Checkpoint::open(&file)?;
-                let expected = engine::subject(model.name, &data.name, &source);
+                let expected = engine::subject(model.name, &data, &source);
                 if opened.subject != expected {
-                    let message = format!("{} is of {:?}, the run of {expected:?}", file.display(), opened.subject);
-                    return Err(Error::data(message));
+                    let (found, file) = (&opened.subject, file.display());
+                    return Err(Error::data(format!("{file} is of {found}, but the run is of {expected}")));
                 }
                 engine::put(&mut exec, &opened.vectors(&graph, REMEMBERED, &file)?)?;
                 let (records, last) = Records::resume(&folder, with_validation, opened.position.step)?;
@@ -176,32 +157,31 @@ impl Session {
             }
         };
         exec.set_slot(DROPPED, position.dropped as f32)?;
+        let last_step = place.steps.unwrap_or(u64::MAX).min(total);
         let length = Length {
             epochs: recipe.epochs as u64,
             steps_per_epoch: per_epoch,
             batch: recipe.batch as u64,
             done: position.step,
+            last: last_step,
         };
         let mut progress = Progress::new(Style::detect(place.quiet), length);
-        let left_over = train_order.len() as u64 - per_epoch * recipe.batch as u64;
-        progress.note(&format!(
-            "{} on {}: {} parameters, {} training images, {} test images; {} on {description}",
-            model.name,
-            data.name,
-            graph.params().count(),
-            train_order.len(),
-            data.test.count,
-            row.name,
-        ));
+        let parameters = graph.params().count();
+        progress
+            .note(&format!("{} on {}: {parameters} parameters; {} on {description}", model.name, data.name, row.name));
+        let (training, held_out) = (train_order.len(), val_order.len());
+        let (held_out, best) =
+            if with_validation { (format!("{held_out} validation, "), VALIDATION) } else { (String::new(), "test") };
+        progress
+            .note(&format!("{training} training, {held_out}{} test images; best by {best} accuracy", data.test.count));
+        let left_over = training as u64 - per_epoch * recipe.batch as u64;
         if left_over > 0 {
-            progress
-                .note(&format!("each epoch leaves out the {left_over} images that fill no batch, others each time"));
+            progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
         }
-        progress.note(&format!(
-            "best is chosen on {}; folder {}",
-            if with_validation { "the validation images" } else { "the test images" },
-            folder.path().display()
-        ));
+        progress.note(&format!("folder {}", folder.path().display()));
+        if position.step > 0 && position.step < last_step {
+            progress.note(&format!("going on after step {} of {total}", position.step));
+        }
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
@@ -220,7 +200,8 @@ impl Session {
             val_order,
             per_epoch,
             total,
-            last_step: place.steps.unwrap_or(u64::MAX).min(total),
+            before: position.step,
+            last_step,
             progress,
             begun: now,
             epoch_begun: now,
@@ -245,41 +226,60 @@ impl Session {
             let end = ((epoch + 1) * self.per_epoch).min(self.last_step);
             while self.position.step < end {
                 self.step(epoch)?;
-                if let Some(signal) = signals::requested() {
-                    return self.interrupted(signal);
+                // An epoch whose steps are done gets its row before a signal is heeded, or the row would be lost.
+                if self.position.step == end {
+                    break;
                 }
+                self.heed_signals()?;
                 let every = self.recipe.checkpoint_steps as u64;
-                if every > 0 && self.position.step.is_multiple_of(every) && self.position.step < end {
+                if every > 0 && self.position.step.is_multiple_of(every) {
                     self.save()?;
                 }
             }
+            test = None;
             if self.position.step == (epoch + 1) * self.per_epoch {
                 test = Some(self.end_epoch(epoch + 1)?);
-                let every = self.recipe.checkpoint_every as u64;
-                if (epoch + 1).is_multiple_of(every) && self.position.step < self.last_step {
+            }
+            if self.position.step < self.last_step {
+                self.heed_signals()?;
+                if (epoch + 1).is_multiple_of(self.recipe.checkpoint_every as u64) {
                     self.save()?;
                 }
             }
-            if let Some(signal) = signals::requested() {
-                return self.interrupted(signal);
-            }
         }
-        self.save()?;
+        if self.position.step > self.before {
+            self.save()?;
+        }
         let test = match test {
-            Some(test) if self.position.step.is_multiple_of(self.per_epoch) => test,
-            _ => self.evaluator.run(&mut self.exec, TEST, self.data.test.count)?,
+            Some(test) => test,
+            None => self.evaluate(TEST, self.data.test.count)?,
         };
         Ok(Summary {
             folder: self.folder.path().to_path_buf(),
             steps: self.position.step,
+            total: self.total,
+            before: self.before,
             epochs: self.position.step / self.per_epoch,
             test,
             best_accuracy: self.position.best_accuracy,
             best_epoch: self.position.best_epoch,
-            best_on: if self.val_order.is_empty() { "test" } else { "validation" },
+            best_on: if self.val_order.is_empty() { "test" } else { VALIDATION },
             dropped: self.position.dropped,
             seconds: self.begun.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Saves and ends with an error if a signal has asked for that.
+    fn heed_signals(&mut self) -> Result<()> {
+        let Some(signal) = signals::requested() else { return Ok(()) };
+        self.save()?;
+        Err(interrupted(signal, self.position.step, self.total, self.folder.path()))
+    }
+
+    /// Scores over the first `count` images in the present order of data set `dataset`.
+    fn evaluate(&mut self, dataset: u32, count: usize) -> Result<Scores> {
+        self.progress.evaluating(self.position.step);
+        self.evaluator.run(&mut self.exec, dataset, count)
     }
 
     /// Sets this epoch's order of images; the sums of an epoch that was begun before stay.
@@ -346,9 +346,9 @@ impl Session {
             None
         } else {
             self.exec.set_order(TRAIN, &self.val_order)?;
-            Some(self.evaluator.run(&mut self.exec, TRAIN, self.val_order.len())?)
+            Some(self.evaluate(TRAIN, self.val_order.len())?)
         };
-        let test = self.evaluator.run(&mut self.exec, TEST, self.data.test.count)?;
+        let test = self.evaluate(TEST, self.data.test.count)?;
         let (p, steps) = (self.position, self.per_epoch as f64);
         let images = steps * self.recipe.batch as f64;
         let gain = p.gain_sum / steps;
@@ -366,10 +366,10 @@ impl Session {
         };
         self.records.epoch(&row)?;
         self.records.flush()?;
-        self.progress.epoch(&row);
+        let accuracy = validation.unwrap_or(test).accuracy;
+        self.progress.epoch(&row, accuracy > p.best_accuracy);
         let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
         curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
-        let accuracy = validation.unwrap_or(test).accuracy;
         let best = Position { step: p.step, dropped: p.dropped, ..Position::default() };
         self.position = Position { best_accuracy: p.best_accuracy, best_epoch: p.best_epoch, ..best };
         if accuracy > p.best_accuracy {
@@ -389,7 +389,7 @@ impl Session {
             position.seconds += self.epoch_begun.elapsed().as_secs_f64();
         }
         Ok(Checkpoint {
-            subject: engine::subject(&self.recipe.model, &self.data.name, &source),
+            subject: engine::subject(&self.recipe.model, &self.data, &source),
             position,
             vectors: engine::take(&mut self.exec, REMEMBERED)?,
         })
@@ -401,19 +401,6 @@ impl Session {
         self.checkpoint()?.write(&self.graph, &self.folder.last(), false)
     }
 
-    fn interrupted(&mut self, signal: &str) -> Result<Summary> {
-        self.save()?;
-        Err(Error::new(
-            Kind::Interrupted,
-            format!(
-                "stopped by {signal} after step {} of {}, saved; go on with: samcore train --resume {}",
-                self.position.step,
-                self.total,
-                self.folder.path().display()
-            ),
-        ))
-    }
-
     /// Names the first call of the step that made a value which is not finite.
     fn fault(&mut self, program: ProgramId, counters: &Counters) -> Error {
         let culprit = match self.exec.find_fault(program, counters) {
@@ -423,15 +410,6 @@ impl Session {
         };
         // What led there is worth keeping; an error in keeping it is not the one to report.
         let _ = self.records.flush();
-        Error::new(
-            Kind::NotFinite,
-            format!(
-                "loss or gradient not finite in step {} of {}, {culprit}; weights as before that step are not saved, the \
-                 last good checkpoint is {}; a smaller --lr, --warmup or --clip may help",
-                self.position.step + 1,
-                self.total,
-                self.folder.last().display()
-            ),
-        )
+        not_finite(self.position.step + 1, self.total, &culprit, &self.folder.last())
     }
 }

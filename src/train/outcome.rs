@@ -1,0 +1,91 @@
+//! Where a run goes, how it ended, and what it says when it ended early.
+
+use super::records::Scores;
+use crate::error::{Error, Kind};
+use std::path::{Path, PathBuf};
+
+/// Where a run goes and when it ends, beside its recipe.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Where {
+    /// Folder of the run; None: a new one below `runs`.
+    pub out: Option<PathBuf>,
+    /// Last part of the new folder's name.
+    pub name: Option<String>,
+    /// Folder of the run to go on with.
+    pub resume: Option<PathBuf>,
+    /// End after this many steps of the run.
+    pub steps: Option<u64>,
+    pub quiet: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    pub folder: PathBuf,
+    /// Steps done since the run began.
+    pub steps: u64,
+    /// Steps of the whole recipe.
+    pub total: u64,
+    /// Of `steps`, those that earlier processes did.
+    pub before: u64,
+    /// Epochs that are complete.
+    pub epochs: u64,
+    pub test: Scores,
+    /// 0 while no epoch is complete, as is the epoch.
+    pub best_accuracy: f64,
+    pub best_epoch: u64,
+    /// "validation" or "test": what `best` was chosen on.
+    pub best_on: &'static str,
+    /// Steps whose perturbation was left out because |g| was 0.
+    pub dropped: u64,
+    /// Of this process.
+    pub seconds: f64,
+}
+
+impl Summary {
+    /// Whether all steps of the recipe are done.
+    pub fn complete(&self) -> bool {
+        self.steps == self.total
+    }
+}
+
+/// The command line that goes on with the run in `folder`, ready to be pasted into a shell.
+pub fn resume_line(folder: &Path) -> String {
+    let folder = folder.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if folder.chars().all(plain) {
+        return format!("samcore train --resume {folder}");
+    }
+    format!("samcore train --resume '{}'", folder.replace('\'', r"'\''"))
+}
+
+/// `signal` has ended the run in `folder` after `step` of `total` steps, which are saved.
+pub(super) fn interrupted(signal: &str, step: u64, total: u64, folder: &Path) -> Error {
+    let line = resume_line(folder);
+    let message = format!("stopped by {signal} after step {step} of {total}, saved; go on with: {line}");
+    Error::new(Kind::Interrupted, message)
+}
+
+/// Step `step` of `total` went wrong; `culprit` says in which call, `last` is the newest checkpoint.
+pub(super) fn not_finite(step: u64, total: u64, culprit: &str, last: &Path) -> Error {
+    let message = format!(
+        "loss or gradient not finite in step {step} of {total}, {culprit}; saved is what was before, in {}; \
+         a smaller --lr, longer --warmup or --clip may help",
+        last.display()
+    );
+    Error::new(Kind::NotFinite, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_resumes_survives_a_shell() {
+        for (folder, word) in
+            [("runs/2026-07-12-sam", "runs/2026-07-12-sam"), ("my runs/$x", "'my runs/$x'"), ("it's", r"'it'\''s'")]
+        {
+            assert_eq!(resume_line(Path::new(folder)), format!("samcore train --resume {word}"));
+        }
+    }
+}
