@@ -25,8 +25,11 @@ def train(flags, seed, folder):
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    # Where the run lay says nothing of it.
+    return collect(seed, json.loads(done.stdout.strip().splitlines()[-1]), folder)
+
+
+def collect(seed, result, folder):
+    """What a run came to, without where it lay."""
     result.pop("folder")
     with open(folder / "metrics.csv", newline="") as rows:
         epochs = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(rows)]

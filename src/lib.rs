@@ -17,10 +17,14 @@
 //! and vector operations, [`exec`] replays it on a [`device::Device`], and [`check`] holds all of it to the definitions in
 //! [`ops`] through the f64 interpreter [`interp`].
 
+// `unsafe` stands in device code, and at the one memory map of `data`.
+#![deny(unsafe_code)]
+
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod data;
+#[allow(unsafe_code)]
 pub mod device;
 pub mod error;
 pub mod exec;

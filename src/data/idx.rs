@@ -65,6 +65,7 @@ pub fn read(path: &Path, rank: usize) -> Result<Idx> {
     if path.extension().is_some_and(|e| e == "gz") {
         return unpack(path, file, meta.len(), rank);
     }
+    #[allow(unsafe_code)]
     // SAFETY: the map is only read. A data file that another process shortens while we run is beyond what a reader can
     // guard against (SIGBUS); the price of a copy would be the data set's size in memory for each run on a machine.
     let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;

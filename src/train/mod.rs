@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod curves;
 pub mod engine;
 pub mod environment;
+mod opening;
 mod outcome;
 pub mod progress;
 pub mod records;

@@ -6,12 +6,11 @@ use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{curves, environment, signals};
+use super::{curves, opening, signals};
 use crate::data::{self, DataSet};
 use crate::device::Device;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
-use crate::files::write_atomic;
 use crate::graph::Graph;
 use crate::models::{self, Model};
 use crate::ops::call::Counters;
@@ -19,13 +18,13 @@ use crate::optim::schedule::Schedule;
 use crate::optim::{self, Optimizer, Options};
 use crate::recipe::{Recipe, Target};
 use crate::rng::permutation;
-use crate::step::{DROPPED, FAULT, ProgramId, Recorder};
+use crate::step::{C, DROPPED, FAULT, ProgramId, Recorder, W};
 use std::time::Instant;
 
 /// What best is chosen on where images are held out.
 const VALIDATION: &str = "validation";
 /// Vectors that the optimizers remember from step to step.
-const REMEMBERED: &[&str] = &["momentum"];
+pub(super) const REMEMBERED: &[&str] = &["momentum"];
 
 /// A run that is ready to go.
 pub struct Session {
@@ -79,22 +78,7 @@ impl Session {
         let row = optim::find(&recipe.opt)?;
         recipe.validate()?;
         recipe.model = model.name.to_owned();
-        let (train_order, val_order) = match recipe.val_fraction {
-            0.0 => ((0..data.train.count as u32).collect(), vec![]),
-            share => data::validation(recipe.seed, share, data.train.count)?,
-        };
-        if recipe.batch > train_order.len() {
-            return Err(Error::usage(format!(
-                "--batch {} is more than the {} training images of {}",
-                recipe.batch,
-                train_order.len(),
-                data.name
-            )));
-        }
-        if recipe.crop_padding == crate::recipe::Padding::Reflect && recipe.crop >= data.train.h.min(data.train.w) {
-            return Err(Error::usage(format!("--crop {} mirrors more than the image has", recipe.crop)));
-        }
-
+        let (train_order, val_order) = opening::orders(&recipe, &data)?;
         let device = engine::device(&recipe)?;
         (recipe.device, recipe.threads) = (Target::Cpu, device.threads());
         let source = engine::source(&data, recipe.augment());
@@ -116,44 +100,19 @@ impl Session {
         let per_epoch = (train_order.len() / recipe.batch) as u64;
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
+        let mut began_with = None;
         let (folder, records, position) = match &place.resume {
             None => {
-                let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
-                let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
-                write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
-                let environment = environment::environment(isa, recipe.threads);
-                write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
-                let records = Records::create(&folder, with_validation)?;
                 engine::put(&mut exec, &engine::initial(&graph, recipe.seed, REMEMBERED))?;
+                let (folder, records) = opening::begin(&recipe, place, isa, with_validation)?;
                 (folder, records, Position::default())
             }
             Some(path) => {
-                let folder = RunFolder::reopen(path)?;
-                let file = folder.last();
-                if !file.exists() {
-                    let (folder, config) = (path.display(), folder.config());
-                    return Err(Error::new(
-                        Kind::NoInput,
-                        format!(
-                            "{folder} has no checkpoint to go on from; begin anew with --config {}",
-                            config.display()
-                        ),
-                    ));
-                }
-                let opened = Checkpoint::open(&file)?;
-                let expected = engine::subject(model.name, &data, &source);
-                if opened.subject != expected {
-                    let (found, file) = (&opened.subject, file.display());
-                    return Err(Error::data(format!("{file} is of {found}, but the run is of {expected}")));
-                }
-                engine::put(&mut exec, &opened.vectors(&graph, REMEMBERED, &file)?)?;
-                let (records, last) = Records::resume(&folder, with_validation, opened.position.step)?;
-                if last < opened.position.step {
-                    let (step, path) = (opened.position.step, folder.steps());
-                    let message = format!("{} ends at step {last}, the checkpoint is of {step}", path.display());
-                    return Err(Error::data(message));
-                }
-                (folder, records, opened.position)
+                let subject = engine::subject(model.name, &data, &source);
+                let resumed = opening::go_on(path, &graph, &subject, with_validation)?;
+                engine::put(&mut exec, &resumed.vectors)?;
+                began_with = resumed.isa.filter(|before| before != isa);
+                (resumed.folder, resumed.records, resumed.position)
             }
         };
         exec.set_slot(DROPPED, position.dropped as f32)?;
@@ -181,6 +140,10 @@ impl Session {
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
             progress.note(&format!("going on after step {} of {total}", position.step));
+        }
+        if let Some(before) = began_with {
+            progress
+                .note(&format!("the run began on {before}, this is {isa}: bits differ from those of an unbroken run"));
         }
         let now = Instant::now();
         let mut session = Session {
@@ -403,7 +366,9 @@ impl Session {
 
     /// Names the first call of the step that made a value which is not finite.
     fn fault(&mut self, program: ProgramId, counters: &Counters) -> Error {
-        let culprit = match self.exec.find_fault(program, counters) {
+        // The step left its perturbation in the compute copy; the second run must start where the first one did.
+        let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
+        let culprit = match recast.and_then(|()| self.exec.find_fault(program, counters)) {
             Ok(Some(label)) => format!("first in the call '{label}'"),
             Ok(None) => "in no call of a second run".to_owned(),
             Err(e) => format!("(looking for the call failed: {e})"),

@@ -1,0 +1,92 @@
+//! Before the first step: which images are trained on, and the folder of a new run or of one that goes on.
+
+use super::checkpoint::{Checkpoint, Position, Subject, Vectors};
+use super::environment;
+use super::outcome::Where;
+use super::records::Records;
+use super::run_folder::RunFolder;
+use super::session::REMEMBERED;
+use crate::data::{self, DataSet};
+use crate::error::{Error, Kind, Result};
+use crate::files::write_atomic;
+use crate::graph::Graph;
+use crate::recipe::{Padding, Recipe};
+use std::path::Path;
+
+/// Images to train on and images held out, by their numbers in the training split.
+///
+/// # Errors
+/// If either part is too small, or the recipe's batch or crop does not fit the images.
+pub(super) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u32>)> {
+    let (train, held_out) = match recipe.val_fraction {
+        0.0 => ((0..data.train.count as u32).collect(), vec![]),
+        share => data::validation(recipe.seed, share, data.train.count)?,
+    };
+    if recipe.batch > train.len() {
+        let (batch, images) = (recipe.batch, train.len());
+        return Err(Error::usage(format!(
+            "--batch {batch} is more than the {images} training images of {}",
+            data.name
+        )));
+    }
+    if recipe.crop_padding == Padding::Reflect && recipe.crop >= data.train.h.min(data.train.w) {
+        return Err(Error::usage(format!("--crop {} mirrors more than the image has", recipe.crop)));
+    }
+    Ok((train, held_out))
+}
+
+/// The folder of a new run, with its config and environment, and empty records.
+///
+/// # Errors
+/// If the folder cannot be used; nothing in it is then touched.
+pub(super) fn begin(recipe: &Recipe, place: &Where, isa: &str, with_validation: bool) -> Result<(RunFolder, Records)> {
+    let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
+    let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
+    write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
+    let environment = environment::environment(isa, recipe.threads);
+    write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
+    let records = Records::create(&folder, with_validation)?;
+    Ok((folder, records))
+}
+
+/// A run as its folder holds it.
+pub(super) struct Resumed {
+    pub folder: RunFolder,
+    pub records: Records,
+    pub position: Position,
+    pub vectors: Vectors,
+    /// The instruction set that the run began with, if its environment says.
+    pub isa: Option<String>,
+}
+
+/// The run in the folder `path`, which must be of `subject`, with its records cut back to the checkpoint.
+///
+/// # Errors
+/// If it is no run's folder, in use, or its files do not belong together.
+pub(super) fn go_on(path: &Path, graph: &Graph, subject: &Subject, with_validation: bool) -> Result<Resumed> {
+    let folder = RunFolder::reopen(path)?;
+    let file = folder.last();
+    if !file.exists() {
+        let (folder, config) = (path.display(), folder.config());
+        let message =
+            format!("{folder} has no checkpoint to go on from; begin anew with --config {}", config.display());
+        return Err(Error::new(Kind::NoInput, message));
+    }
+    let opened = Checkpoint::open(&file)?;
+    if opened.subject != *subject {
+        let (found, file) = (&opened.subject, file.display());
+        return Err(Error::data(format!("{file} is of {found}, but the run is of {subject}")));
+    }
+    let vectors = opened.vectors(graph, REMEMBERED, &file)?;
+    let position = opened.position;
+    let (records, last) = Records::resume(&folder, with_validation, position.step)?;
+    if last < position.step {
+        let (step, path) = (position.step, folder.steps());
+        let message = format!("{} ends at step {last}, the checkpoint is of {step}", path.display());
+        return Err(Error::data(message));
+    }
+    let environment = std::fs::read(folder.environment()).ok();
+    let environment = environment.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let isa = environment.and_then(|e| Some(e.get("instructions")?.as_str()?.to_owned()));
+    Ok(Resumed { folder, records, position, vectors, isa })
+}

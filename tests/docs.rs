@@ -1,0 +1,57 @@
+//! What the documents say is what the tables and scripts have.
+
+use samcore::error::KINDS;
+use samcore::models::MODELS;
+use samcore::ops::OPS;
+use samcore::optim::OPTIMIZERS;
+use samcore::recipe::SETTINGS;
+
+fn read(path: &str) -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+#[test]
+fn the_readme_lists_every_exit_code() {
+    let readme = read("README.md");
+    for (_, code, meaning) in KINDS {
+        assert!(readme.contains(&format!("| {code} | {meaning} |")), "README.md has no row for exit code {code}");
+    }
+}
+
+#[test]
+fn ci_runs_the_test_command_of_the_readme() {
+    let command = "cargo test --locked";
+    assert!(read("README.md").contains(&format!("\n    {command}\n")));
+    assert!(read(".ci/run").lines().any(|line| line == command));
+}
+
+#[test]
+fn every_flag_that_the_documents_name_exists() {
+    let own = ["config", "out", "name", "resume", "steps", "json", "quiet", "help", "split", "model", "classes"];
+    let own =
+        own.into_iter().chain(["channels", "size", "batch", "list", "release", "locked", "example", "rounds", "check"]);
+    let known: Vec<&str> = own.chain(SETTINGS.iter().map(|s| s.name)).collect();
+    for file in ["README.md", "CONTRIBUTING.md"] {
+        let text = read(file);
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter_map(|w| w.strip_prefix("--"));
+        for flag in words.filter(|w| w.starts_with(|c: char| c.is_ascii_alphabetic())) {
+            assert!(known.contains(&flag), "{file} names --{flag}, which is no flag");
+        }
+    }
+}
+
+#[test]
+fn names_in_the_tables_are_unique() {
+    let tables: [(&str, Vec<&str>); 3] = [
+        ("operation", OPS.iter().map(|o| o.name).collect()),
+        ("model", MODELS.iter().map(|m| m.name).collect()),
+        ("optimizer", OPTIMIZERS.iter().map(|o| o.name).collect()),
+    ];
+    for (what, mut names) in tables {
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "two rows of the {what} table share a name");
+    }
+}
