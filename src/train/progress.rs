@@ -186,10 +186,10 @@ impl Progress {
             Style::Terminal { width, colour } => (width, colour),
             _ => (usize::MAX, false),
         };
-        let cells = cells_within(width, row);
+        let (cells, gap) = cells_within(width, row);
         if !self.header_stands {
             let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title, c.width)).collect();
-            self.note(&titles.join("  "));
+            self.note(&titles.join(gap));
             self.header_stands = true;
         }
         let chosen_on = if row.validation.is_some() { "val acc" } else { "test acc" };
@@ -197,7 +197,7 @@ impl Progress {
             text if colour && best && c.title == chosen_on => format!("\x1b[32m{text}\x1b[0m"),
             text => text,
         });
-        self.note(&texts.collect::<Vec<_>>().join("  "));
+        self.note(&texts.collect::<Vec<_>>().join(gap));
     }
 
     /// A line of its own, above the one that is redrawn.
@@ -241,27 +241,37 @@ const fn cell(title: &'static str, width: usize, weight: usize, text: fn(&EpochR
 
 #[rustfmt::skip]
 const CELLS: &[Cell] = &[
-    cell("epoch", 5, 11, |r| r.epoch.to_string()),
-    cell("train loss", 10, 5, |r| format!("{:.4}", r.train.loss)),
-    cell("train acc", 9, 8, |r| percent(r.train.accuracy)),
-    cell("val loss", 8, 6, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
-    cell("val acc", 7, 9, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
-    cell("test loss", 9, 7, |r| format!("{:.4}", r.test.loss)),
-    cell("test acc", 8, 10, |r| percent(r.test.accuracy)),
+    cell("epoch", 5, 12, |r| r.epoch.to_string()),
+    cell("train loss", 10, 6, |r| format!("{:.4}", r.train.loss)),
+    cell("train acc", 9, 9, |r| percent(r.train.accuracy)),
+    cell("val loss", 8, 7, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
+    cell("val acc", 7, 10, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
+    cell("test loss", 9, 8, |r| format!("{:.4}", r.test.loss)),
+    cell("test acc", 8, 11, |r| percent(r.test.accuracy)),
     cell("lr", 7, 3, |r| short(r.lr)),
-    cell("gain", 7, 4, |r| r.sharpness_gain.map_or_else(String::new, short)),
+    cell("|g|", 7, 4, |r| short(r.grad_norm)),
+    cell("gain", 7, 5, |r| r.sharpness_gain.map_or_else(String::new, short)),
     cell("time", 7, 2, |r| clock_face(r.seconds)),
     cell("images/s", 8, 1, |r| format!("{:.0}", r.images_per_s)),
 ];
 
-/// The cells of `row` that have something to tell and fit into `width` columns, two spaces between them.
-fn cells_within(width: usize, row: &EpochRow) -> Vec<&'static Cell> {
+/// The cells of `row` that have something to tell and fit into `width` columns, and what stands between them: two spaces,
+/// or one where that keeps a cell.
+fn cells_within(width: usize, row: &EpochRow) -> (Vec<&'static Cell>, &'static str) {
     let mut cells: Vec<&Cell> = CELLS.iter().filter(|c| !(c.text)(row).is_empty()).collect();
-    while cells.len() > 1 && cells.iter().map(|c| c.width + 2).sum::<usize>() - 2 > width {
+    let fits = |cells: &[&Cell], gap: &str| {
+        let widths: usize = cells.iter().map(|c| c.width + gap.len()).sum();
+        widths - gap.len() <= width
+    };
+    loop {
+        for gap in ["  ", " "] {
+            if cells.len() <= 1 || fits(&cells, gap) {
+                return (cells, gap);
+            }
+        }
         let least = cells.iter().map(|c| c.weight).min();
         cells.retain(|c| Some(c.weight) != least);
     }
-    cells
 }
 
 fn percent(share: f64) -> String {
@@ -347,8 +357,8 @@ mod tests {
         assert_eq!(drawn[0], "epoch 1/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
         assert_eq!(drawn[24], "epoch 1/2 [==========>         ]  50 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:15");
         assert_eq!(drawn[50], "epoch 1/2  evaluating");
-        let rows = "epoch  train loss  train acc  test loss  test acc       lr     time  images/s\n    \
-                    1      0.0000     0.00 %     0.2500   91.00 %   0.1000     0:11         0\n";
+        let rows = "epoch  train loss  train acc  test loss  test acc       lr      |g|     time  images/s\n    \
+                    1      0.0000     0.00 %     0.2500   91.00 %   0.1000   0.0000     0:11         0\n";
         let next = "epoch 2/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:11";
         assert_eq!(drawn[51], format!("{rows}{next}"));
         assert_eq!(drawn.len(), 103, "once a step, two evaluations, then the last row");
