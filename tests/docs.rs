@@ -43,6 +43,15 @@ fn every_flag_that_the_documents_name_exists() {
 }
 
 #[test]
+fn an_optimizers_own_settings_are_settings() {
+    for row in OPTIMIZERS {
+        for name in row.settings {
+            assert!(SETTINGS.iter().any(|s| s.name == *name), "{} has no setting {name}", row.name);
+        }
+    }
+}
+
+#[test]
 fn names_in_the_tables_are_unique() {
     let tables: [(&str, Vec<&str>); 3] = [
         ("operation", OPS.iter().map(|o| o.name).collect()),

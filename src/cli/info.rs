@@ -72,9 +72,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 fn machine_info(as_json: bool) -> Result<String> {
     let device = CpuDevice::new(0)?;
     let environment = environment::environment(device.isa().name(), device.threads());
-    let models: Vec<_> = models::MODELS.iter().map(|m| (m.name, m.about)).collect();
-    let optimizers: Vec<_> = optim::OPTIMIZERS.iter().map(|o| (o.name, o.about)).collect();
-    let datasets: Vec<_> = data::DATASETS.iter().map(|d| (d.name, d.about)).collect();
+    let models: Vec<_> = models::MODELS.iter().map(|m| (m.name, m.about.to_owned())).collect();
+    let optimizers: Vec<_> = optim::OPTIMIZERS.iter().map(|o| (o.name, optimizer_line(o))).collect();
+    let datasets: Vec<_> = data::DATASETS.iter().map(|d| (d.name, d.about.to_owned())).collect();
     let groups = [("models", models), ("optimizers", optimizers), ("data sets", datasets)];
     if as_json {
         let mut all = environment;
@@ -95,6 +95,13 @@ fn machine_info(as_json: bool) -> Result<String> {
         rows.iter().for_each(|(name, about)| text += &format!("  {name:<15} {about}\n"));
     }
     Ok(text)
+}
+
+/// What an optimizer is, where it comes from, what a step costs and which settings are its own.
+fn optimizer_line(row: &OptimizerRow) -> String {
+    let own: Vec<String> = row.settings.iter().map(|s| format!("--{s}")).collect();
+    let own = if own.is_empty() { String::new() } else { format!("; {}", own.join(", ")) };
+    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, row.gradients)
 }
 
 const MEBI: f64 = (1 << 20) as f64;

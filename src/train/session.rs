@@ -16,7 +16,7 @@ use crate::models::{self, Model};
 use crate::ops::call::Counters;
 use crate::optim::schedule::Schedule;
 use crate::optim::{self, Optimizer, Options};
-use crate::recipe::{Recipe, Target};
+use crate::recipe::{Recipe, SETTINGS, Target, Value};
 use crate::rng::permutation;
 use crate::step::{C, DROPPED, FAULT, ProgramId, Recorder, W};
 use std::time::Instant;
@@ -116,6 +116,12 @@ impl Session {
             }
         };
         exec.set_slot(DROPPED, position.dropped as f32)?;
+        // A number among the settings is the slot of that name, for programs that have it; "lr" is set anew each step.
+        for setting in SETTINGS {
+            if let Value::Number(value) = setting.get(&recipe) {
+                exec.set_slot(&setting.key(), value as f32)?;
+            }
+        }
         let last_step = place.steps.unwrap_or(u64::MAX).min(total);
         let length = Length {
             epochs: recipe.epochs as u64,
@@ -257,16 +263,7 @@ impl Session {
     fn step(&mut self, epoch: u64) -> Result<()> {
         let step = self.position.step;
         let lr = self.schedule.lr(step, self.total);
-        let slots = [
-            ("lr", lr),
-            ("rho", self.recipe.rho as f32),
-            ("momentum", self.recipe.momentum as f32),
-            ("weight_decay", self.recipe.weight_decay as f32),
-            ("clip", self.recipe.clip as f32),
-        ];
-        for (name, value) in slots {
-            self.exec.set_slot(name, value)?;
-        }
+        self.exec.set_slot("lr", lr)?;
         let batch = self.recipe.batch as u32;
         let first = (step % self.per_epoch) as u32 * batch;
         let counters = Counters { seed: self.recipe.seed, epoch: epoch as u32, dataset: TRAIN, first, rows: batch };
