@@ -60,7 +60,7 @@ def main():
         "seconds": {"mean": statistics.mean([r["result"]["seconds"] for r in runs])},
         "cores": os.cpu_count(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip(),
+        "commit": runs[0]["environment"]["commit"],
         "script": "benches/accuracy.py",
         "runs": runs,
     }

@@ -29,8 +29,9 @@ fn ci_runs_the_test_command_of_the_readme() {
 #[test]
 fn every_flag_that_the_documents_name_exists() {
     let own = ["config", "out", "name", "resume", "steps", "json", "quiet", "help", "split", "model", "classes"];
-    let own =
-        own.into_iter().chain(["channels", "size", "batch", "list", "release", "locked", "example", "rounds", "check"]);
+    let own = own
+        .into_iter()
+        .chain(["channels", "size", "batch", "list", "release", "locked", "example", "rounds", "seeds", "check"]);
     let known: Vec<&str> = own.chain(SETTINGS.iter().map(|s| s.name)).collect();
     for file in ["README.md", "CONTRIBUTING.md"] {
         // Lines with arrows are diagrams.
