@@ -111,9 +111,7 @@ impl Exec {
     /// Those of the device.
     pub fn slot_value(&mut self, name: &str) -> Result<f32> {
         let Some(offset) = self.slot(name) else { return Ok(0.0) };
-        let mut value = [0.0];
-        self.device.download(Loc { memory: Memory::Scalars, offset, len: 1 }, &mut value)?;
-        Ok(value[0])
+        self.read_at(Loc { memory: Memory::Scalars, offset, len: 1 })
     }
 
     /// Reads a scalar that a program left.
@@ -121,20 +119,26 @@ impl Exec {
     /// # Errors
     /// Those of the device.
     pub fn read(&mut self, scalar: Scalar) -> Result<f32> {
+        self.read_at(scalar.loc())
+    }
+
+    fn read_at(&mut self, slot: Loc) -> Result<f32> {
         let mut value = [0.0];
-        self.device.download(scalar.loc(), &mut value)?;
+        self.device.download(slot, &mut value)?;
         Ok(value[0])
     }
 
-    /// Where the vector of that name lies; None where no program uses it.
-    pub fn vector(&self, name: &str) -> Option<Loc> {
-        let id = self.vectors.iter().position(|v| v.0 == name)?;
-        Some(Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.vectors[id].1 })
+    /// Where the vector of that name lies.
+    ///
+    /// # Errors
+    /// Internal: no program uses it.
+    pub fn vector(&self, name: &str) -> Result<Loc> {
+        let id = self.vectors.iter().position(|v| v.0 == name);
+        id.map(|id| self.whole(id)).ok_or_else(|| Error::internal(format!("no program uses the vector '{name}'")))
     }
 
-    fn whole(&self, v: Vector) -> Result<Loc> {
-        let Memory::Vector(id) = v.memory() else { return Err(Error::internal("a vector without memory")) };
-        Ok(Loc { memory: v.memory(), offset: 0, len: self.vectors[id as usize].1 })
+    fn whole(&self, id: usize) -> Loc {
+        Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.vectors[id].1 }
     }
 
     /// Copies a whole vector from the device.
@@ -142,10 +146,7 @@ impl Exec {
     /// # Errors
     /// Those of the device.
     pub fn download(&mut self, v: Vector) -> Result<Vec<f32>> {
-        let loc = self.whole(v)?;
-        let mut values = vec![0.0; loc.len];
-        self.device.download(loc, &mut values)?;
-        Ok(values)
+        self.download_from(self.whole(v.number()))
     }
 
     /// Copies a whole vector to the device.
@@ -153,11 +154,7 @@ impl Exec {
     /// # Errors
     /// If the length differs, or those of the device.
     pub fn upload(&mut self, v: Vector, values: &[f32]) -> Result<()> {
-        let loc = self.whole(v)?;
-        if loc.len != values.len() {
-            return Err(Error::internal(format!("upload of {} values to a vector of {}", values.len(), loc.len)));
-        }
-        self.device.upload(loc, values)
+        self.upload_to(self.whole(v.number()), values)
     }
 
     /// Copies the values at any place from the device.

@@ -123,7 +123,7 @@ impl<'a> Lowering<'a> {
 
     fn fuses_norm(&self, v: Var, relu: bool, window: usize) -> bool {
         let shape = self.graph.shape(v);
-        let (h, w) = if shape.0.len() == 3 { (shape.0[0], shape.0[1]) } else { (1, 1) };
+        let (h, w) = shape.plane();
         let (rows, running) = (self.key.rows, self.key.running);
         let c = shape.0.last().copied().unwrap_or(1);
         let s = NormShape { n: rows, h, w, c, eps_bits: 0, running, relu, window };

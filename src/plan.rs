@@ -65,8 +65,6 @@ pub struct Plan {
     pub calls: Vec<Call>,
     /// Elements of arena that the calls need.
     pub arena: usize,
-    /// What the buffers would take without sharing, for reports.
-    pub unshared: usize,
     /// Where each value of the graph lies (meaningful after the run only with `Key::keep`).
     pub values: Vec<Option<Loc>>,
 }
@@ -105,9 +103,8 @@ pub fn plan(graph: &Graph, key: &Key, device: &dyn Device) -> Result<Plan> {
     }
     let mut values = lowering.values;
     values.iter_mut().flatten().for_each(settle);
-    let unshared = lens.iter().map(|l| l.next_multiple_of(ALIGN)).sum();
     verify(&calls)?;
-    Ok(Plan { calls, arena, unshared, values })
+    Ok(Plan { calls, arena, values })
 }
 
 /// First and last call that touches each buffer.

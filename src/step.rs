@@ -55,9 +55,12 @@ impl Vector {
     const fn fixed(id: u16) -> Vector {
         Vector { id, mask: Mask::ALL }
     }
-    /// Elements of the vector's memory, for the host.
-    pub(crate) fn memory(self) -> Memory {
+    fn memory(self) -> Memory {
         Memory::Vector(self.id)
+    }
+    /// Its number among the device's vectors, for the host.
+    pub(crate) fn number(self) -> usize {
+        self.id as usize
     }
 }
 

@@ -27,8 +27,7 @@ impl BatchNorm {
     }
 
     fn shape(&self, site: &dyn Site) -> NormShape {
-        let x = site.input_shape(0);
-        let (h, w) = if x.0.len() == 3 { (x.0[0], x.0[1]) } else { (1, 1) };
+        let (h, w) = site.input_shape(0).plane();
         let (relu, window) = site.norm_tail();
         NormShape {
             n: site.rows(),

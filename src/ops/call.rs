@@ -153,11 +153,19 @@ impl NormShape {
     pub fn eps(&self) -> f32 {
         f32::from_bits(self.eps_bits)
     }
+    /// Elements of one image of x.
+    pub fn x_image(&self) -> usize {
+        self.h * self.w * self.c
+    }
+    /// Elements of one image of y.
+    pub fn y_image(&self) -> usize {
+        (self.h / self.window) * (self.w / self.window) * self.c
+    }
     pub fn x_len(&self) -> usize {
-        self.n * self.h * self.w * self.c
+        self.n * self.x_image()
     }
     pub fn y_len(&self) -> usize {
-        self.n * (self.h / self.window) * (self.w / self.window) * self.c
+        self.n * self.y_image()
     }
 }
 

@@ -14,6 +14,10 @@ impl Shape {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Height and width of an image; 1x1 for anything else.
+    pub fn plane(&self) -> (usize, usize) {
+        if let [h, w, _] = self.0[..] { (h, w) } else { (1, 1) }
+    }
     /// `(h, w, c)` of an image.
     ///
     /// # Errors

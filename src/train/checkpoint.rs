@@ -20,7 +20,7 @@ const VERSION_KEY: &str = "samcore.format_version";
 const HASH_KEY: &str = "samcore.sha256";
 
 /// What the file says of the model, enough to build it again.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Subject {
     pub model: String,
     /// Name of the data set, or folder.
@@ -203,16 +203,7 @@ impl Checkpoint {
         if hash(&contents.tensors, &unsigned) != expected {
             return Err(wrong(path, "its SHA-256 does not match its content; it is damaged, use another copy"));
         }
-        let mut subject = Subject {
-            model: String::new(),
-            data: String::new(),
-            h: 0,
-            w: 0,
-            c: 0,
-            classes: 0,
-            mean: [0.0; 4],
-            std: [0.0; 4],
-        };
+        let mut subject = Subject::default();
         let mut position = Position::default();
         read_fields(SUBJECT, &mut subject, metadata, path)?;
         read_fields(POSITION, &mut position, metadata, path)?;

@@ -106,9 +106,7 @@ pub fn put(exec: &mut Exec, vectors: &Vectors) -> Result<()> {
     exec.upload(C, &vectors.weights)?;
     exec.upload(RUNNING, &vectors.running)?;
     for (name, values) in &vectors.optimizer {
-        let missing = || Error::internal(format!("no program uses the vector '{name}'"));
-        let loc = exec.vector(name).ok_or_else(missing)?;
-        exec.upload_to(loc, values)?;
+        exec.upload_to(exec.vector(name)?, values)?;
     }
     Ok(())
 }
@@ -121,11 +119,7 @@ pub fn take(exec: &mut Exec, optimizer: &[&str]) -> Result<Vectors> {
     let (weights, running) = (exec.download(W)?, exec.download(RUNNING)?);
     let optimizer = optimizer
         .iter()
-        .map(|name| {
-            let missing = || Error::internal(format!("no program uses the vector '{name}'"));
-            let loc = exec.vector(name).ok_or_else(missing)?;
-            Ok((name.to_string(), exec.download_from(loc)?))
-        })
+        .map(|name| Ok((name.to_string(), exec.download_from(exec.vector(name)?)?)))
         .collect::<Result<_>>()?;
     Ok(Vectors { weights, running, optimizer })
 }

@@ -76,7 +76,7 @@ pub fn norm_apply(
     bias: &[f32],
     y: &mut [f32],
 ) {
-    let (x_image, y_image) = (s.h * s.w * s.c, (s.h / s.window) * (s.w / s.window) * s.c);
+    let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(x_image);
     split(workers, [(y, images * y_image)], |job, [y]| {
         let x = &x[job * images * x_image..][..y.len() / y_image * x_image];

@@ -33,7 +33,7 @@ pub fn norm_backward_sums(
     dbias: &mut [f32],
     work: &mut [f32],
 ) {
-    let (x_image, y_image) = (s.h * s.w * s.c, (s.h / s.window) * (s.w / s.window) * s.c);
+    let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(x_image);
     let params = [stats, weight, bias];
     let partials = &mut work[..norm_backward_sums_workspace(s)];
@@ -191,7 +191,7 @@ pub fn norm_backward_data(
     dbias: &[f32],
     dx: &mut [f32],
 ) {
-    let (x_image, y_image) = (s.h * s.w * s.c, (s.h / s.window) * (s.w / s.window) * s.c);
+    let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(x_image);
     split(workers, [(dx, images * x_image)], |job, [dx]| {
         let x = &x[job * images * x_image..][..dx.len()];
