@@ -12,7 +12,8 @@ use samcore::models;
 use samcore::ops::call::{Augment, Counters};
 use samcore::optim::{self, Options};
 use samcore::rng::{Draws, stream};
-use samcore::step::Recorder;
+use samcore::step::{Division, Recorder};
+use samcore::train::checkpoint::Remembered;
 use samcore::train::engine;
 use std::time::Instant;
 
@@ -52,7 +53,7 @@ fn main() -> Result<()> {
     let isa = device.isa().name();
     let optimizer = (row.build)(&Options::default());
     let mut recorder = Recorder::new(&graph, &device);
-    let program = recorder.program(row.name, args.batch, |step| optimizer.record(0, step))?;
+    let program = recorder.program(row.name, Division::whole(args.batch), |step| optimizer.record(0, step))?;
     let recording = Recording::of(recorder);
     let bytes = recording.layout().bytes();
     let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording)?;
@@ -62,7 +63,7 @@ fn main() -> Result<()> {
     let labels: Vec<u8> = (0..args.batch).map(|_| draws.below(10) as u8).collect();
     exec.set_dataset(0, &DatasetBytes { images: &images, labels: &labels, image_len: 784 })?;
     exec.set_order(0, &(0..args.batch as u32).collect::<Vec<_>>())?;
-    engine::put(&mut exec, &engine::initial(&graph, 0, &[]))?;
+    engine::put(&mut exec, &engine::initial(&graph, 0, Remembered::default()))?;
     for (name, value) in [("lr", 0.1), ("rho", 0.05), ("momentum", 0.9), ("weight_decay", 5e-4)] {
         exec.set_slot(name, value)?;
     }

@@ -121,10 +121,19 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether the batch-norm `v` normalises by running statistics: its weight says to which part of the model it belongs.
+    fn running(&self, v: Var) -> bool {
+        let weight = self.graph.node(v).inputs.get(1).map(|w| &self.graph.node(*w).op);
+        match weight {
+            Some(Op::Param(p)) => self.key.running.iter().any(|r| r.contains(&self.graph.param_of(*p).offset)),
+            _ => false,
+        }
+    }
+
     fn fuses_norm(&self, v: Var, relu: bool, window: usize) -> bool {
         let shape = self.graph.shape(v);
         let (h, w) = shape.plane();
-        let (rows, running) = (self.key.rows, self.key.running);
+        let (rows, running) = (self.key.rows, self.running(v));
         let c = shape.0.last().copied().unwrap_or(1);
         let s = NormShape { n: rows, h, w, c, eps_bits: 0, running, relu, window };
         self.device.fuses(&Kernel::NormApply(s))
@@ -316,7 +325,7 @@ impl Site for NodeSite<'_, '_> {
         self.lowering.push(label, kernel, reads, writes);
     }
     fn running(&self) -> bool {
-        self.lowering.key.running
+        self.lowering.running(self.node)
     }
     fn train(&self) -> bool {
         self.lowering.key.train
@@ -335,8 +344,9 @@ impl Site for NodeSite<'_, '_> {
             l.live[c.0 as usize]
                 && matches!(l.graph.node(c).op, Op::BatchNorm(_))
                 && l.graph.node(c).inputs[0] == self.node
+                && !l.running(c)
         });
-        if l.key.keep || l.key.running || !read_by_norm || !l.device.fuses(&kernel) {
+        if l.key.keep || !read_by_norm || !l.device.fuses(&kernel) {
             return None;
         }
         let loc = l.temp(len);

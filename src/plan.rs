@@ -24,8 +24,8 @@ pub struct Key {
     pub offset: usize,
     /// Dropout and augmentation are on.
     pub train: bool,
-    /// Batch-norm reads running statistics.
-    pub running: bool,
+    /// Parameters whose batch-norms normalise by running statistics instead of those of the batch.
+    pub running: Ranges,
     /// Taps carry perturbations.
     pub taps: bool,
     /// The images carry a perturbation.
@@ -41,7 +41,7 @@ impl Key {
     /// A training pass over `rows` rows with respect to `params`.
     pub fn train(rows: usize, params: Ranges) -> Key {
         let wrt = Wrt { params: Some(params), ..Wrt::default() };
-        Key { wrt, train: true, running: false, ..Key::evaluate(rows) }
+        Key { wrt, train: true, running: nowhere(), ..Key::evaluate(rows) }
     }
     /// A forward pass over `rows` rows with running statistics.
     pub fn evaluate(rows: usize) -> Key {
@@ -49,7 +49,7 @@ impl Key {
             rows,
             offset: 0,
             train: false,
-            running: true,
+            running: everywhere(),
             taps: false,
             input: false,
             wrt: Wrt::default(),
@@ -57,6 +57,16 @@ impl Key {
             keep: false,
         }
     }
+}
+
+/// The set of no parameters.
+pub fn nowhere() -> Ranges {
+    std::iter::empty().collect()
+}
+
+/// A set that holds every parameter.
+pub fn everywhere() -> Ranges {
+    std::iter::once(0..usize::MAX).collect()
 }
 
 /// Calls in order, with every buffer placed.

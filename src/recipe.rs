@@ -59,8 +59,12 @@ pub struct Recipe {
     pub opt: String,
     /// Radius of SAM's neighbourhood.
     pub rho: f64,
+    /// Images that share a perturbation, a divisor of the batch; 0 is the whole batch.
+    pub m: usize,
     /// Learning rate at its peak; see [`Schedule`] for this and the next five.
     pub lr: f64,
+    /// Peak rate of the last linear layer; 0 is that of the others.
+    pub head_lr: f64,
     pub schedule: Shape,
     pub warmup: f64,
     pub milestones: Vec<f64>,
@@ -71,8 +75,14 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// Largest norm of the gradient; 0 is no limit.
     pub clip: f64,
+    /// Beginnings of dotted names: parameters and batch-norms below them stay as they are.
+    pub freeze: Vec<String>,
+    /// What a running average of the weights keeps of itself each step; it is evaluated in their place. 0 is none.
+    pub ema: f64,
     pub label_smoothing: f64,
     pub batch: usize,
+    /// Parts that a batch is computed in.
+    pub accumulate: usize,
     pub eval_batch: usize,
     pub epochs: usize,
     /// Pixels an image is padded by on each side before a random crop; 0 is no crop.
@@ -98,7 +108,9 @@ impl Default for Recipe {
             dropout: 0.0,
             opt: "sgd".into(),
             rho: 0.05,
+            m: 0,
             lr: 0.1,
+            head_lr: 0.0,
             schedule: Shape::Cosine,
             warmup: 0.2,
             milestones: vec![0.3, 0.6, 0.8],
@@ -108,8 +120,11 @@ impl Default for Recipe {
             nesterov: true,
             weight_decay: 5e-4,
             clip: 0.0,
+            freeze: vec![],
+            ema: 0.0,
             label_smoothing: 0.0,
             batch: 128,
+            accumulate: 1,
             eval_batch: 512,
             epochs: 8,
             crop: 0,

@@ -4,16 +4,18 @@
 //! append calls. Nothing has a value yet: learning rate, rho and the like are numbered scalar slots that are set before
 //! each run, so nothing can freeze by accident.
 
+mod division;
 mod recorder;
 mod terms;
 
+pub use division::{Division, Share};
 pub use recorder::{Program, ProgramId, Recorder};
 pub use terms::{Expr, Sum, Term};
 
 use crate::error::{Error, Result};
-use crate::ops::call::{BLOCK, Call, Kernel, Loc, Memory, Ranges, Role, Term as CallTerm, Update};
+use crate::ops::call::{BLOCK, Call, Kernel, Loc, Map, Memory, Ranges, Role, Term as CallTerm, Update};
 use crate::params::Param;
-use crate::plan::{Key, Wrt};
+use crate::plan::{Key, Wrt, everywhere};
 
 /// A scalar slot on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +27,7 @@ impl Scalar {
     }
 }
 
-/// A set of parameters, interned by the recorder; 0 is all of them.
+/// A set of parameters, interned by the recorder; 0 is all that are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mask(u16);
 
@@ -147,13 +149,20 @@ pub struct Pass {
     pub hits: Scalar,
     pub weight: Scalar,
     /// The batch statistics of this pass alone.
-    pub stats: Vector,
+    pub stats: PassStats,
+}
+
+/// Batch statistics that a pass left: one vector for each part of its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct PassStats {
+    first: usize,
+    count: usize,
 }
 
 /// One step being recorded.
 pub struct Step<'r, 'a> {
     recorder: &'r mut Recorder<'a>,
-    rows: usize,
+    division: Division,
     calls: Vec<Call>,
     reports: Vec<(&'static str, Scalar)>,
     losses: Vec<Scalar>,
@@ -163,7 +172,7 @@ pub struct Step<'r, 'a> {
 impl Step<'_, '_> {
     /// The whole batch.
     pub fn all(&self) -> Part {
-        Part { offset: 0, rows: self.rows }
+        Part { offset: 0, rows: self.division.rows }
     }
 
     /// The slot of a setting or result, by name.
@@ -173,7 +182,7 @@ impl Step<'_, '_> {
 
     /// A vector by name, made on demand and zero at first.
     pub fn vector(&mut self, name: &str, space: Space) -> Vector {
-        let rows = self.rows;
+        let rows = self.division.rows;
         self.recorder.vector(name, space, rows)
     }
 
@@ -185,10 +194,19 @@ impl Step<'_, '_> {
     /// Forward and backward on `part` of the batch: the gradient goes into `into`. All passes of a step draw the same
     /// augmentation and dropout.
     ///
+    /// More rows than [`Division::part`] are taken in parts, one after the other: loss and gradient are the means over all
+    /// rows, but batch-norm normalises each part by statistics of its own.
+    ///
     /// # Errors
-    /// If the graph cannot be planned.
+    /// If the graph cannot be planned, or a pass in parts asks for more than the gradient of the parameters.
     pub fn pass(&mut self, at: At, by: By, part: Part, into: Vector) -> Result<Pass> {
-        self.run(at, by, part, into, true)
+        if part.rows <= self.division.part {
+            return self.run(at, by, part, into, true);
+        }
+        if by.taps || by.input || at.taps.is_some() || at.input.is_some() {
+            return Err(Error::usage("perturbed inputs and activations need the batch in one part: --accumulate 1"));
+        }
+        self.in_parts(part, into, |s, part, into| s.run(at, by, part, into, true))
     }
 
     /// Forward only, without dropout and augmentation.
@@ -205,7 +223,7 @@ impl Step<'_, '_> {
             rows: part.rows,
             offset: part.offset,
             train,
-            running: at.stats.is_some(),
+            running: if at.stats.is_some() { everywhere() } else { self.recorder.frozen.clone() },
             taps: at.taps.is_some(),
             input: at.input.is_some(),
             wrt: Wrt {
@@ -220,8 +238,7 @@ impl Step<'_, '_> {
         // Each pass of a step owns its statistics and results.
         self.passes += 1;
         let number = self.passes;
-        let name = format!("statistics{number}");
-        let stats = self.recorder.vector(&name, Space::Stats, 0);
+        let stats = self.statistics(number);
         let [loss, hits, weight] =
             ["loss", "hits", "weight"].map(|what| self.recorder.slot(&format!("pass{number}.{what}")));
         let bind = |loc: &Loc| -> Result<Loc> {
@@ -230,7 +247,7 @@ impl Step<'_, '_> {
                 Role::Weights => Some(at.w),
                 Role::Gradient | Role::TapsGradient | Role::InputGradient => Some(into),
                 Role::Statistics => Some(stats),
-                Role::Running => at.stats,
+                Role::Running => at.stats.or(Some(RUNNING)),
                 Role::Taps => at.taps,
                 Role::Input => at.input,
                 Role::Outcome => return Ok(Loc { len: 3, ..loss.loc() }),
@@ -246,7 +263,13 @@ impl Step<'_, '_> {
             self.calls.push(Call { kernel: call.kernel.clone(), reads, writes, workspace: call.workspace, label });
         }
         self.losses.push(loss);
+        let stats = PassStats { first: number, count: 1 };
         Ok(Pass { g: Vector { mask: by.params.unwrap_or(Mask::ALL), ..into }, loss, hits, weight, stats })
+    }
+
+    /// The statistics of the step's pass of that number.
+    fn statistics(&mut self, pass: usize) -> Vector {
+        self.recorder.vector(&format!("statistics{pass}"), Space::Stats, 0)
     }
 
     fn whole(&self, v: Vector) -> Loc {
@@ -338,34 +361,61 @@ impl Step<'_, '_> {
     }
 
     /// Ends the step: clips `g` to the norm in slot "clip" (0 is off), descends with momentum and decay from the slots "lr",
-    /// "momentum" and "weight_decay", re-casts the compute copy, folds `stats` into the running statistics.
+    /// "momentum" and "weight_decay" ("head_lr" for the parameters of [`Recorder::head`]), re-casts the compute copy, folds
+    /// `stats` into the running statistics.
     ///
     /// All of it happens only if every loss of the step and |g| are finite; else the slot [`FAULT`] becomes 1 and no later
     /// `finish` moves anything. Clipping comes before decay and momentum, once. Returns |g| before clipping.
-    pub fn finish(&mut self, g: Vector, stats: &[Vector], nesterov: bool) -> Scalar {
+    pub fn finish(&mut self, g: Vector, stats: &[PassStats], nesterov: bool) -> Scalar {
         let norm = self.norm(g);
         let fault = self.slot(FAULT);
-        let watched = self.losses.iter().chain([&norm]).map(|s| s.loc()).collect();
-        self.emit("guard", Kernel::Guard, watched, vec![fault.loc()]);
-        let params = self.recorder.graph.params();
-        let decays = vec![1u8; params.vector_len() / BLOCK].into();
-        let update = Update { ranges: self.ranges(g), decays, nesterov };
-        let [lr, momentum, decay, clip] = ["lr", "momentum", "weight_decay", "clip"].map(|n| self.slot(n).loc());
-        let reads =
-            vec![self.whole(g), self.whole(W), self.whole(M), fault.loc(), norm.loc(), lr, momentum, decay, clip];
+        let watched: Vec<Loc> = self.losses.iter().chain([&norm]).map(|s| s.loc()).collect();
+        for some in watched.chunks(GUARDED) {
+            self.emit("guard", Kernel::Guard, some.to_vec(), vec![fault.loc()]);
+        }
+        let rates: &[&str] = if self.recorder.heads.is_some() { &["lr", "head_lr"] } else { &["lr"] };
+        let blocks = self.recorder.graph.params().vector_len() / BLOCK;
+        let groups = self.recorder.heads.clone().unwrap_or_else(|| vec![0; blocks].into());
+        let update = Update { ranges: self.ranges(g), groups, nesterov };
+        let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), fault.loc(), norm.loc()];
+        reads.extend(["momentum", "clip"].map(|n| self.slot(n).loc()));
+        for rate in rates {
+            reads.extend([rate, "weight_decay"].map(|n| self.slot(n).loc()));
+        }
         self.emit("update", Kernel::Update(update), reads, vec![self.whole(W), self.whole(M), self.whole(C)]);
-        for stats in stats {
-            for s in self.recorder.graph.statistics() {
+        for pass in stats.iter().flat_map(|s| s.first..s.first + s.count) {
+            let stats = self.statistics(pass);
+            for s in self.recorder.moving_statistics() {
                 let of = |v: Vector| Loc { memory: v.memory(), offset: s.offset, len: 3 * s.channels };
                 let kernel = Kernel::FoldStats { c: s.channels, momentum_bits: s.momentum_bits };
                 let label = format!("{}.fold", s.name);
-                self.emit(&label, kernel, vec![of(*stats), fault.loc()], vec![of(RUNNING)]);
+                self.emit(&label, kernel, vec![of(stats), fault.loc()], vec![of(RUNNING)]);
             }
         }
         norm
     }
+
+    /// Moves the running averages [`EMA`] and [`EMA_RUNNING`] towards weights and running statistics: they keep the share
+    /// in slot "ema_keep". To be recorded behind `finish`.
+    ///
+    /// # Errors
+    /// None in practice: each pair is laid out alike.
+    pub fn average(&mut self) -> Result<()> {
+        let keep = self.slot("ema_keep");
+        for (name, space, from) in [(EMA, Space::Params, W), (EMA_RUNNING, Space::Stats, RUNNING)] {
+            let average = self.vector(name, space);
+            self.set(average, keep * average + (Expr::constant(1.0) - keep) * from.mapped(Map::Identity))?;
+        }
+        Ok(())
+    }
 }
 
+/// Most scalars that one guard watches.
+const GUARDED: usize = 8;
+
+/// The running average of the weights, and that of batch-norm's running statistics.
+pub const EMA: &str = "ema";
+pub const EMA_RUNNING: &str = "ema_running";
 /// Slot that counts the terms left out because of a zero or non-finite denominator: for SAM, steps with |g| = 0.
 pub const DROPPED: &str = "dropped";
 /// Slot that is 1 from the first step on whose loss or gradient was not finite.

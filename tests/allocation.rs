@@ -11,7 +11,8 @@ use samcore::models;
 use samcore::ops::call::{Augment, Counters};
 use samcore::optim::{self, Options};
 use samcore::recipe::Recipe;
-use samcore::step::{ProgramId, Recorder};
+use samcore::step::{Division, ProgramId, Recorder};
+use samcore::train::checkpoint::Remembered;
 use samcore::train::{Session, Where, engine};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
@@ -81,13 +82,13 @@ fn steps_allocate_nothing(name: &str, threads: usize) {
     let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
     let device = CpuDevice::new(threads).unwrap();
     let mut recorder = Recorder::new(&graph, &device);
-    let program = recorder.program(name, ROWS, |step| optimizer.record(0, step)).unwrap();
+    let program = recorder.program(name, Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap();
     let recording = Recording::of(recorder);
     let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording).unwrap();
     let (images, labels) = bytes(4 * ROWS);
     exec.set_dataset(0, &DatasetBytes { images: &images, labels: &labels, image_len: IMAGE }).unwrap();
     exec.set_order(0, &(0..4 * ROWS as u32).collect::<Vec<_>>()).unwrap();
-    engine::put(&mut exec, &engine::initial(&graph, 0, &[])).unwrap();
+    engine::put(&mut exec, &engine::initial(&graph, 0, Remembered::default())).unwrap();
 
     let counters = |i: usize| Counters { first: (i * ROWS) as u32, rows: ROWS as u32, ..Counters::default() };
     let mut sum = step(&mut exec, program, &counters(0));

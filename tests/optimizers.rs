@@ -16,8 +16,12 @@ use samcore::ops::ingest_spec;
 use samcore::ops::{Op, Tap};
 use samcore::optim::{self, Optimizer, Options};
 use samcore::rng::Draws;
-use samcore::step::{At, By, C, DROPPED, FAULT, G, M, ProgramId, RUNNING, Recorder, Space, Step, Sum, W};
+use samcore::step::{
+    At, By, C, DROPPED, Division, EMA, EMA_RUNNING, FAULT, G, M, ProgramId, RUNNING, Recorder, Space, Step, Sum, W,
+};
+use samcore::train::checkpoint::Remembered;
 use samcore::train::engine;
+use std::ops::Range;
 
 const ROWS: usize = 16;
 const STEPS: usize = 3;
@@ -73,14 +77,25 @@ fn on_device(g: &Graph, optimizer: &dyn Optimizer, slots: &Slots) -> (State, Exe
 }
 
 fn on_data(g: &Graph, optimizer: &dyn Optimizer, slots: &Slots, data: &Data) -> (State, Exec) {
+    recorded(g, slots, data, |recorder| {
+        recorder.program("step", Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap()
+    })
+}
+
+fn recorded(
+    g: &Graph,
+    slots: &Slots,
+    data: &Data,
+    record: impl FnOnce(&mut Recorder<'_>) -> ProgramId,
+) -> (State, Exec) {
     let device = CpuDevice::new(2).unwrap();
     let mut recorder = Recorder::new(g, &device);
-    let program = recorder.program("step", ROWS, |step| optimizer.record(0, step)).unwrap();
+    let program = record(&mut recorder);
     let recording = Recording::of(recorder);
     let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording).unwrap();
     exec.set_dataset(0, &DatasetBytes { images: &data.images, labels: &data.labels, image_len: 128 }).unwrap();
     exec.set_order(0, &(0..ROWS as u32).collect::<Vec<_>>()).unwrap();
-    engine::put(&mut exec, &engine::initial(g, 1, &[])).unwrap();
+    engine::put(&mut exec, &engine::initial(g, 1, Remembered::default())).unwrap();
     for (name, value) in slots {
         exec.set_slot(name, *value).unwrap();
     }
@@ -112,18 +127,26 @@ struct Loss {
 
 impl Oracle<'_> {
     fn at(&self, w: &[f64], delta: Option<&[f64]>, step: usize) -> Loss {
+        self.over(0..ROWS, None, w, delta, step)
+    }
+
+    /// The same over some rows of the batch, normalised by `running` statistics if they are given.
+    fn over(&self, rows: Range<usize>, running: Option<&[f64]>, w: &[f64], delta: Option<&[f64]>, step: usize) -> Loss {
         let g = self.g;
+        // Draws are keyed by the place of a row in the whole batch.
+        let counters = Counters { first: rows.start as u32, rows: rows.len() as u32, ..counters(step) };
         let ImageSource { h, w: width, c, classes, mean, std, augment } = source();
-        let spec = Ingest { n: ROWS, h, w: width, c, classes, offset: 0, mean, std, augment };
+        let spec = Ingest { n: rows.len(), h, w: width, c, classes, offset: 0, mean, std, augment };
         let order: Vec<u32> = (0..ROWS as u32).collect();
-        let batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters(step));
+        let batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters);
         let inputs = Inputs {
-            rows: ROWS,
+            rows: rows.len(),
             params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
             batch: Some(batch),
             taps: delta.map(|d| vec![d.to_vec()]).unwrap_or_default(),
+            running: running.map(|r| vec![r.to_vec()]),
             train: true,
-            counters: counters(step),
+            counters,
             ..Inputs::default()
         };
         let values = interp::forward(g, &inputs);
@@ -179,6 +202,14 @@ fn fold(state: &mut State, statistics: &[f64]) {
     }
 }
 
+/// The state before the first step.
+fn start(g: &Graph) -> State {
+    let initial = engine::initial(g, 1, Remembered::default());
+    let widen = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let w = widen(&initial.weights);
+    State { m: vec![0.0; w.len()], w, running: widen(&initial.running) }
+}
+
 /// Runs a transcription for `STEPS` steps: it gets the oracle, the state, and returns gradient and statistics of a step.
 fn by_hand(
     g: &Graph,
@@ -187,10 +218,7 @@ fn by_hand(
     mut step: impl FnMut(&Oracle<'_>, &State, usize) -> (Vec<f64>, Vec<f64>),
 ) -> State {
     let oracle = Oracle { g, data: data() };
-    let initial = engine::initial(g, 1, &[]);
-    let widen = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
-    let w = widen(&initial.weights);
-    let mut state = State { m: vec![0.0; w.len()], w, running: widen(&initial.running) };
+    let mut state = start(g);
     for t in 0..STEPS {
         let (gradient, statistics) = step(&oracle, &state, t);
         descend(&mut state, &gradient, slots, nesterov);
@@ -267,6 +295,139 @@ fn sam_with_rho_zero_has_the_bits_of_sgd() {
     };
     assert!(run("sam", 0.0) == run("sgd", 0.05));
     assert!(run("sam", 0.05) != run("sgd", 0.05));
+}
+
+/// SAM by hand over a batch in groups of `m` and passes of `part` rows: the mean gradient, and the statistics of each first
+/// pass.
+fn sam_in_groups(oracle: &Oracle<'_>, w: &[f64], m: usize, part: usize, t: usize) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let (mut sum, mut statistics) = (vec![0.0; w.len()], vec![]);
+    for group in (0..ROWS).step_by(m) {
+        let mut mean_gradient = |at: &[f64], keep: bool| {
+            let mut mean = vec![0.0; w.len()];
+            for first in (group..group + m).step_by(part) {
+                let loss = oracle.over(first..first + part, None, at, None, t);
+                mean = moved(&mean, part as f64 / m as f64, &loss.gradient);
+                statistics.extend(keep.then_some(loss.statistics));
+            }
+            mean
+        };
+        let g = mean_gradient(w, true);
+        let perturbed = moved(w, get(&SLOTS, "rho") / norm(&g), &g);
+        sum = moved(&sum, m as f64 / ROWS as f64, &mean_gradient(&perturbed, false));
+    }
+    (sum, statistics)
+}
+
+#[test]
+fn m_sam_and_accumulation_are_their_transcriptions() {
+    let g = network();
+    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    for (m, accumulate, part) in [(4, 1, 4), (0, 4, 4), (8, 4, 4), (8, 1, 8)] {
+        let division = Division::of(ROWS, m, accumulate).unwrap();
+        let (device, mut exec) = recorded(&g, &SLOTS, &data(), |recorder| {
+            recorder.program("step", division, |step| sam.record(0, step)).unwrap()
+        });
+        let m = if m == 0 { ROWS } else { m };
+        let oracle = Oracle { g: &g, data: data() };
+        let mut hand = start(&g);
+        for t in 0..STEPS {
+            let (gradient, statistics) = sam_in_groups(&oracle, &hand.w, m, part, t);
+            descend(&mut hand, &gradient, &SLOTS, true);
+            // Each first pass moves the running statistics, as it does in PyTorch.
+            statistics.iter().for_each(|s| fold(&mut hand, s));
+        }
+        assert_same(&format!("m {m} in parts of {part}"), &g, &device, &hand);
+        // Hits are counted over the whole batch, whatever its parts.
+        let reports = exec.program(program(&exec)).reports.clone();
+        let hits = reports.iter().find(|r| r.0 == "hits").map(|r| exec.read(r.1).unwrap()).unwrap();
+        assert!(hits.fract() == 0.0 && (0.0..=ROWS as f32).contains(&hits), "{hits} hits");
+    }
+}
+
+#[test]
+fn a_batch_in_one_group_and_one_part_has_the_bits_of_plain_sam() {
+    let g = network();
+    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let plain = on_device(&g, &*sam, &SLOTS).0;
+    let division = Division::of(ROWS, ROWS, 1).unwrap();
+    let (divided, _) = recorded(&g, &SLOTS, &data(), |recorder| {
+        recorder.program("step", division, |step| sam.record(0, step)).unwrap()
+    });
+    assert!((plain.w, plain.m, plain.running) == (divided.w, divided.m, divided.running));
+}
+
+#[test]
+fn frozen_layers_hold_still_with_their_statistics_and_the_head_has_its_own_rate() {
+    let g = network();
+    let frozen = |name: &str| name.starts_with("conv.") || name.starts_with("bn.");
+    let slots = [&SLOTS[..], &[("head_lr", 0.05)]].concat();
+    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let (device, _) = recorded(&g, &slots, &data(), |recorder| {
+        recorder.freeze(|p| frozen(&p.name));
+        recorder.head(|p| p.name == "fc.weight");
+        recorder.program("step", Division::whole(ROWS), |step| sam.record(0, step)).unwrap()
+    });
+    let oracle = Oracle { g: &g, data: data() };
+    let mut hand = start(&g);
+    let before = (hand.w.clone(), hand.running.clone());
+    for t in 0..STEPS {
+        let gradient = |w: &[f64]| {
+            let mut gradient = oracle.over(0..ROWS, Some(&hand.running), w, None, t).gradient;
+            for p in g.params().list().iter().filter(|p| frozen(&p.name)) {
+                gradient[p.offset..p.offset + p.len()].fill(0.0);
+            }
+            gradient
+        };
+        let first = gradient(&hand.w);
+        let second = gradient(&moved(&hand.w, get(&slots, "rho") / norm(&first), &first));
+        // Decay and descent of the whole vector, of which only the trained parameters count, each at its rate.
+        let unmoved = hand.w.clone();
+        descend(&mut hand, &second, &slots, true);
+        for p in g.params().list() {
+            let share = match &p.name[..] {
+                "fc.weight" => 0.05 / get(&slots, "lr"),
+                name if frozen(name) => 0.0,
+                _ => 1.0,
+            };
+            for i in p.offset..p.offset + p.len() {
+                hand.w[i] = unmoved[i] + share * (hand.w[i] - unmoved[i]);
+                hand.m[i] = if frozen(&p.name) { 0.0 } else { hand.m[i] };
+            }
+        }
+    }
+    assert_same("frozen", &g, &device, &hand);
+    assert_eq!(device.running, before.1);
+    for p in g.params().list().iter().filter(|p| frozen(&p.name)) {
+        assert_eq!(device.w[p.offset..p.offset + p.len()], before.0[p.offset..p.offset + p.len()], "{}", p.name);
+    }
+}
+
+#[test]
+fn the_running_average_of_weights_is_its_formula() {
+    let g = network();
+    let slots = [&SLOTS[..], &[("ema_keep", 0.75)]].concat();
+    let sgd = (optim::find("sgd").unwrap().build)(&Options::default());
+    let (device, mut exec) = recorded(&g, &slots, &data(), |recorder| {
+        let record = |step: &mut Step<'_, '_>| sgd.record(0, step).and_then(|()| step.average());
+        recorder.program("step", Division::whole(ROWS), record).unwrap()
+    });
+    let oracle = Oracle { g: &g, data: data() };
+    let mut hand = start(&g);
+    // Nothing was put there, so that both averages start from 0.
+    let (mut average, mut running) = (vec![0.0; hand.w.len()], vec![0.0; hand.running.len()]);
+    for t in 0..STEPS {
+        let loss = oracle.at(&hand.w, None, t);
+        descend(&mut hand, &loss.gradient, &SLOTS, false);
+        fold(&mut hand, &loss.statistics);
+        let keep = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| 0.75 * a + 0.25 * b).collect::<Vec<f64>>();
+        (average, running) = (keep(&average, &hand.w), keep(&running, &hand.running));
+    }
+    assert_same("sgd", &g, &device, &hand);
+    for (name, expected) in [(EMA, average), (EMA_RUNNING, running)] {
+        let got = exec.vector(name).and_then(|at| exec.download_from(at)).unwrap();
+        let error = relative_error(&got, &expected);
+        assert!(error < 1e-5, "{name} differs by {error:.1e}");
+    }
 }
 
 /// AMO in the words of Wei & Ma 2020: a test that steps over taps can be said, and are right.

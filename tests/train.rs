@@ -19,6 +19,9 @@ const SGD: &str = "--opt sgd --lr 0.05 --epochs 3";
 const SAM: &str =
     "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --val-fraction 0.2 --dropout 0.3 --label-smoothing 0.1 --crop 2 --clip 2";
 
+const DIVIDED: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --m 16 --accumulate 4 --freeze conv1,bn1 --head-lr 0.01 \
+                       --ema 0.9";
+
 /// What a run leaves. At the end of an epoch nothing else in these files tells time, so they are equal to the byte.
 const RESULTS: [&str; 3] = ["last.safetensors", "best.safetensors", "steps.jsonl"];
 /// Columns of metrics.csv that tell time.
@@ -60,7 +63,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config() {
     let folder = small("bits");
-    for (kind, settings) in [("sgd", SGD), ("sam", SAM)] {
+    for (kind, settings) in [("sgd", SGD), ("sam", SAM), ("divided", DIVIDED)] {
         let runs = [1, 2, 3].map(|threads| (threads, folder.path(&format!("{kind}{threads}"))));
         for (threads, run) in &runs {
             let line = format!("{COMMON} {settings} --threads {threads} --out {}", run.display());
@@ -83,7 +86,7 @@ fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config
 #[test]
 fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not() {
     let folder = small("resume");
-    for (kind, settings, per_epoch) in [("sgd", SGD, 6), ("sam", SAM, 5)] {
+    for (kind, settings, per_epoch) in [("sgd", SGD, 6), ("sam", SAM, 5), ("divided", DIVIDED, 6)] {
         let unbroken = folder.path(kind);
         samcore(&folder.0, &format!("{COMMON} {settings} --out {}", unbroken.display())).well();
         // After the first step, at an epoch's end, in its middle, in the last epoch; once and twice.
@@ -108,6 +111,24 @@ fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not()
             assert_eq!(names(&run), WHOLE);
         }
     }
+}
+
+#[test]
+fn with_a_running_average_what_is_evaluated_is_what_best_holds() {
+    let folder = small("average");
+    samcore(&folder.0, &format!("{COMMON} {DIVIDED} --out run")).well();
+    let [best, last] = ["best", "last"].map(|name| {
+        let done = samcore(&folder.0, &format!("eval run/{name}.safetensors --batch 64 --json")).well();
+        format!("{:.6}", done.json()["loss"].as_f64().unwrap())
+    });
+    let (accuracies, losses) =
+        (metrics(&folder.path("run"), "test_accuracy"), metrics(&folder.path("run"), "test_loss"));
+    let value = |epoch: &usize| accuracies[*epoch].parse::<f64>().unwrap();
+    // The first of equals.
+    let epoch = (0..3).rev().max_by(|a, b| value(a).total_cmp(&value(b))).unwrap();
+    assert_eq!(best, losses[epoch]);
+    // The file to resume from has the weights themselves in the model's place.
+    assert_ne!(last, losses[2]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::ops::case::{Case, GraphCase, Operand, Values as Draw};
 use crate::ops::value::ParamKind;
 use crate::ops::{Branch, Op};
 use crate::params::FileLayout;
-use crate::plan::{Key, Plan, Wrt, plan};
+use crate::plan::{Key, Plan, Wrt, everywhere, nowhere, plan};
 use crate::rng::{Draws, stream};
 use std::collections::HashMap;
 
@@ -106,6 +106,7 @@ impl<'a> GraphRun<'a> {
         let wrt = Wrt { params: Some(g.all_params()), taps: self.body.taps, input: true };
         let root = if g.loss().is_some() { None } else { Some(self.root) };
         let (taps, running) = (self.body.taps, self.case.running);
+        let running = if running { everywhere() } else { nowhere() };
         let key = Key { wrt, taps, running, train: true, root, ..Key::evaluate(rows) };
         let device = device()?;
         let [kept, used] = PLANS.map(|(_, keep)| plan(g, &Key { keep, ..key.clone() }, &*device));

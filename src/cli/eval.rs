@@ -8,7 +8,7 @@ use crate::graph::ImageSource;
 use crate::models;
 use crate::ops::call::Augment;
 use crate::recipe::{Kind, Recipe, Value};
-use crate::train::checkpoint::Checkpoint;
+use crate::train::checkpoint::{Checkpoint, Remembered};
 use crate::train::engine::{self, TEST};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
@@ -93,7 +93,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..engine::source(&data, Augment::default()) };
     let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
     let graph = models::classifier(model, &source, 0.0, 0.0)?;
-    let vectors = opened.vectors(&graph, &[], file)?;
+    let vectors = opened.vectors(&graph, Remembered::default(), file)?;
     let device = engine::device(&recipe)?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;

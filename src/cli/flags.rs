@@ -35,7 +35,7 @@ pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>)
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         // Without this, `--rho -1` would be taken for a flag instead of a value out of range.
         Kind::Count(..) | Kind::Number(..) | Kind::Shares => arg.allow_negative_numbers(true),
-        Kind::Choice(_) | Kind::Text => arg,
+        Kind::Choice(_) | Kind::Names | Kind::Text => arg,
     }
 }
 

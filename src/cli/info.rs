@@ -12,7 +12,7 @@ use crate::ops::Op;
 use crate::ops::call::{Augment, Call};
 use crate::optim::{self, OptimizerRow, Options};
 use crate::recipe::{Kind, Value};
-use crate::step::Recorder;
+use crate::step::{Division, Recorder};
 use crate::train::environment;
 use clap::{ArgMatches, Command};
 use serde_json::json;
@@ -145,7 +145,7 @@ fn cost(graph: &Graph, row: &OptimizerRow, batch: usize) -> Result<Cost> {
     let optimizer = (row.build)(&Options::default());
     let mut recorder = Recorder::new(graph, &device);
     for phase in 0..optimizer.phases() {
-        recorder.program(row.name, batch, |step| optimizer.record(phase, step))?;
+        recorder.program(row.name, Division::whole(batch), |step| optimizer.record(phase, step))?;
     }
     let recording = Recording::of(recorder);
     let calls = || recording.programs().iter().flat_map(|p| &p.calls);

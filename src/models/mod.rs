@@ -2,9 +2,10 @@
 
 mod cnn;
 
-use crate::error::{Result, unknown};
+use crate::error::{Error, Result, unknown};
 use crate::graph::{Graph, ImageSource, Var};
 use crate::nn;
+use crate::ops::value::ParamKind;
 
 /// What a model is built for, beside its input.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +50,16 @@ pub fn classifier(model: &Model, source: &ImageSource, dropout: f32, smoothing: 
         .map_err(|e| e.context(format!("model {} on {}x{}x{} images", model.name, source.h, source.w, source.c)))?;
     nn::cross_entropy(&mut g, logits, batch.targets, batch.weights, smoothing)?;
     Ok(g)
+}
+
+/// Name of the layer that makes the logits: the last linear layer.
+///
+/// # Errors
+/// Usage: the model has none.
+pub fn head(graph: &Graph) -> Result<&str> {
+    let last = graph.params().list().iter().rev().find(|p| p.kind == ParamKind::LinearWeight);
+    let name = last.and_then(|p| p.name.strip_suffix(".weight"));
+    name.ok_or_else(|| Error::usage("--head-lr: the model has no linear layer"))
 }
 
 #[cfg(test)]

@@ -236,10 +236,13 @@ pub struct Term {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     pub ranges: Ranges,
-    /// One entry for each [`BLOCK`] of the parameter vector: 1 where weight decay applies to it, else 0.
-    pub decays: std::sync::Arc<[u8]>,
+    /// Group of each [`BLOCK`] of the parameter vector, below [`MAX_GROUPS`]: which learning rate and decay it has.
+    pub groups: std::sync::Arc<[u8]>,
     pub nesterov: bool,
 }
+
+/// Groups of parameters with a learning rate and a weight decay of their own.
+pub const MAX_GROUPS: usize = 4;
 
 /// Elements a parameter's segment is padded to, so that one block never holds two parameters.
 pub const BLOCK: usize = 256;
@@ -316,7 +319,7 @@ pub enum Kernel {
     Scalar(Vec<Scale>),
     /// reads scalars; writes (a scalar) fault = 1 where any of them is not finite, else leaves it.
     Guard,
-    /// reads g, w, m, then the scalars fault, norm (of g), lr, momentum, decay, clip; writes w, m, c.
+    /// reads g, w, m, then the scalars fault, norm (of g), momentum, clip, and lr, decay of each group; writes w, m, c.
     ///
     /// Nothing where fault > 0. Else, with f = min(1, clip / norm) where clip > 0, else 1:
     /// d = f g + decay w; m = momentum m + d; u = d + momentum m if nesterov else m; w -= lr u; c = w.

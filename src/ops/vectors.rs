@@ -160,15 +160,16 @@ pub(super) fn set_cases() -> Vec<Case> {
 
 fn update_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let Kernel::Update(update) = kernel else { return vec![] };
-    let [fault, norm, lr, momentum, decay, clip] = [3, 4, 5, 6, 7, 8].map(|i: usize| reads[i][0]);
+    let [fault, norm, momentum, clip] = [3, 4, 5, 6].map(|i: usize| reads[i][0]);
     let (mut w, mut m, mut c) = (writes[0].clone(), writes[1].clone(), writes[2].clone());
     if fault > 0.0 {
         return vec![w, m, c];
     }
     let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
     for i in elements(&update.ranges) {
-        let decayed = decay * f64::from(update.decays[i / BLOCK]);
-        let d = factor * reads[0][i] + decayed * w[i];
+        let group = usize::from(update.groups[i / BLOCK]);
+        let (lr, decay) = (reads[7 + 2 * group][0], reads[8 + 2 * group][0]);
+        let d = factor * reads[0][i] + decay * w[i];
         m[i] = momentum * m[i] + d;
         w[i] -= lr * if update.nesterov { d + momentum * m[i] } else { m[i] };
         c[i] = w[i];
@@ -180,12 +181,12 @@ pub(super) fn update_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (label, len, ranges) in masks() {
         for (nesterov, clip, fault) in [(false, 0.0, 0.0), (true, 0.5, 0.0), (false, 1e9, 0.0), (true, 0.0, 1.0)] {
-            let decays: Vec<u8> = (0..len / BLOCK).map(|b| u8::from(b % 3 != 1)).collect();
+            let groups: Vec<u8> = (0..len / BLOCK).map(|b| (b % 3) as u8).collect();
             let (w, m, c) = (normal("w", len), normal("m", len), vec![0.5; len]);
-            let scalars = [fault, 7.0, 0.1, 0.9, 5e-4, clip].map(|s| vec![s]);
+            let scalars = [fault, 7.0, 0.9, clip, 0.1, 5e-4, 0.01, 0.0, 1.0, 0.1].map(|s| vec![s]);
             let mut reads = vec![normal("g", len), w.clone(), m.clone()];
             reads.extend(scalars);
-            let update = Update { ranges: ranges.clone(), decays: decays.into(), nesterov };
+            let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov };
             let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
             let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);
             if let Body::Vector(v) = &mut update.body {

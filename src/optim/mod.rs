@@ -60,7 +60,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         about: "sharpness-aware minimization: the gradient at w + rho g/|g|",
         paper: "Foret et al. 2021, arXiv:2010.01412",
         gradients: 2.0,
-        settings: &["rho"],
+        settings: &["rho", "m"],
         build: |options| Box::new(Sam { nesterov: options.nesterov }),
     },
 ];

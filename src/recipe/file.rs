@@ -84,6 +84,9 @@ fn read_value(kind: Kind, value: &DeValue<'_>, source: &str) -> Result<Value> {
         (Kind::Shares, DeValue::Array(v)) => {
             v.iter().map(|x| number(x.get_ref())).collect::<Option<_>>().map(Value::List)
         }
+        (Kind::Names, DeValue::Array(v)) => {
+            v.iter().map(|x| Some(x.get_ref().as_str()?.to_string())).collect::<Option<_>>().map(Value::Names)
+        }
         (Kind::Choice(_) | Kind::Text, DeValue::String(v)) => Some(Value::Text(v.to_string())),
         _ => None,
     };
@@ -107,6 +110,7 @@ fn toml_value(value: &Value) -> String {
         // The debug form is the shortest that reads back exactly, and always has the point or exponent TOML asks for.
         Value::Number(v) => format!("{v:?}"),
         Value::List(v) => format!("{v:?}"),
+        Value::Names(v) => format!("{v:?}"),
         // JSON's escapes are TOML's too, but TOML forbids a bare delete character.
         Value::Text(v) => serde_json::Value::from(v.as_str()).to_string().replace('\u{7f}', "\\u007f"),
     }

@@ -12,6 +12,7 @@ pub enum Value {
     Number(f64),
     Text(String),
     List(Vec<f64>),
+    Names(Vec<String>),
 }
 
 /// What values a setting may have.
@@ -27,6 +28,8 @@ pub enum Kind {
     Shares,
     /// One of these names.
     Choice(&'static [&'static str]),
+    /// Words without spaces and commas, possibly none.
+    Names,
     /// Any text but an empty one.
     Text,
 }
@@ -44,6 +47,8 @@ impl Kind {
             Kind::Number(..) => word.parse().ok().map(Value::Number),
             Kind::Shares if word.is_empty() => Some(Value::List(Vec::new())),
             Kind::Shares => word.split(',').map(|w| w.trim().parse().ok()).collect::<Option<_>>().map(Value::List),
+            Kind::Names if word.is_empty() => Some(Value::Names(Vec::new())),
+            Kind::Names => Some(Value::Names(word.split(',').map(|w| w.trim().to_string()).collect())),
             Kind::Choice(_) | Kind::Text => Some(Value::Text(text.to_string())),
         };
         let value = value.filter(|v| self.admits(v));
@@ -77,6 +82,9 @@ impl Kind {
             (Kind::Shares, Value::List(v)) => {
                 v.iter().all(|x| *x > 0.0 && *x < 1.0) && v.windows(2).all(|pair| pair[0] < pair[1])
             }
+            (Kind::Names, Value::Names(v)) => {
+                v.iter().all(|n| !n.is_empty() && !n.contains(|c: char| c.is_whitespace() || c == ','))
+            }
             (Kind::Choice(names), Value::Text(v)) => names.contains(&v.as_str()),
             (Kind::Text, Value::Text(v)) => !v.trim().is_empty(),
             _ => false,
@@ -90,6 +98,7 @@ impl Kind {
             Kind::Count(..) => "N",
             Kind::Number(..) => "X",
             Kind::Shares => "X,X,…",
+            Kind::Names => "NAME,…",
             Kind::Choice(_) | Kind::Text => "NAME",
         }
     }
@@ -116,6 +125,7 @@ impl fmt::Display for Kind {
                 }
             }
             Kind::Shares => f.write_str("ascending numbers between 0 and 1, such as 0.3,0.6,0.8"),
+            Kind::Names => f.write_str("names with commas between them, such as conv1,bn1"),
             Kind::Choice(names) => write!(f, "one of {}", names.join(", ")),
             Kind::Text => f.write_str("a text that is not empty"),
         }
@@ -130,6 +140,7 @@ impl fmt::Display for Value {
             Value::Count(v) => write!(f, "{v}"),
             Value::Number(v) => write!(f, "{v}"),
             Value::Text(v) => f.write_str(v),
+            Value::Names(v) => f.write_str(&v.join(",")),
             Value::List(v) => f.write_str(&v.iter().map(f64::to_string).collect::<Vec<_>>().join(",")),
         }
     }
@@ -167,6 +178,7 @@ mod tests {
             (Kind::Shares, "0.5,", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.5,'"),
             (names, "cosin", "must be one of cosine, step, not 'cosin'; did you mean 'cosine'?"),
             (names, "exponential", "must be one of cosine, step, not 'exponential'"),
+            (Kind::Names, "conv1,,bn1", "must be names with commas between them, such as conv1,bn1, not 'conv1,,bn1'"),
             (Kind::Text, " ", "must be a text that is not empty, not ' '"),
         ] {
             assert_eq!(kind.parse(wrong).unwrap_err().to_string(), message);
@@ -184,6 +196,8 @@ mod tests {
             (number, Value::Number(f64::MIN_POSITIVE / 8.0)),
             (Kind::Shares, Value::List(vec![1.0 / 3.0, 2.0 / 3.0])),
             (Kind::Shares, Value::List(vec![])),
+            (Kind::Names, Value::Names(vec!["block1.layer.0".into(), "fc".into()])),
+            (Kind::Names, Value::Names(vec![])),
             (Kind::Text, Value::Text("a folder/mit Ümlaut".into())),
         ] {
             assert_eq!(kind.parse(&value.to_string()), Ok(value));

@@ -1,14 +1,15 @@
 //! The recorder: vectors, masks, slots and plans of all programs of one graph on one device.
 
-use super::{At, Mask, RUNNING, Scalar, Space, Step, Vector, W};
+use super::{At, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
 use crate::device::{Device, Layout};
 use crate::error::Result;
-use crate::graph::Graph;
-use crate::ops::call::{Call, Ranges};
+use crate::graph::{Graph, Statistics};
+use crate::ops::call::{BLOCK, Call, Ranges};
 use crate::params::Param;
-use crate::plan::{Key, Plan, plan};
+use crate::plan::{Key, Plan, nowhere, plan};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Names and spaces of the vectors that every recorder has, in the order of their numbers: W, C, G, M, RUNNING.
 const FIXED: [(&str, Space); 5] = [
@@ -44,6 +45,10 @@ pub struct Recorder<'a> {
     pub(super) device: &'a dyn Device,
     pub(super) vectors: Vec<VectorInfo>,
     pub(super) masks: Vec<Ranges>,
+    /// Parameters that are not trained; see [`Recorder::freeze`].
+    pub(super) frozen: Ranges,
+    /// For each block of the parameter vector 1 where [`Recorder::head`] gave it a learning rate of its own.
+    pub(super) heads: Option<Arc<[u8]>>,
     pub(super) slots: Vec<String>,
     plans: HashMap<Key, Rc<Plan>>,
     pub(super) arena: usize,
@@ -57,6 +62,8 @@ impl<'a> Recorder<'a> {
             device,
             vectors: vec![],
             masks: vec![graph.all_params()],
+            frozen: nowhere(),
+            heads: None,
             slots: vec![],
             plans: HashMap::new(),
             arena: 0,
@@ -89,6 +96,34 @@ impl<'a> Recorder<'a> {
         Vector { id: id as u16, mask: Mask::ALL }
     }
 
+    /// Leaves the parameters that `chosen` picks as they are in every program recorded from now on: they get no gradient,
+    /// no perturbation and no update, and their batch-norms normalise by running statistics, which hold still.
+    pub fn freeze(&mut self, chosen: impl Fn(&Param) -> bool) {
+        self.masks[Mask::ALL.0 as usize] = self.graph.params().ranges(|p| !chosen(p));
+        self.frozen = self.graph.params().ranges(chosen);
+    }
+
+    /// Gives the parameters that `chosen` picks the learning rate in slot "head_lr".
+    pub fn head(&mut self, chosen: impl Fn(&Param) -> bool) {
+        let params = self.graph.params();
+        let mut groups = vec![0; params.vector_len() / BLOCK];
+        for r in params.ranges(chosen).iter() {
+            groups[r.start / BLOCK..r.end / BLOCK].fill(1);
+        }
+        self.heads = Some(groups.into());
+    }
+
+    /// Statistics of the batch-norms that are not frozen.
+    pub(super) fn moving_statistics(&self) -> impl Iterator<Item = &'a Statistics> + use<'a> {
+        let (graph, frozen) = (self.graph, self.frozen.clone());
+        let still = move |s: &Statistics| {
+            let weight = format!("{}.weight", s.name);
+            let weight = graph.params().list().iter().find(|p| p.name == weight);
+            weight.is_some_and(|p| frozen.iter().any(|r| r.contains(&p.offset)))
+        };
+        graph.statistics().iter().filter(move |s| !still(s))
+    }
+
     /// The parameters that `chosen` picks, as a mask.
     pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
         let ranges = self.graph.params().ranges(chosen);
@@ -108,17 +143,17 @@ impl<'a> Recorder<'a> {
         }) as u16)
     }
 
-    /// Records a program over batches of `rows` rows.
+    /// Records a program over batches that are divided as `division` says.
     ///
     /// # Errors
     /// Those of the recording function.
     pub fn program(
         &mut self,
         name: &str,
-        rows: usize,
+        division: Division,
         record: impl FnOnce(&mut Step<'_, 'a>) -> Result<()>,
     ) -> Result<ProgramId> {
-        let mut step = Step { recorder: self, rows, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
+        let mut step = Step { recorder: self, division, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
         record(&mut step)?;
         let Step { calls, reports, .. } = step;
         crate::plan::verify(&calls)?;
@@ -131,8 +166,21 @@ impl<'a> Recorder<'a> {
     /// # Errors
     /// If the graph cannot be planned.
     pub fn evaluation(&mut self, rows: usize) -> Result<ProgramId> {
-        self.program("evaluate", rows, |s| {
-            let pass = s.evaluate(At::of(W).running(RUNNING))?;
+        self.evaluation_at(At::of(W).running(RUNNING), rows)
+    }
+
+    /// The same at the running averages of weights and statistics.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn evaluation_of_average(&mut self, rows: usize) -> Result<ProgramId> {
+        let (w, stats) = (self.vector(EMA, Space::Params, 0), self.vector(EMA_RUNNING, Space::Stats, 0));
+        self.evaluation_at(At::of(w).running(stats), rows)
+    }
+
+    fn evaluation_at(&mut self, at: At, rows: usize) -> Result<ProgramId> {
+        self.program("evaluate", Division::whole(rows), |s| {
+            let pass = s.evaluate(at)?;
             s.report("loss", pass.loss);
             s.report("hits", pass.hits);
             s.report("weight", pass.weight);

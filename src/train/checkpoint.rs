@@ -15,6 +15,8 @@ use std::path::Path;
 pub const FORMAT_VERSION: u32 = 1;
 /// Prefix of tensors that only training needs. Without them the file is a PyTorch state dict.
 pub const OPTIMIZER: &str = "optimizer.";
+/// Prefix of the averages of weights and statistics.
+const AVERAGE: &str = "optimizer.ema.";
 /// Keys that every checkpoint has.
 const VERSION_KEY: &str = "samcore.format_version";
 const HASH_KEY: &str = "samcore.sha256";
@@ -66,6 +68,17 @@ pub struct Vectors {
     pub running: Vec<f32>,
     /// What the optimizer remembers, by the vector's name.
     pub optimizer: Vec<(String, Vec<f32>)>,
+    /// Running averages of weights and statistics, where the run keeps them.
+    pub average: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Which vectors a run keeps beside weights and running statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Remembered {
+    /// The optimizer's, by name.
+    pub optimizer: &'static [&'static str],
+    /// Averages of weights and statistics.
+    pub average: bool,
 }
 
 /// A checkpoint in memory.
@@ -142,7 +155,8 @@ fn wrong(path: &Path, what: &str) -> Error {
 impl Checkpoint {
     /// Writes the file as a whole: temporary file, sync, rename, sync of the folder.
     ///
-    /// With `weights_only` the optimizer's vectors are left out, and PyTorch's `load_state_dict` takes the file as it is.
+    /// With `weights_only` it holds what is evaluated, the average where there is one, and nothing else: PyTorch's
+    /// `load_state_dict` takes the file as it is.
     ///
     /// # Errors
     /// If the file cannot be written; an older one then stays.
@@ -156,19 +170,31 @@ impl Checkpoint {
                 data: Data::F32(p.to_file(&values[p.offset..p.offset + p.len()])),
             }));
         };
-        of_vector("", &self.vectors.weights, &mut tensors);
-        for s in graph.statistics() {
-            let part = |i: usize| self.vectors.running[s.offset + i * s.channels..][..s.channels].to_vec();
-            for (i, what) in [(1, "running_mean"), (2, "running_var")] {
-                let name = format!("{}.{what}", s.name);
-                tensors.push(Tensor { name, shape: vec![s.channels], data: Data::F32(part(i)) });
+        let Vectors { weights, running, optimizer, average } = &self.vectors;
+        let of_model = |prefix: &str, weights: &[f32], running: &[f32], tensors: &mut Vec<Tensor>| {
+            of_vector(prefix, weights, tensors);
+            for s in graph.statistics() {
+                let part = |i: usize| running[s.offset + i * s.channels..][..s.channels].to_vec();
+                for (i, what) in [(1, "running_mean"), (2, "running_var")] {
+                    let name = format!("{prefix}{}.{what}", s.name);
+                    tensors.push(Tensor { name, shape: vec![s.channels], data: Data::F32(part(i)) });
+                }
+                // An average of counts means nothing: the number of batches is the run's own.
+                let batches = Data::I64(vec![self.vectors.running[s.offset] as i64]);
+                let name = format!("{prefix}{}.num_batches_tracked", s.name);
+                tensors.push(Tensor { name, shape: vec![], data: batches });
             }
-            let batches = Data::I64(vec![part(0)[0] as i64]);
-            tensors.push(Tensor { name: format!("{}.num_batches_tracked", s.name), shape: vec![], data: batches });
+        };
+        match average {
+            Some((weights, running)) if weights_only => of_model("", weights, running, &mut tensors),
+            _ => of_model("", weights, running, &mut tensors),
         }
         if !weights_only {
-            for (name, values) in &self.vectors.optimizer {
+            for (name, values) in optimizer {
                 of_vector(&format!("{OPTIMIZER}{name}."), values, &mut tensors);
+            }
+            if let Some((weights, running)) = average {
+                of_model(AVERAGE, weights, running, &mut tensors);
             }
         }
         let mut metadata = Metadata::from([(VERSION_KEY.to_owned(), FORMAT_VERSION.to_string())]);
@@ -219,11 +245,11 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The vectors, laid out for `graph`; `optimizer` names those that the optimizer remembers.
+    /// The vectors, laid out for `graph`.
     ///
     /// # Errors
     /// Data: a tensor is missing, of another shape, or belongs to no part of the model.
-    pub fn vectors(&self, graph: &Graph, optimizer: &[&str], path: &Path) -> Result<Vectors> {
+    pub fn vectors(&self, graph: &Graph, remembered: Remembered, path: &Path) -> Result<Vectors> {
         let floats = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
             let missing = || wrong(path, &format!("tensor '{name}' is missing; it is a checkpoint of another model"));
             let tensor = self.contents.get(name).ok_or_else(missing)?;
@@ -243,32 +269,37 @@ impl Opened {
             }
             Ok(vector)
         };
-        let weights = padded("")?;
-        let optimizer = optimizer
+        let statistics = |prefix: &str| -> Result<Vec<f32>> {
+            let mut running = vec![0.0; graph.statistics_len()];
+            for s in graph.statistics() {
+                let c = s.channels;
+                for (i, what) in [(1, "running_mean"), (2, "running_var")] {
+                    let values = floats(&format!("{prefix}{}.{what}", s.name), &[c])?;
+                    running[s.offset + i * c..][..c].copy_from_slice(&values);
+                }
+                let name = format!("{prefix}{}.num_batches_tracked", s.name);
+                let batches = match self.contents.get(&name).map(|t| &t.data) {
+                    Some(Data::I64(v)) if v.len() == 1 => v[0],
+                    _ => return Err(wrong(path, &format!("'{name}' is missing or not one whole number"))),
+                };
+                running[s.offset..][..c].fill(batches as f32);
+            }
+            Ok(running)
+        };
+        let (weights, running) = (padded("")?, statistics("")?);
+        let optimizer = remembered
+            .optimizer
             .iter()
             .map(|name| Ok((name.to_string(), padded(&format!("{OPTIMIZER}{name}."))?)))
             .collect::<Result<Vec<_>>>()?;
-        let mut running = vec![0.0; graph.statistics_len()];
-        for s in graph.statistics() {
-            let c = s.channels;
-            for (i, what) in [(1, "running_mean"), (2, "running_var")] {
-                let values = floats(&format!("{}.{what}", s.name), &[c])?;
-                running[s.offset + i * c..][..c].copy_from_slice(&values);
-            }
-            let name = format!("{}.num_batches_tracked", s.name);
-            let batches = match self.contents.get(&name).map(|t| &t.data) {
-                Some(Data::I64(v)) if v.len() == 1 => v[0],
-                _ => return Err(wrong(path, &format!("'{name}' is missing or not one whole number"))),
-            };
-            running[s.offset..][..c].fill(batches as f32);
-        }
+        let average = if remembered.average { Some((padded(AVERAGE)?, statistics(AVERAGE)?)) } else { None };
         // Every tensor that was asked for is there; one more belongs to some other model.
         let model = graph.params().list().len() + 3 * graph.statistics().len();
         let found = self.contents.tensors.iter().filter(|t| !t.name.starts_with(OPTIMIZER)).count();
         if found != model {
             return Err(wrong(path, &format!("it has {found} tensors where the model has {model}")));
         }
-        Ok(Vectors { weights, running, optimizer })
+        Ok(Vectors { weights, running, optimizer, average })
     }
 }
 

@@ -2,14 +2,16 @@
 
 use crate::data::DataSet;
 use crate::device::{Device, cpu::CpuDevice};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models;
 use crate::ops::call::{Augment, Counters};
+use crate::optim::{self, Optimizer, Options};
+use crate::params::Param;
 use crate::recipe::{Recipe, Target};
-use crate::step::{C, ProgramId, RUNNING, Recorder, W};
-use crate::train::checkpoint::{Subject, Vectors};
+use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
+use crate::train::checkpoint::{Remembered, Subject, Vectors};
 use crate::train::records::Scores;
 
 /// Numbers of the data sets on the device.
@@ -50,6 +52,72 @@ pub fn default_model(data: &DataSet) -> Result<&'static str> {
             models::MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
         ))),
     }
+}
+
+/// The recorded programs of a training run.
+pub struct Programs {
+    pub optimizer: Box<dyn Optimizer>,
+    /// A step, one for each phase of the optimizer.
+    pub steps: Vec<ProgramId>,
+    pub evaluator: Evaluator,
+    pub remembered: Remembered,
+}
+
+/// Records the steps and the evaluation that `recipe` asks for.
+///
+/// # Errors
+/// Usage: an unknown optimizer, a batch that does not divide as asked, names to freeze that the model does not have.
+pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Result<Programs> {
+    let row = optim::find(&recipe.opt)?;
+    let m = if row.settings.contains(&"m") { recipe.m } else { 0 };
+    let division = Division::of(recipe.batch, m, recipe.accumulate)?;
+    if !recipe.freeze.is_empty() {
+        check_frozen(graph, &recipe.freeze)?;
+        recorder.freeze(|p| recipe.freeze.iter().any(|prefix| below(&p.name, prefix)));
+    }
+    if recipe.head_lr > 0.0 {
+        let head = models::head(graph)?;
+        recorder.head(|p| below(&p.name, head));
+    }
+    let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
+    let average = recipe.ema > 0.0;
+    let record = |phase| {
+        recorder.program(row.name, division, |step| {
+            optimizer.record(phase, step)?;
+            if average { step.average() } else { Ok(()) }
+        })
+    };
+    let steps = (0..optimizer.phases()).map(record).collect::<Result<_>>()?;
+    let rows = recipe.eval_batch;
+    let program = if average { recorder.evaluation_of_average(rows)? } else { recorder.evaluation(rows)? };
+    let remembered = Remembered { optimizer: &["momentum"], average };
+    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, remembered })
+}
+
+/// Whether a dotted name is `prefix` or stands below it: "block1.conv" below "block1", "block10" not.
+fn below(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// An error for a prefix that no parameter has, and if nothing is left to train.
+fn check_frozen(graph: &Graph, prefixes: &[String]) -> Result<()> {
+    let params = graph.params().list();
+    let frozen = |p: &Param| prefixes.iter().any(|prefix| below(&p.name, prefix));
+    if let Some(unknown) = prefixes.iter().find(|prefix| !params.iter().any(|p| below(&p.name, prefix))) {
+        let mut names: Vec<&str> = params.iter().filter_map(|p| p.name.split('.').next()).collect();
+        names.dedup();
+        let hint = match nearest(unknown, names.iter().copied()) {
+            Some(name) => format!("did you mean '{name}'?"),
+            None => format!("they begin with: {}", names.join(", ")),
+        };
+        return Err(Error::usage(format!(
+            "--freeze {unknown}: no parameter of the model has a name like that; {hint}"
+        )));
+    }
+    if params.iter().all(frozen) {
+        return Err(Error::usage(format!("--freeze {} leaves no parameter to train", prefixes.join(","))));
+    }
+    Ok(())
 }
 
 /// Runs evaluation programs on an `Exec`.
@@ -108,29 +176,34 @@ pub fn put(exec: &mut Exec, vectors: &Vectors) -> Result<()> {
     for (name, values) in &vectors.optimizer {
         exec.upload_to(exec.vector(name)?, values)?;
     }
+    if let Some((weights, running)) = &vectors.average {
+        exec.upload_to(exec.vector(EMA)?, weights)?;
+        exec.upload_to(exec.vector(EMA_RUNNING)?, running)?;
+    }
     Ok(())
 }
 
-/// The same vectors back from the device; `optimizer` names those that the optimizer remembers.
+/// The same vectors back from the device.
 ///
 /// # Errors
 /// Those of the device.
-pub fn take(exec: &mut Exec, optimizer: &[&str]) -> Result<Vectors> {
-    let (weights, running) = (exec.download(W)?, exec.download(RUNNING)?);
-    let optimizer = optimizer
-        .iter()
-        .map(|name| Ok((name.to_string(), exec.download_from(exec.vector(name)?)?)))
-        .collect::<Result<_>>()?;
-    Ok(Vectors { weights, running, optimizer })
+pub fn take(exec: &mut Exec, remembered: Remembered) -> Result<Vectors> {
+    let mut named = |name: &str| exec.download_from(exec.vector(name)?);
+    let optimizer =
+        remembered.optimizer.iter().map(|name| Ok((name.to_string(), named(name)?))).collect::<Result<_>>()?;
+    let average = if remembered.average { Some((named(EMA)?, named(EMA_RUNNING)?)) } else { None };
+    Ok(Vectors { weights: exec.download(W)?, running: exec.download(RUNNING)?, optimizer, average })
 }
 
-/// Weights and statistics before the first step: variance 1, everything else of batch-norm 0.
-pub fn initial(graph: &Graph, seed: u64, optimizer: &[&str]) -> Vectors {
+/// Weights and statistics before the first step: variance 1, everything else of batch-norm 0. Averages start from them.
+pub fn initial(graph: &Graph, seed: u64, remembered: Remembered) -> Vectors {
     let mut running = vec![0.0; graph.statistics_len()];
     for s in graph.statistics() {
         running[s.offset + 2 * s.channels..][..s.channels].fill(1.0);
     }
     let zeros = || vec![0.0; graph.params().vector_len()];
-    let optimizer = optimizer.iter().map(|name| (name.to_string(), zeros())).collect();
-    Vectors { weights: graph.params().init(seed), running, optimizer }
+    let optimizer = remembered.optimizer.iter().map(|name| (name.to_string(), zeros())).collect();
+    let weights = graph.params().init(seed);
+    let average = remembered.average.then(|| (weights.clone(), running.clone()));
+    Vectors { weights, running, optimizer, average }
 }

@@ -1,11 +1,10 @@
 //! Before the first step: which images are trained on, and the folder of a new run or of one that goes on.
 
-use super::checkpoint::{Checkpoint, Position, Subject, Vectors};
+use super::checkpoint::{Checkpoint, Position, Remembered, Subject, Vectors};
 use super::environment;
 use super::outcome::Where;
 use super::records::Records;
 use super::run_folder::RunFolder;
-use super::session::REMEMBERED;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
@@ -63,7 +62,13 @@ pub(super) struct Resumed {
 ///
 /// # Errors
 /// If it is no run's folder, in use, or its files do not belong together.
-pub(super) fn go_on(path: &Path, graph: &Graph, subject: &Subject, with_validation: bool) -> Result<Resumed> {
+pub(super) fn go_on(
+    path: &Path,
+    graph: &Graph,
+    subject: &Subject,
+    remembered: Remembered,
+    with_validation: bool,
+) -> Result<Resumed> {
     let folder = RunFolder::reopen(path)?;
     let file = folder.last();
     if !file.exists() {
@@ -77,7 +82,7 @@ pub(super) fn go_on(path: &Path, graph: &Graph, subject: &Subject, with_validati
         let (found, file) = (&opened.subject, file.display());
         return Err(Error::data(format!("{file} is of {found}, but the run is of {subject}")));
     }
-    let vectors = opened.vectors(graph, REMEMBERED, &file)?;
+    let vectors = opened.vectors(graph, remembered, &file)?;
     let position = opened.position;
     let (records, last) = Records::resume(&folder, with_validation, position.step)?;
     if last < position.step {

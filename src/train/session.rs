@@ -1,7 +1,7 @@
 //! The training loop: from a recipe to a run folder.
 
 use super::checkpoint::{Checkpoint, Position};
-use super::engine::{self, Evaluator, TEST, TRAIN};
+use super::engine::{self, Programs, TEST, TRAIN};
 use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Records, Scores, StepRow};
@@ -14,8 +14,8 @@ use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
 use crate::ops::call::Counters;
+use crate::optim;
 use crate::optim::schedule::Schedule;
-use crate::optim::{self, Optimizer, Options};
 use crate::recipe::{Recipe, SETTINGS, Target, Value};
 use crate::rng::permutation;
 use crate::step::{C, DROPPED, FAULT, ProgramId, Recorder, W};
@@ -23,8 +23,6 @@ use std::time::Instant;
 
 /// What best is chosen on where images are held out.
 const VALIDATION: &str = "validation";
-/// Vectors that the optimizers remember from step to step.
-pub(super) const REMEMBERED: &[&str] = &["momentum"];
 
 /// A run that is ready to go.
 pub struct Session {
@@ -32,9 +30,7 @@ pub struct Session {
     data: DataSet,
     graph: Graph,
     exec: Exec,
-    optimizer: Box<dyn Optimizer>,
-    programs: Vec<ProgramId>,
-    evaluator: Evaluator,
+    programs: Programs,
     folder: RunFolder,
     records: Records,
     position: Position,
@@ -83,12 +79,8 @@ impl Session {
         (recipe.device, recipe.threads) = (Target::Cpu, device.threads());
         let source = engine::source(&data, recipe.augment());
         let graph = models::classifier(model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
-        let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
         let mut recorder = Recorder::new(&graph, &device);
-        let programs: Vec<ProgramId> = (0..optimizer.phases())
-            .map(|phase| recorder.program(row.name, recipe.batch, |step| optimizer.record(phase, step)))
-            .collect::<Result<_>>()?;
-        let evaluator = Evaluator { program: recorder.evaluation(recipe.eval_batch)?, rows: recipe.eval_batch };
+        let programs = engine::record(&mut recorder, &graph, &recipe)?;
         let recording = Recording::of(recorder);
         let description = device.describe();
         let isa = device.isa().name();
@@ -103,13 +95,13 @@ impl Session {
         let mut began_with = None;
         let (folder, records, position) = match &place.resume {
             None => {
-                engine::put(&mut exec, &engine::initial(&graph, recipe.seed, REMEMBERED))?;
+                engine::put(&mut exec, &engine::initial(&graph, recipe.seed, programs.remembered))?;
                 let (folder, records) = opening::begin(&recipe, place, isa, with_validation)?;
                 (folder, records, Position::default())
             }
             Some(path) => {
                 let subject = engine::subject(model.name, &data, &source);
-                let resumed = opening::go_on(path, &graph, &subject, with_validation)?;
+                let resumed = opening::go_on(path, &graph, &subject, programs.remembered, with_validation)?;
                 engine::put(&mut exec, &resumed.vectors)?;
                 began_with = resumed.isa.filter(|before| before != isa);
                 (resumed.folder, resumed.records, resumed.position)
@@ -159,9 +151,7 @@ impl Session {
             data,
             graph,
             exec,
-            optimizer,
             programs,
-            evaluator,
             folder,
             records,
             position,
@@ -248,7 +238,7 @@ impl Session {
     /// Scores over the first `count` images in the present order of data set `dataset`.
     fn evaluate(&mut self, dataset: u32, count: usize) -> Result<Scores> {
         self.progress.evaluating(self.position.step);
-        self.evaluator.run(&mut self.exec, dataset, count)
+        self.programs.evaluator.run(&mut self.exec, dataset, count)
     }
 
     /// Sets this epoch's order of images; the sums of an epoch that was begun before stay.
@@ -264,10 +254,14 @@ impl Session {
         let step = self.position.step;
         let lr = self.schedule.lr(step, self.total);
         self.exec.set_slot("lr", lr)?;
+        self.exec.set_slot("head_lr", (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32)?;
+        // A young average forgets faster, or it would long remember the initial weights.
+        let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
+        self.exec.set_slot("ema_keep", keep as f32)?;
         let batch = self.recipe.batch as u32;
         let first = (step % self.per_epoch) as u32 * batch;
         let counters = Counters { seed: self.recipe.seed, epoch: epoch as u32, dataset: TRAIN, first, rows: batch };
-        let program = self.programs[self.optimizer.phase(step)];
+        let program = self.programs.steps[self.programs.optimizer.phase(step)];
         self.exec.run(program, &counters)?;
         if self.exec.slot_value(FAULT)? > 0.0 {
             return Err(self.fault(program, &counters));
@@ -351,7 +345,7 @@ impl Session {
         Ok(Checkpoint {
             subject: engine::subject(&self.recipe.model, &self.data, &source),
             position,
-            vectors: engine::take(&mut self.exec, REMEMBERED)?,
+            vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
     }
 

@@ -11,7 +11,8 @@ use samcore::graph::Graph;
 use samcore::models;
 use samcore::ops::call::{Augment, Counters};
 use samcore::optim::{self, Options};
-use samcore::step::{RUNNING, Recorder, W};
+use samcore::step::{Division, RUNNING, Recorder, W};
+use samcore::train::checkpoint::Remembered;
 use samcore::train::engine::{self, TRAIN};
 use std::path::Path;
 
@@ -141,12 +142,12 @@ fn five_steps_of_cnn_are_those_of_pytorch_on_every_instruction_set_and_number_of
                 let device = CpuDevice::with_isa(threads, isa).unwrap();
                 let optimizer = (optim::find(optimizer).unwrap().build)(&Options { nesterov });
                 let mut recorder = Recorder::new(&g, &device);
-                let program = recorder.program(name, rows, |step| optimizer.record(0, step)).unwrap();
+                let program = recorder.program(name, Division::whole(rows), |step| optimizer.record(0, step)).unwrap();
                 let recording = Recording::of(recorder);
                 let mut exec = Exec::new(Box::new(device), recording).unwrap();
                 exec.set_dataset(TRAIN, &data.train.bytes()).unwrap();
                 exec.set_order(TRAIN, &order).unwrap();
-                let initial = engine::initial(&g, 0, &[]);
+                let initial = engine::initial(&g, 0, Remembered::default());
                 engine::put(&mut exec, &initial).unwrap();
                 for slot in ["lr", "momentum", "weight_decay", "rho"] {
                     exec.set_slot(slot, settings[slot].as_f64().unwrap() as f32).unwrap();

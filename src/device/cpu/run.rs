@@ -6,7 +6,7 @@ use super::{
     vector,
 };
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Counters, Kernel};
+use crate::ops::call::{Call, Counters, Kernel, MAX_GROUPS};
 
 /// Elements of scratch that a call needs.
 pub(super) fn workspace(workers: &Workers, kernel: &Kernel) -> usize {
@@ -131,8 +131,12 @@ pub(super) fn run(
             vector::guard(&scalars[..call.reads.len()], o.write_scalar(0, &call.kernel)?);
         }
         Kernel::Update(update) => {
-            let scalars = [3, 4, 5, 6, 7, 8].map(|i| o.scalar(i));
-            vector::update(w, update, o.read(0), scalars, o.write(0), o.write(1), o.write(2));
+            let scalars = [3, 4, 5, 6].map(|i| o.scalar(i));
+            let mut rates = [[0.0; 2]; MAX_GROUPS];
+            for (i, rate) in rates.iter_mut().enumerate().take((call.reads.len() - 7) / 2) {
+                *rate = [o.scalar(7 + 2 * i), o.scalar(8 + 2 * i)];
+            }
+            vector::update(w, update, o.read(0), scalars, rates, o.write(0), o.write(1), o.write(2));
         }
         &Kernel::FoldStats { c, momentum_bits } => {
             norm_stats::fold_stats(c, f32::from_bits(momentum_bits), o.read(0), o.scalar(1), o.write(0));

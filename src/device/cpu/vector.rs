@@ -3,7 +3,7 @@
 use super::Workers;
 use super::simd::per_isa;
 use super::split::{CHUNK, split, within};
-use crate::ops::call::{BLOCK, Map, Scale, Term, Update};
+use crate::ops::call::{BLOCK, MAX_GROUPS, Map, Scale, Term, Update};
 use std::ops::Range;
 
 /// Elements whose products make one partial sum of [`norm`] and [`dot`].
@@ -210,29 +210,30 @@ fn sign(v: f32) -> f32 {
 }
 
 /// One descent step with momentum (see [`crate::ops::call::Kernel::Update`] for the formula); `scalars` are fault, norm
-/// (of g), lr, momentum, decay and clip.
+/// (of g), momentum and clip, `rates` the learning rate and the decay of each group.
 pub fn update(
     workers: &Workers,
     u: &Update,
     g: &[f32],
-    scalars: [f32; 6],
+    scalars: [f32; 4],
+    rates: [[f32; 2]; MAX_GROUPS],
     w: &mut [f32],
     m: &mut [f32],
     c: &mut [f32],
 ) {
-    let [fault, norm, lr, momentum, decay, clip] = scalars;
+    let [fault, norm, momentum, clip] = scalars;
     if fault > 0.0 {
         return;
     }
     let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
-    let rates = [factor, lr, momentum, decay];
+    let common = [factor, momentum];
     split(workers, [(w, CHUNK), (m, CHUNK), (c, CHUNK)], |job, [w, m, c]| {
         let base = job * CHUNK;
         for r in within(&u.ranges, base..base + w.len()) {
-            let decays = &u.decays[r.start / BLOCK..];
+            let groups = &u.groups[r.start / BLOCK..];
             let local = r.start - base..r.end - base;
             let (w, m, c) = (&mut w[local.clone()], &mut m[local.clone()], &mut c[local]);
-            update_run(workers.isa, u.nesterov, rates, decays, &g[r], w, m, c);
+            update_run(workers.isa, u.nesterov, common, rates, groups, &g[r], w, m, c);
         }
     });
 }
@@ -240,8 +241,9 @@ pub fn update(
 per_isa! {
     fn update_run(
         nesterov: bool,
-        rates: [f32; 4],
-        decays: &[u8],
+        common: [f32; 2],
+        rates: [[f32; 2]; MAX_GROUPS],
+        groups: &[u8],
         g: &[f32],
         w: &mut [f32],
         m: &mut [f32],
@@ -253,16 +255,17 @@ per_isa! {
 #[allow(clippy::too_many_arguments)]
 fn update_body(
     nesterov: bool,
-    [factor, lr, momentum, decay]: [f32; 4],
-    decays: &[u8],
+    [factor, momentum]: [f32; 2],
+    rates: [[f32; 2]; MAX_GROUPS],
+    groups: &[u8],
     g: &[f32],
     w: &mut [f32],
     m: &mut [f32],
     c: &mut [f32],
 ) {
     let blocks = g.chunks(BLOCK).zip(w.chunks_mut(BLOCK)).zip(m.chunks_mut(BLOCK)).zip(c.chunks_mut(BLOCK));
-    for ((((g, w), m), c), decays) in blocks.zip(decays) {
-        let decay = if *decays == 0 { 0.0 } else { decay };
+    for ((((g, w), m), c), group) in blocks.zip(groups) {
+        let [lr, decay] = rates[usize::from(*group)];
         for (((g, w), m), c) in g.iter().zip(w).zip(m).zip(c) {
             let d = factor * *g + decay * *w;
             let moved = momentum * *m + d;

@@ -167,11 +167,11 @@ fn a_guard_raises_the_fault_and_never_lowers_it() {
     }
 }
 
-fn update_all(u: &Update, scalars: [f32; 6]) -> [Vec<f32>; 3] {
+fn update_all(u: &Update, scalars: [f32; 4], rates: [[f32; 2]; MAX_GROUPS]) -> [Vec<f32>; 3] {
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     let all = same_for_all(|workers| {
         let (mut w, mut m, mut c) = (w.clone(), m.clone(), c.clone());
-        update(workers, u, &g, scalars, &mut w, &mut m, &mut c);
+        update(workers, u, &g, scalars, rates, &mut w, &mut m, &mut c);
         [w, m, c].concat()
     });
     [all[..LEN].to_vec(), all[LEN..2 * LEN].to_vec(), all[2 * LEN..].to_vec()]
@@ -180,18 +180,20 @@ fn update_all(u: &Update, scalars: [f32; 6]) -> [Vec<f32>; 3] {
 #[test]
 fn update_is_its_formula_within_the_ranges_and_touches_nothing_else() {
     let ranges: Arc<[Range<usize>]> = [256..1_024, 16_128..33_024, 39_936..LEN].into();
-    let decays: Arc<[u8]> = (0..LEN.div_ceil(BLOCK)).map(|b| (b % 3 == 0) as u8).collect();
+    let groups: Arc<[u8]> = (0..LEN.div_ceil(BLOCK)).map(|b| (b % 3) as u8).collect();
+    let rates = [[0.1, 5e-4], [0.02, 0.0], [0.5, 0.1], [0.0; 2]];
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     for nesterov in [false, true] {
-        let u = Update { ranges: ranges.clone(), decays: decays.clone(), nesterov };
+        let u = Update { ranges: ranges.clone(), groups: groups.clone(), nesterov };
         for (norm, clip, factor) in [(8.0, 2.0, 0.25), (8.0, 0.0, 1.0), (1.0, 2.0, 1.0), (0.0, 2.0, 1.0)] {
-            let (lr, momentum, decay) = (0.1, 0.9, 5e-4);
-            let got = update_all(&u, [0.0, norm, lr, momentum, decay, clip]);
+            let momentum = 0.9;
+            let got = update_all(&u, [0.0, norm, momentum, clip], rates);
             let mut expected = [wide(&w), wide(&m), wide(&c)];
-            let (lr, momentum, decay) = (f64::from(lr), f64::from(momentum), f64::from(decay));
+            let momentum = f64::from(momentum);
             for i in (0..LEN).filter(|i| inside(&ranges, *i)) {
                 let (g, w) = (f64::from(g[i]), f64::from(w[i]));
-                let d = factor * g + if decays[i / BLOCK] == 1 { decay * w } else { 0.0 };
+                let [lr, decay] = rates[usize::from(groups[i / BLOCK])].map(f64::from);
+                let d = factor * g + decay * w;
                 let m = momentum * f64::from(m[i]) + d;
                 let step = if nesterov { d + momentum * m } else { m };
                 (expected[0][i], expected[1][i], expected[2][i]) = (w - lr * step, m, w - lr * step);
@@ -206,7 +208,7 @@ fn update_is_its_formula_within_the_ranges_and_touches_nothing_else() {
 #[test]
 fn after_a_fault_an_update_changes_nothing() {
     let ranges: Arc<[Range<usize>]> = whole(LEN).into();
-    let u = Update { ranges, decays: vec![1; LEN.div_ceil(BLOCK)].into(), nesterov: true };
-    let got = update_all(&u, [1.0, 1.0, 0.1, 0.9, 5e-4, 0.0]);
+    let u = Update { ranges, groups: vec![0; LEN.div_ceil(BLOCK)].into(), nesterov: true };
+    let got = update_all(&u, [1.0, 1.0, 0.9, 0.0], [[0.1, 5e-4]; MAX_GROUPS]);
     assert_eq!(got, [normal(2, LEN), normal(3, LEN), normal(4, LEN)]);
 }
