@@ -36,12 +36,14 @@ pub enum Target {
     /// The best that this machine has.
     Auto,
     Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
 }
 
 impl Target {
-    pub const ALL: [Target; 2] = [Target::Auto, Target::Cpu];
+    pub const ALL: [Target; 3] = [Target::Auto, Target::Cpu, Target::Cuda];
     /// Names as flags and config.toml have them, in the order of `ALL`.
-    pub const NAMES: [&'static str; 2] = ["auto", "cpu"];
+    pub const NAMES: [&'static str; 3] = ["auto", "cpu", "cuda"];
 }
 
 /// A training run. Two runs with equal recipes on the same kind of device give the same bits.

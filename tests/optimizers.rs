@@ -389,8 +389,8 @@ fn frozen_layers_hold_still_with_their_statistics_and_the_head_has_its_own_rate(
                 name if frozen(name) => 0.0,
                 _ => 1.0,
             };
-            for i in p.offset..p.offset + p.len() {
-                hand.w[i] = unmoved[i] + share * (hand.w[i] - unmoved[i]);
+            for (i, before) in unmoved.iter().enumerate().skip(p.offset).take(p.len()) {
+                hand.w[i] = before + share * (hand.w[i] - before);
                 hand.m[i] = if frozen(&p.name) { 0.0 } else { hand.m[i] };
             }
         }

@@ -3,12 +3,13 @@
 use super::flags::{apply, flag, flag_like, switch, text};
 use super::print;
 use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
-use crate::device::{Device, cpu::CpuDevice};
+use crate::device::Device;
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
 use crate::graph::ImageSource;
 use crate::models::{MODELS, classifier};
 use crate::ops::OPS;
 use crate::recipe::{Kind, Recipe};
+use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
@@ -61,7 +62,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         return Err(unknown("operation or model", word, &names));
     }
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
-    let make = || Ok(Box::new(CpuDevice::new(args.recipe.threads)?) as Box<dyn Device>);
+    let make = || Ok(Box::new(engine::device(&args.recipe)?) as Box<dyn Device>);
     let mut failed = 0;
     let mut results = Vec::new();
     let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {

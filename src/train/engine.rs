@@ -2,7 +2,7 @@
 
 use crate::data::DataSet;
 use crate::device::{Device, cpu::CpuDevice};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models;
@@ -24,8 +24,11 @@ pub const TEST: u32 = 1;
 /// If this machine does not have it.
 pub fn device(recipe: &Recipe) -> Result<CpuDevice> {
     match recipe.device {
-        // A GPU will come first here, where there is one.
         Target::Auto | Target::Cpu => CpuDevice::new(recipe.threads),
+        Target::Cuda => Err(Error::new(
+            Kind::Unavailable,
+            "--device cuda: this version of samcore computes on the CPU alone; use --device cpu, or auto",
+        )),
     }
 }
 

@@ -136,7 +136,7 @@ pub(super) fn run(
             for (i, rate) in rates.iter_mut().enumerate().take((call.reads.len() - 7) / 2) {
                 *rate = [o.scalar(7 + 2 * i), o.scalar(8 + 2 * i)];
             }
-            vector::update(w, update, o.read(0), scalars, rates, o.write(0), o.write(1), o.write(2));
+            vector::update(w, update, o.read(0), scalars, rates, [o.write(0), o.write(1), o.write(2)]);
         }
         &Kernel::FoldStats { c, momentum_bits } => {
             norm_stats::fold_stats(c, f32::from_bits(momentum_bits), o.read(0), o.scalar(1), o.write(0));

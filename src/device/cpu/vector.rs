@@ -210,16 +210,14 @@ fn sign(v: f32) -> f32 {
 }
 
 /// One descent step with momentum (see [`crate::ops::call::Kernel::Update`] for the formula); `scalars` are fault, norm
-/// (of g), momentum and clip, `rates` the learning rate and the decay of each group.
+/// (of g), momentum and clip, `rates` the learning rate and the decay of each group; what moves are w, m and c.
 pub fn update(
     workers: &Workers,
     u: &Update,
     g: &[f32],
     scalars: [f32; 4],
     rates: [[f32; 2]; MAX_GROUPS],
-    w: &mut [f32],
-    m: &mut [f32],
-    c: &mut [f32],
+    [w, m, c]: [&mut [f32]; 3],
 ) {
     let [fault, norm, momentum, clip] = scalars;
     if fault > 0.0 {

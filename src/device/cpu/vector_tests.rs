@@ -171,7 +171,7 @@ fn update_all(u: &Update, scalars: [f32; 4], rates: [[f32; 2]; MAX_GROUPS]) -> [
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     let all = same_for_all(|workers| {
         let (mut w, mut m, mut c) = (w.clone(), m.clone(), c.clone());
-        update(workers, u, &g, scalars, rates, &mut w, &mut m, &mut c);
+        update(workers, u, &g, scalars, rates, [&mut w, &mut m, &mut c]);
         [w, m, c].concat()
     });
     [all[..LEN].to_vec(), all[LEN..2 * LEN].to_vec(), all[2 * LEN..].to_vec()]
