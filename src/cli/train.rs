@@ -33,14 +33,14 @@ pub fn build(command: Command) -> Command {
         path_flag("out", "DIR", "folder of the run, new or empty [runs/DATE-TIME-NAME]"),
         Arg::new("name").long("name").value_name("NAME").help("last part of the name of the run's folder"),
         path_flag("resume", "DIR", "go on with the run in DIR").conflicts_with_all(["config", "out", "name"]),
-        flag("steps", STEPS, "end after N steps; --resume goes on", None),
+        flag("steps", STEPS, "end after N steps (0: with the initial weights); --resume goes on", None),
         switch("json", "end stdout with the result as one JSON object"),
         switch("quiet", "show no progress"),
     ];
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags())
 }
 
-const STEPS: Kind = Kind::Count(1, u64::MAX);
+const STEPS: Kind = Kind::Count(0, u64::MAX);
 
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
@@ -56,7 +56,7 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
     if resume.is_some() {
         check_resumable(&begun, &recipe)?;
     }
-    let steps = count(matches, "steps", 1, u64::MAX)?;
+    let steps = count(matches, "steps", 0, u64::MAX)?;
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
     Ok(Args { recipe, out: path(matches, "out"), name: text(matches, "name"), resume, steps, json, quiet })
 }
@@ -109,6 +109,9 @@ fn ending(s: &Summary) -> String {
             let line = resume_line(&s.folder);
             format!("ended after step {steps} of {total}, as --steps asked; go on with: {line}")
         }
+        (false, false) if steps == 0 => {
+            format!("the initial weights are saved, as --steps 0 asked; go on with: {}", resume_line(&s.folder))
+        }
         (false, false) => format!("nothing to do: step {steps} of {total} was done before; give more --steps or none"),
     }
 }
@@ -146,7 +149,7 @@ mod tests {
             assert_eq!(e.exit_code(), 2);
         }
         assert_eq!(parse(&["--rho", "-1"]).unwrap_err().to_string(), "--rho must be a number of at least 0, not '-1'");
-        assert!(parse(&["--steps", "0"]).unwrap_err().to_string().starts_with("--steps must be a whole number from 1"));
+        assert!(parse(&["--steps", "x"]).unwrap_err().to_string().starts_with("--steps must be a whole number from 0"));
     }
 
     #[test]
