@@ -99,6 +99,8 @@ pub struct Recipe {
     pub checkpoint_every: usize,
     /// Steps from one checkpoint to the next within an epoch; 0 is none.
     pub checkpoint_steps: usize,
+    /// Event files for TensorBoard beside the records.
+    pub tensorboard: bool,
 }
 
 impl Default for Recipe {
@@ -137,6 +139,7 @@ impl Default for Recipe {
             threads: 0,
             checkpoint_every: 1,
             checkpoint_steps: 0,
+            tensorboard: false,
         }
     }
 }

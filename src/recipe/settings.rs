@@ -200,6 +200,8 @@ pub const SETTINGS: &[Setting] = &[
         "epochs from one checkpoint to the next"),
     row(RESUMABLE, "checkpoint-steps", Kind::Count(0, MOST), |r| Field::Size(&mut r.checkpoint_steps),
         "steps from one checkpoint to the next; 0: only at ends of epochs"),
+    row(RESUMABLE, "tensorboard", Kind::Switch, |r| Field::Switch(&mut r.tensorboard),
+        "event files for TensorBoard too"),
 ];
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod records;
 pub mod run_folder;
 mod session;
 pub mod signals;
+pub mod tensorboard;
 
 pub use outcome::{Summary, Where, resume_line};
 pub use session::Session;

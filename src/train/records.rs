@@ -1,8 +1,10 @@
-//! What a run leaves behind in numbers: metrics.csv with one row an epoch, steps.jsonl with one object a step.
+//! What a run leaves behind in numbers: metrics.csv with one row an epoch, steps.jsonl with one object a step, and on
+//! request the same once more for TensorBoard.
 //!
 //! A run that was stopped and resumed writes the same bytes as one that was not, but for the columns that tell time.
 
 use super::run_folder::RunFolder;
+use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -106,25 +108,29 @@ fn csv_line(cells: impl Iterator<Item = String>) -> String {
 }
 
 /// A file that only grows; its writes are buffered until `flush`.
-struct Appender {
+pub(super) struct Appender {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl Appender {
-    fn write(&mut self, text: &str) -> Result<()> {
-        self.file.write_all(text.as_bytes()).map_err(|e| Error::io("write", &self.path, &e))
+    pub(super) fn new(path: PathBuf, file: File) -> Appender {
+        Appender { path, file: BufWriter::new(file) }
     }
-    fn flush(&mut self) -> Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+    }
+    pub(super) fn flush(&mut self) -> Result<()> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_data());
         synced.map_err(|e| Error::io("write", &self.path, &e))
     }
 }
 
-/// The two record files of a run, open for appending.
+/// The record files of a run, open for appending.
 pub struct Records {
     metrics: Appender,
     steps: Appender,
+    events: Option<Events>,
     with_validation: bool,
     line: String,
 }
@@ -138,7 +144,7 @@ impl Records {
         let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
         let metrics = start(folder.metrics(), &header)?;
         let steps = start(folder.steps(), "")?;
-        Ok(Records { metrics, steps, with_validation, line: String::new() })
+        Ok(Records { metrics, steps, events: None, with_validation, line: String::new() })
     }
 
     /// The records of a run that goes on behind step `step`: later rows and a torn last line are dropped.
@@ -151,12 +157,28 @@ impl Records {
         let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
         let (metrics, _) = truncate_after(folder.metrics(), &header, step, step_of_metrics)?;
         let (steps, last) = truncate_after(folder.steps(), "", step, step_of_object)?;
-        Ok((Records { metrics, steps, with_validation, line: String::new() }, last))
+        Ok((Records { metrics, steps, events: None, with_validation, line: String::new() }, last))
+    }
+
+    /// Has all later rows written to a new TensorBoard event file as well; the first of them is of step `next`.
+    ///
+    /// # Errors
+    /// CantCreate or Io, with the path.
+    pub fn also_for_tensorboard(&mut self, folder: &RunFolder, next: u64) -> Result<()> {
+        self.events = Some(Events::create(&folder.tensorboard(), next)?);
+        Ok(())
     }
 
     /// Appends a row to metrics.csv.
     pub fn epoch(&mut self, row: &EpochRow) -> Result<()> {
-        self.metrics.write(&csv_line(columns(self.with_validation).map(|c| (c.text)(row))))
+        let line = csv_line(columns(self.with_validation).map(|c| (c.text)(row)));
+        self.metrics.write(line.as_bytes())?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let scores = [("train", Some(row.train)), ("val", row.validation), ("test", Some(row.test))];
+        let scores = scores.iter().filter_map(|(group, scores)| Some((*group, scores.as_ref()?)));
+        let values =
+            scores.flat_map(|(group, s)| [(group, "loss", s.loss as f32), (group, "accuracy", s.accuracy as f32)]);
+        events.scalars(row.step, values.chain([("speed", "images_per_s", row.images_per_s as f32)]))
     }
 
     /// Appends an object to steps.jsonl. A number that is not finite is written as null, for JSON has no other word.
@@ -173,20 +195,23 @@ impl Records {
             };
         }
         self.line.push_str("}\n");
-        self.steps.write(&self.line)
+        self.steps.write(self.line.as_bytes())?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        events.scalars(row.step, own.iter().chain(row.scalars).map(|(name, value)| ("step", *name, *value)))
     }
 
     /// Puts all rows on the disk. A checkpoint must not get there before the rows that lead to it.
     pub fn flush(&mut self) -> Result<()> {
         self.metrics.flush()?;
-        self.steps.flush()
+        self.steps.flush()?;
+        self.events.as_mut().map_or(Ok(()), Events::flush)
     }
 }
 
 fn start(path: PathBuf, header: &str) -> Result<Appender> {
     let file = File::create(&path).map_err(|e| Error::io("create", &path, &e))?;
-    let mut appender = Appender { path, file: BufWriter::new(file) };
-    appender.write(header)?;
+    let mut appender = Appender::new(path, file);
+    appender.write(header.as_bytes())?;
     Ok(appender)
 }
 
@@ -223,7 +248,7 @@ fn truncate_after(path: PathBuf, header: &str, step: u64, step_of: fn(&str) -> O
     let mut file = reader.into_inner();
     let cut = file.set_len(kept).and_then(|()| file.seek(SeekFrom::End(0)));
     cut.map_err(|e| Error::io("write", &path, &e))?;
-    Ok((Appender { path, file: BufWriter::new(file) }, last))
+    Ok((Appender::new(path, file), last))
 }
 
 fn step_of_metrics(line: &str) -> Option<u64> {
@@ -334,7 +359,7 @@ mod tests {
                 let mut records = Records::create(&folder, validation).unwrap();
                 write_steps(&mut records, 1..=end, validation);
                 for file in [&mut records.metrics, &mut records.steps] {
-                    file.write(torn).unwrap();
+                    file.write(torn.as_bytes()).unwrap();
                 }
                 records.flush().unwrap();
                 let (mut resumed, last) = Records::resume(&folder, validation, saved).unwrap();

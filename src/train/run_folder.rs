@@ -112,6 +112,10 @@ impl RunFolder {
     pub fn steps(&self) -> PathBuf {
         self.path.join("steps.jsonl")
     }
+    /// Where event files for TensorBoard go, if there are any.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
     pub fn curves(&self) -> PathBuf {
         self.path.join("curves.svg")
     }

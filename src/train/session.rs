@@ -93,7 +93,7 @@ impl Session {
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
         let mut began_with = None;
-        let (folder, records, position) = match &place.resume {
+        let (folder, mut records, position) = match &place.resume {
             None => {
                 engine::put(&mut exec, &engine::initial(&graph, recipe.seed, programs.remembered))?;
                 let (folder, records) = opening::begin(&recipe, place, isa, with_validation)?;
@@ -115,6 +115,9 @@ impl Session {
             }
         }
         let last_step = place.steps.unwrap_or(u64::MAX).min(total);
+        if recipe.tensorboard && position.step < last_step {
+            records.also_for_tensorboard(&folder, position.step + 1)?;
+        }
         let length = Length {
             epochs: recipe.epochs as u64,
             steps_per_epoch: per_epoch,
