@@ -193,13 +193,13 @@ pub const SETTINGS: &[Setting] = &[
         "key of all random draws"),
 
     row(RESUMABLE, "device", Kind::Choice(&Target::NAMES), |r| Field::Target(&mut r.device),
-        "what to compute on; auto takes the best there is"),
+        "what to compute on; auto: the best there is"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),
         "epochs from one checkpoint to the next"),
     row(RESUMABLE, "checkpoint-steps", Kind::Count(0, MOST), |r| Field::Size(&mut r.checkpoint_steps),
-        "steps from one checkpoint to the next; 0: only at ends of epochs"),
+        "steps between checkpoints; 0: only at ends of epochs"),
     row(RESUMABLE, "tensorboard", Kind::Switch, |r| Field::Switch(&mut r.tensorboard),
         "event files for TensorBoard too"),
 ];
