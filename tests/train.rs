@@ -286,3 +286,23 @@ fn a_run_that_diverges_names_step_and_call_and_keeps_its_last_checkpoint() {
         }
     }
 }
+
+#[test]
+fn a_run_that_is_killed_before_its_first_checkpoint_begins_on_resume() {
+    let folder = small("unborn");
+    let line = format!("{COMMON} {SGD} --epochs 1");
+    samcore(&folder.0, &format!("{line} --out unbroken")).well();
+    let begun = fs::read(folder.path("unbroken/config.toml")).unwrap();
+    // In the order in which a run makes its files, the newest perhaps unfinished.
+    let made: [(&str, &[u8]); 5] =
+        [(".lock", b""), ("config.toml", &begun), ("env.json", b"{}"), ("metrics.csv", b"epo"), ("steps.jsonl", b"")];
+    for count in 2..=made.len() {
+        let run = folder.path(&format!("run{count}"));
+        fs::create_dir(&run).unwrap();
+        made[..count].iter().for_each(|(name, content)| fs::write(run.join(name), content).unwrap());
+        fs::write(run.join(".last.safetensors.4242.0.tmp"), "torn").unwrap();
+        samcore(&folder.0, &format!("train --resume run{count}")).well();
+        assert_same(&run, &folder.path("unbroken"));
+        assert_eq!(names(&run), WHOLE);
+    }
+}

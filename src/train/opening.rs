@@ -1,10 +1,10 @@
 //! Before the first step: which images are trained on, and the folder of a new run or of one that goes on.
 
 use super::checkpoint::{Checkpoint, Position, Remembered, Subject, Vectors};
-use super::environment;
 use super::outcome::Where;
 use super::records::Records;
 use super::run_folder::RunFolder;
+use super::{engine, environment};
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
@@ -42,10 +42,15 @@ pub(super) fn begin(recipe: &Recipe, place: &Where, isa: &str, with_validation: 
     let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
     let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
     write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
+    let records = furnish(&folder, recipe, isa, with_validation)?;
+    Ok((folder, records))
+}
+
+/// The environment and empty records of a run that has done no step.
+fn furnish(folder: &RunFolder, recipe: &Recipe, isa: &str, with_validation: bool) -> Result<Records> {
     let environment = environment::environment(isa, recipe.threads);
     write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
-    let records = Records::create(&folder, with_validation)?;
-    Ok((folder, records))
+    Records::create(folder, with_validation)
 }
 
 /// A run as its folder holds it.
@@ -58,19 +63,27 @@ pub(super) struct Resumed {
     pub isa: Option<String>,
 }
 
-/// The run in the folder `path`, which must be of `subject`, with its records cut back to the checkpoint.
+/// The run of `recipe` in the folder `path`, which must be of `subject`, with its records cut back to the checkpoint. One
+/// that was killed before its first checkpoint begins.
 ///
 /// # Errors
 /// If it is no run's folder, in use, or its files do not belong together.
 pub(super) fn go_on(
     path: &Path,
+    recipe: &Recipe,
     graph: &Graph,
     subject: &Subject,
     remembered: Remembered,
+    isa: &str,
     with_validation: bool,
 ) -> Result<Resumed> {
     let folder = RunFolder::reopen(path)?;
     let file = folder.last();
+    if !file.exists() && std::fs::metadata(folder.steps()).map_or(true, |steps| steps.len() == 0) {
+        let records = furnish(&folder, recipe, isa, with_validation)?;
+        let vectors = engine::initial(graph, recipe.seed, remembered);
+        return Ok(Resumed { folder, records, position: Position::default(), vectors, isa: None });
+    }
     if !file.exists() {
         let (folder, config) = (path.display(), folder.config());
         let message =

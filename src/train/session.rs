@@ -101,7 +101,8 @@ impl Session {
             }
             Some(path) => {
                 let subject = engine::subject(model.name, &data, &source);
-                let resumed = opening::go_on(path, &graph, &subject, programs.remembered, with_validation)?;
+                let (graph, remembered) = (&graph, programs.remembered);
+                let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, with_validation)?;
                 engine::put(&mut exec, &resumed.vectors)?;
                 began_with = resumed.isa.filter(|before| before != isa);
                 (resumed.folder, resumed.records, resumed.position)
@@ -168,7 +169,7 @@ impl Session {
             begun: now,
             epoch_begun: now,
         };
-        if place.resume.is_none() {
+        if !session.folder.last().exists() {
             // So that a run which is killed in its first epoch can be resumed as well.
             session.save()?;
         }
