@@ -116,6 +116,7 @@ fn write_idx(folder: &Path, name: &str, dims: &[u32], bytes: &[u8]) {
 /// Allocations of a whole run of so many steps.
 fn allocations_of_run(folder: &Path, steps: u64, threads: usize) -> usize {
     let recipe = Recipe { batch: ROWS, eval_batch: ROWS, epochs: 1, opt: "sam".into(), threads, ..Recipe::default() };
+    let recipe = Recipe { tensorboard: true, ..recipe };
     let out = Some(folder.join(format!("run-{threads}-{steps}")));
     let place = Where { out, steps: Some(steps), quiet: true, ..Where::default() };
     let set = data::load_folder(folder, None).unwrap();

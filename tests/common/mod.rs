@@ -152,6 +152,14 @@ pub fn steps_told(folder: &Path) -> usize {
     fs::read_to_string(folder.join("steps.jsonl")).unwrap_or_default().lines().count()
 }
 
+/// Names of everything in `folder`, in order.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
+    names.sort();
+    names
+}
+
 /// Every file in `folder` by name, with its content.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
