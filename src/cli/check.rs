@@ -1,6 +1,6 @@
 //! `samcore check`.
 
-use super::flags::{apply, flag, flag_like, switch, text};
+use super::flags::{Named, apply, flag, flag_like, switch, text};
 use super::print;
 use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
 use crate::device::Device;
@@ -28,14 +28,20 @@ pub struct Args {
 }
 
 pub fn build(command: Command) -> Command {
+    let names = Arg::new("names").value_name("NAME").num_args(0..).value_parser(Named(names()));
     command.args([
-        Arg::new("names").value_name("NAME").num_args(0..).help("operations or models [all]"),
+        names.hide_possible_values(true).help("operations or models [all]"),
         flag("model", Kind::Text, "check this model as a whole", None),
         flag_like("seed", "seed"),
         flag_like("threads", "threads"),
         switch("json", "write the result as one JSON object"),
         switch("list", "list the names there are"),
     ])
+}
+
+/// Everything that can be checked.
+fn names() -> Vec<&'static str> {
+    OPS.iter().map(|r| r.name).chain(MODELS.iter().map(|m| m.name)).collect()
 }
 
 /// # Errors
@@ -56,7 +62,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         let rows = OPS.iter().map(|r| (r.name, r.about)).chain(MODELS.iter().map(|m| (m.name, m.about)));
         return print(&rows.map(|(name, about)| format!("{name:<20} {about}\n")).collect::<String>());
     }
-    let names: Vec<&str> = OPS.iter().map(|r| r.name).chain(MODELS.iter().map(|m| m.name)).collect();
+    let names = names();
     let wanted: Vec<&str> = args.names.iter().chain(&args.model).map(String::as_str).collect();
     if let Some(word) = wanted.iter().find(|w| !names.contains(w)) {
         return Err(unknown("operation or model", word, &names));

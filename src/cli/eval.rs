@@ -10,7 +10,7 @@ use crate::ops::call::Augment;
 use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Remembered};
 use crate::train::engine::{self, TEST};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,6 +32,7 @@ pub struct Args {
 
 pub fn build(command: Command) -> Command {
     let checkpoint = Arg::new("checkpoint").value_name("CHECKPOINT").value_parser(clap::value_parser!(PathBuf));
+    let checkpoint = checkpoint.value_hint(ValueHint::FilePath);
     command.args([
         checkpoint.required(true).help("file that a run wrote, such as best.safetensors"),
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),

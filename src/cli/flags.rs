@@ -1,8 +1,13 @@
 //! Flags from the table of settings, and values back from flags.
 
+use crate::data::DATASETS;
 use crate::error::{Error, Result};
+use crate::models::MODELS;
+use crate::optim::OPTIMIZERS;
 use crate::recipe::{Kind, RESUMABLE, Recipe, SETTINGS, Setting, Value, setting};
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// A flag for each setting. None has a default of clap's: a flag that is not given leaves the config file's value.
@@ -30,12 +35,44 @@ pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>)
     };
     let default = default.map_or(String::new(), |v| format!(" [{v}]"));
     let arg = Arg::new(name).long(name).value_name(kind.placeholder()).help(format!("{help}{names}{default}"));
+    let arg = match usual(name, kind) {
+        Some(names) => arg.value_parser(Named(names)).hide_possible_values(true),
+        None => arg,
+    };
     match kind {
         // `--flip` alone means yes.
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         // Without this, `--rho -1` would be taken for a flag instead of a value out of range.
         Kind::Count(..) | Kind::Number(..) | Kind::Shares => arg.allow_negative_numbers(true),
+        // Completion offers folders beside the names.
+        Kind::Text if name == "data" => arg.value_hint(ValueHint::DirPath),
         Kind::Choice(_) | Kind::Names | Kind::Text => arg,
+    }
+}
+
+/// What the value of flag `name` usually is one of.
+fn usual(name: &str, kind: Kind) -> Option<Vec<&'static str>> {
+    match (kind, name) {
+        (Kind::Switch, _) => Some(vec!["true", "false"]),
+        (Kind::Choice(names), _) => Some(names.to_vec()),
+        (Kind::Text, "data") => Some(DATASETS.iter().map(|d| d.name).collect()),
+        (Kind::Text, "model") => Some(MODELS.iter().map(|m| m.name).collect()),
+        (Kind::Text, "opt") => Some(OPTIMIZERS.iter().map(|o| o.name).collect()),
+        _ => None,
+    }
+}
+
+/// Takes any text, for messages on wrong values are not clap's business; completion offers the names.
+#[derive(Clone)]
+pub struct Named(pub Vec<&'static str>);
+
+impl TypedValueParser for Named {
+    type Value = String;
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> clap::error::Result<String> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|name| PossibleValue::new(*name))))
     }
 }
 
@@ -46,7 +83,9 @@ pub fn switch(name: &'static str, help: &'static str) -> Arg {
 
 /// A flag that takes the path of a file or folder.
 pub fn path_flag(name: &'static str, placeholder: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name(placeholder).value_parser(clap::value_parser!(PathBuf)).help(help)
+    let hint = if placeholder == "DIR" { ValueHint::DirPath } else { ValueHint::FilePath };
+    let arg = Arg::new(name).long(name).value_name(placeholder).value_parser(clap::value_parser!(PathBuf));
+    arg.value_hint(hint).help(help)
 }
 
 pub fn path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {

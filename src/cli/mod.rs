@@ -1,9 +1,11 @@
 //! The command line: a table of commands, their help, and how errors reach the user.
 
 mod check;
+mod completions;
 mod eval;
 pub mod flags;
 mod info;
+mod man;
 mod train;
 
 use crate::error::{Error, KINDS, Kind, Result};
@@ -33,6 +35,13 @@ pub const COMMANDS: &[Subcommand] = &[
         run: info::run,
     },
     Subcommand { name: "check", about: "Prove operations and models right here", build: check::build, run: check::run },
+    Subcommand {
+        name: "completions",
+        about: "Write the completions of a shell",
+        build: completions::build,
+        run: completions::run,
+    },
+    Subcommand { name: "man", about: "Write the manual pages", build: man::build, run: man::run },
 ];
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
@@ -83,12 +92,13 @@ pub fn command() -> Command {
 
 fn after_help() -> String {
     let codes = KINDS.iter().map(|(_, code, meaning)| format!("  {code:3}  {meaning}\n"));
+    let examples: Vec<String> = man::EXAMPLES.iter().take(2).map(|(line, _)| format!("  {line}")).collect();
     format!(
         "'samcore <COMMAND> --help' lists the flags of a command.\n\n\
          Exit codes:\n    0  done\n{}\n\
-         Examples:\n  samcore train --opt sam --rho 0.05 --epochs 8 --out runs/sam\n  \
-         samcore eval runs/sam/best.safetensors --split test --json",
-        codes.collect::<String>()
+         Examples:\n{}",
+        codes.collect::<String>(),
+        examples.join("\n")
     )
 }
 
@@ -107,7 +117,7 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// One line for a command line that clap cannot read.
-fn usage_error(e: &clap::Error) -> Error {
+pub fn usage_error(e: &clap::Error) -> Error {
     let told = |kind| match e.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
@@ -141,7 +151,10 @@ mod tests {
     #[test]
     fn command_lines_that_cannot_be_read_get_one_line() {
         for (line, message) in [
-            ("samcore", "a command is missing: train, eval, info, check; 'samcore --help' tells more"),
+            (
+                "samcore",
+                "a command is missing: train, eval, info, check, completions, man; 'samcore --help' tells more",
+            ),
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
