@@ -97,10 +97,13 @@ impl std::error::Error for Error {}
 /// The candidate nearest to `word` by edit distance, if near enough to be a slip of the keyboard.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
+    let allowed = |c: &str| 1 + c.len() / 3;
     candidates
         .into_iter()
+        // A distance is at least that of the lengths; comparing a novel with each name would take its time.
+        .filter(|c| word.chars().count().abs_diff(c.chars().count()) <= allowed(c))
         .map(|c| (edit_distance(&word, &c.to_lowercase()), c))
-        .filter(|(d, c)| *d <= 1 + c.len() / 3)
+        .filter(|(d, c)| *d <= allowed(c))
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)
 }
