@@ -201,9 +201,7 @@ impl Checkpoint {
         metadata.extend(SUBJECT.iter().map(|f| (f.key.to_owned(), (f.get)(&self.subject))));
         metadata.extend(POSITION.iter().map(|f| (f.key.to_owned(), (f.get)(&self.position))));
         metadata.insert("format".into(), "pt".into());
-        let hash = hash(&tensors, &metadata);
-        metadata.insert(HASH_KEY.into(), hash);
-        safetensors::write(path, &tensors, &metadata)
+        safetensors::write(path, &tensors, &signed(&metadata, &tensors))
     }
 
     /// The metadata of a file: what model it is of and how far it had come.
@@ -224,9 +222,7 @@ impl Checkpoint {
                 return Err(wrong(path, &what));
             }
         }
-        let mut unsigned = metadata.clone();
-        let expected = unsigned.remove(HASH_KEY).unwrap_or_default();
-        if hash(&contents.tensors, &unsigned) != expected {
+        if signed(metadata, &contents.tensors) != *metadata {
             return Err(wrong(path, "its SHA-256 does not match its content; it is damaged, use another copy"));
         }
         let mut subject = Subject::default();
@@ -301,6 +297,15 @@ impl Opened {
         }
         Ok(Vectors { weights, running, optimizer, average })
     }
+}
+
+/// `metadata` with the SHA-256 over its other entries and `tensors`.
+pub fn signed(metadata: &Metadata, tensors: &[Tensor]) -> Metadata {
+    let mut signed = metadata.clone();
+    signed.remove(HASH_KEY);
+    let hash = hash(tensors, &signed);
+    signed.insert(HASH_KEY.into(), hash);
+    signed
 }
 
 /// SHA-256 over metadata and tensors, names and shapes included.

@@ -1,7 +1,7 @@
 //! A training run: its folder and records, its progress on the terminal, and the signals that end it.
 
 pub mod checkpoint;
-mod curves;
+pub mod curves;
 pub mod engine;
 pub mod environment;
 mod opening;
