@@ -10,7 +10,7 @@ use samcore::models::{self, Model, Spec};
 use samcore::ops::call::Augment;
 use samcore::optim;
 use samcore::recipe::{Kind, Recipe, SETTINGS, Value, setting};
-use samcore::train::checkpoint::{self, Checkpoint, Position, Subject};
+use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject};
 use samcore::train::records::{Metrics, Records};
 use samcore::train::run_folder::RunFolder;
 use samcore::train::{curves, engine};
@@ -153,13 +153,16 @@ fn graph() -> Graph {
     models::classifier(&Model { name: "tiny", about: "", build: tiny }, &source, 0.0, 0.0).unwrap()
 }
 
+/// What a run that averages its weights keeps.
+const KEPT: Remembered = Remembered { optimizer: &["momentum"], average: true };
+
 fn checkpoints() -> Vec<Vec<u8>> {
     let graph = graph();
     let (mean, std) = ([0.5; 4], [0.25; 4]);
     let subject =
         Subject { model: "cnn".into(), data: "data".into(), h: SIDE, w: SIDE, c: 1, classes: CLASSES, mean, std };
     let position = Position { step: 7, loss_sum: 1.25, hits: 3, gain_sum: f64::NAN, ..Position::default() };
-    let vectors = engine::initial(&graph, 1, &["momentum"]);
+    let vectors = engine::initial(&graph, 1, KEPT);
     let path = std::env::temp_dir().join(format!("samcore-fuzz-{}.safetensors", std::process::id()));
     Checkpoint { subject, position, vectors }.write(&graph, &path, false).unwrap();
     let bytes = fs::read(&path).unwrap();
@@ -172,8 +175,8 @@ fn parse_checkpoint(path: &Path) -> bool {
     let Ok(opened) = Checkpoint::open(path) else { return false };
     let _ = (opened.subject.to_string(), models::find(&opened.subject.model));
     let graph = graph();
-    for optimizer in [&[][..], &["momentum"]] {
-        let Ok(vectors) = opened.vectors(&graph, optimizer, path) else { return false };
+    for remembered in [Remembered::default(), KEPT] {
+        let Ok(vectors) = opened.vectors(&graph, remembered, path) else { return false };
         assert_eq!(vectors.weights.len(), graph.params().vector_len());
     }
     true
