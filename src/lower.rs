@@ -3,10 +3,10 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::ops::Op;
 use crate::ops::call::{Augment, Call, Ingest, Kernel, Loc, Memory, NormShape, Role};
 use crate::ops::site::Site;
 use crate::ops::value::Shape;
+use crate::ops::{MaxPool, Op};
 use crate::plan::Key;
 
 /// What is fused behind a batch-norm.
@@ -110,7 +110,7 @@ impl<'a> Lowering<'a> {
                 self.absorbed[relu.0 as usize] = true;
                 if let Some(next) = self.sole_consumer(relu)
                     && let Op::MaxPool(pool) = graph.node(next).op
-                    && pool.window == pool.stride
+                    && pool == MaxPool::tiles(pool.window)
                     && self.fuses_norm(v, true, pool.window)
                 {
                     tail.pool = Some((next, pool.window));

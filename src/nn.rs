@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::ops::value::ParamKind;
-use crate::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op};
+use crate::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut};
 use crate::params::FileLayout;
 
 /// Convolution without bias to `co` channels: k x k, zero padding `pad`. Parameter `name.weight`.
@@ -65,7 +65,23 @@ pub fn linear(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> 
 /// # Errors
 /// If the window does not fit.
 pub fn max_pool(g: &mut Graph, x: Var, name: &str, window: usize) -> Result<Var> {
-    g.op(Op::MaxPool(MaxPool { window, stride: window }), &[x], name)
+    g.op(Op::MaxPool(MaxPool::tiles(window)), &[x], name)
+}
+
+/// Largest value of windows that may overlap or reach into padding, which never wins.
+///
+/// # Errors
+/// If the pool does not fit.
+pub fn max_pool_of(g: &mut Graph, x: Var, name: &str, pool: MaxPool) -> Result<Var> {
+    g.op(Op::MaxPool(pool), &[x], name)
+}
+
+/// Every stride-th pixel between channels of zeros: a residual block's shortcut without parameters.
+///
+/// # Errors
+/// If `x` is not an image.
+pub fn pad_shortcut(g: &mut Graph, x: Var, name: &str, shortcut: PadShortcut) -> Result<Var> {
+    g.op(Op::PadShortcut(shortcut), &[x], name)
 }
 
 /// Mean of the whole image, one value a channel.

@@ -98,8 +98,8 @@ pub struct LinearShape {
     pub outputs: usize,
 }
 
-/// Geometry of a pooling window without padding: `x [n, h, w, c]`, `y [n, out_h, out_w, c]`; the last partial window of a
-/// row or column is left out.
+/// Geometry of a pooling window: `x [n, h, w, c]`, `y [n, out_h, out_w, c]`. Windows that reach into the padding are
+/// clipped to the image; the last partial window of a padded row or column is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolShape {
     pub n: usize,
@@ -109,14 +109,16 @@ pub struct PoolShape {
     pub window_h: usize,
     pub window_w: usize,
     pub stride: usize,
+    /// Pixels on each side, at most half a window: no window lies in the padding alone.
+    pub pad: usize,
 }
 
 impl PoolShape {
     pub fn out_h(&self) -> usize {
-        (self.h - self.window_h) / self.stride + 1
+        (self.h + 2 * self.pad - self.window_h) / self.stride + 1
     }
     pub fn out_w(&self) -> usize {
-        (self.w - self.window_w) / self.stride + 1
+        (self.w + 2 * self.pad - self.window_w) / self.stride + 1
     }
     /// Pixels of a window.
     pub fn area(&self) -> usize {
@@ -127,6 +129,42 @@ impl PoolShape {
     }
     pub fn y_len(&self) -> usize {
         self.n * self.out_h() * self.out_w() * self.c
+    }
+}
+
+/// Geometry of a parameter-free shortcut: `x [n, h, w, c]`, `y [n, out_h, out_w, before + c + after]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShortcutShape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub stride: usize,
+    /// Channels of zeros in front of those of x, and behind them.
+    pub before: usize,
+    pub after: usize,
+}
+
+impl ShortcutShape {
+    pub fn out_h(&self) -> usize {
+        self.h.div_ceil(self.stride)
+    }
+    pub fn out_w(&self) -> usize {
+        self.w.div_ceil(self.stride)
+    }
+    pub fn out_c(&self) -> usize {
+        self.before + self.c + self.after
+    }
+    /// Elements of one image of x.
+    pub fn x_image(&self) -> usize {
+        self.h * self.w * self.c
+    }
+    /// Elements of one image of y.
+    pub fn y_image(&self) -> usize {
+        self.out_h() * self.out_w() * self.out_c()
+    }
+    pub fn y_len(&self) -> usize {
+        self.n * self.y_image()
     }
 }
 
@@ -285,6 +323,10 @@ pub enum Kernel {
     AvgPool(PoolShape),
     /// reads dy; writes dx +=.
     AvgPoolBackward { shape: PoolShape, add: bool },
+    /// reads x; writes y: every stride-th pixel of x between channels of zeros.
+    PadShortcut(ShortcutShape),
+    /// reads dy; writes dx +=: 0 at the pixels that were not copied.
+    PadShortcutBackward { shape: ShortcutShape, add: bool },
     /// reads x, w, b; writes y = x wᵀ + b.
     LinearForward(LinearShape),
     /// reads dy, w; writes dx += dy w.

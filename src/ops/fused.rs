@@ -25,7 +25,7 @@ fn block(label: String, rows: usize, [h, w, ci, co]: [usize; 4], pool: bool) -> 
         .op(norm(), &[Result(3), Param(4), Param(5)])
         .op(Op::Relu, &[Result(4)]);
     if pool {
-        case = case.op(Op::MaxPool(MaxPool { window: 2, stride: 2 }), &[Result(5)]);
+        case = case.op(Op::MaxPool(MaxPool::tiles(2)), &[Result(5)]);
     }
     case
 }

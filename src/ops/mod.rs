@@ -20,6 +20,7 @@ mod ingest;
 mod linear;
 mod pooling;
 mod relu;
+mod shortcut;
 mod tap;
 mod vectors;
 
@@ -30,6 +31,7 @@ pub use dropout::Dropout;
 pub use ingest::ingest_spec;
 pub use linear::Linear;
 pub use pooling::{AvgPool, MaxPool};
+pub use shortcut::PadShortcut;
 pub use tap::Tap;
 
 use crate::error::{Error, Result};
@@ -55,6 +57,7 @@ pub enum Op {
     Add,
     MaxPool(MaxPool),
     AvgPool(AvgPool),
+    PadShortcut(PadShortcut),
     Linear(Linear),
     Dropout(Dropout),
     CrossEntropy(CrossEntropy),
@@ -73,6 +76,7 @@ impl Op {
             Op::Add => Some(&add::Add),
             Op::MaxPool(o) => Some(o),
             Op::AvgPool(o) => Some(o),
+            Op::PadShortcut(o) => Some(o),
             Op::Linear(o) => Some(o),
             Op::Dropout(o) => Some(o),
             Op::CrossEntropy(o) => Some(o),
@@ -151,6 +155,7 @@ pub const OPS: &[Row] = &[
     Row { name: "add", about: "sum of two values, and fan-out", cases: add::cases },
     Row { name: "max_pool", about: "largest value of each window", cases: pooling::max_cases },
     Row { name: "avg_pool", about: "mean of each window, or of the whole image", cases: pooling::avg_cases },
+    Row { name: "pad_shortcut", about: "every n-th pixel, with channels of zeros", cases: shortcut::cases },
     Row { name: "linear", about: "x wᵀ + b", cases: linear::cases },
     Row { name: "dropout", about: "zeroes a share p, scales the rest", cases: dropout::cases },
     Row { name: "cross_entropy", about: "softmax cross-entropy over target rows", cases: cross_entropy::cases },

@@ -113,23 +113,42 @@ def relu(fixture: Fixture):
 
 
 def pools(fixture: Fixture):
-    """Windows without padding; the last partial window is left out. In "ties" the first of equal values wins."""
+    """The last partial window is left out; padding is -inf to a max pool. In "ties" the first of equal values wins."""
     cases = [
-        ("even", (2, 3, 4, 6), 2, 2),
-        ("odd", (2, 3, 5, 7), 2, 2),
-        ("overlap_odd", (2, 2, 7, 9), 3, 2),
-        ("overlap_even", (1, 3, 6, 8), 3, 2),
+        ("even", (2, 3, 4, 6), 2, 2, 0),
+        ("odd", (2, 3, 5, 7), 2, 2, 0),
+        ("overlap_odd", (2, 2, 7, 9), 3, 2, 0),
+        ("overlap_even", (1, 3, 6, 8), 3, 2, 0),
+        ("padded_even", (2, 2, 8, 6), 3, 2, 1),
+        ("padded_odd", (1, 3, 5, 7), 3, 2, 1),
+        ("padded_wide", (1, 2, 6, 5), 4, 3, 2),
     ]
-    for label, shape, window, stride in cases:
+    for label, shape, window, stride, padding in cases:
         for op, function in [("max_pool2d", F.max_pool2d), ("avg_pool2d", F.avg_pool2d)]:
+            if op == "avg_pool2d" and padding:
+                continue
             x = {"input": distinct(f"{op}.{label}.input", shape)}
-            pool = partial(function, kernel_size=window, stride=stride)
-            fixture.run(f"{op}.{label}", pool, x, window=window, stride=stride)
+            pool = partial(function, kernel_size=window, stride=stride, padding=padding)
+            fixture.run(f"{op}.{label}", pool, x, window=window, stride=stride, padding=padding)
     ties = {"input": random("max_pool2d.ties.input", (2, 2, 7, 7)).round()}
-    fixture.run("max_pool2d.ties", partial(F.max_pool2d, kernel_size=3, stride=2), ties, window=3, stride=2)
+    pool = partial(F.max_pool2d, kernel_size=3, stride=2)
+    fixture.run("max_pool2d.ties", pool, ties, window=3, stride=2, padding=0)
     for label, shape in [("square", (2, 5, 4, 4)), ("odd", (3, 2, 7, 3))]:
         case = f"global_avg_pool2d.{label}"
         fixture.run(case, partial(F.adaptive_avg_pool2d, output_size=1), {"input": random(f"{case}.input", shape)})
+
+
+def pad_shortcut(fixture: Fixture):
+    """Option A of "Deep Residual Learning" as akamaster/pytorch_resnet_cifar10 has it: every second pixel, then half of
+    the new channels before and half behind; and other numbers of each."""
+    for label, shape, stride, before, after in [("half", (2, 4, 6, 6), 2, 2, 2), ("odd", (2, 3, 5, 7), 2, 1, 3)]:
+        case = f"pad_shortcut.{label}"
+
+        def shortcut(input: torch.Tensor) -> torch.Tensor:
+            return F.pad(input[:, :, ::stride, ::stride], (0, 0, 0, 0, before, after))
+
+        x = {"input": random(f"{case}.input", shape)}
+        fixture.run(case, shortcut, x, stride=stride, before=before, after=after)
 
 
 def linear(fixture: Fixture):
@@ -177,7 +196,7 @@ def cross_entropy(fixture: Fixture):
 def main():
     torch.set_num_threads(1)
     fixture = Fixture()
-    for record in (conv2d, batch_norm, relu, pools, linear, cross_entropy):
+    for record in (conv2d, batch_norm, relu, pools, pad_shortcut, linear, cross_entropy):
         record(fixture)
     save_fixture("ops", fixture.tensors, fixture.attributes)
 

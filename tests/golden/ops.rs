@@ -10,7 +10,7 @@ use samcore::interp::{self, Gradients, Inputs, Values};
 use samcore::ops::call::{Call, Counters, Kernel, Loc, Memory, Role};
 use samcore::ops::case::Body;
 use samcore::ops::value::ParamKind;
-use samcore::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Linear, MaxPool, OPS, Op};
+use samcore::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Linear, MaxPool, OPS, Op, PadShortcut};
 use samcore::params::FileLayout;
 use samcore::plan::{Key, Wrt, everywhere, nowhere, plan};
 
@@ -70,9 +70,15 @@ impl<'a> Case<'a> {
                 Op::BatchNorm(norm)
             }
             "relu" => Op::Relu,
-            "max_pool2d" => Op::MaxPool(MaxPool { window: number("window"), stride: number("stride") }),
+            "max_pool2d" => {
+                Op::MaxPool(MaxPool { window: number("window"), stride: number("stride"), pad: number("padding") })
+            }
             "avg_pool2d" => Op::AvgPool(AvgPool { window: number("window"), stride: number("stride") }),
             "global_avg_pool2d" => Op::AvgPool(AvgPool::GLOBAL),
+            "pad_shortcut" => {
+                let (stride, before, after) = (number("stride"), number("before"), number("after"));
+                Op::PadShortcut(PadShortcut { stride, before, after })
+            }
             "linear" => {
                 let inner = graph.shape(x).len();
                 inputs.push(param(&mut graph, "weight", ParamKind::LinearWeight)?);

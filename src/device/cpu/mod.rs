@@ -15,6 +15,7 @@ pub mod pointwise;
 pub mod pool;
 pub mod pooling;
 mod run;
+pub mod shortcut;
 pub mod simd;
 mod split;
 mod sweep;

@@ -1,4 +1,4 @@
-//! Max and average pooling over windows without padding, which may overlap.
+//! Max and average pooling over windows, which may overlap; those of a max pool may reach into padding and are clipped.
 
 use super::Workers;
 use super::norm_stats::WIDTH;
@@ -27,11 +27,34 @@ fn forward(workers: &Workers, s: &PoolShape, y: &mut [f32], f: impl Fn(std::ops:
     });
 }
 
-/// Where in its image the `at`-th pixel (in row order) of the window of output pixel `out` starts.
-#[inline(always)]
-fn place(s: &PoolShape, out: usize, at: usize) -> usize {
-    let (row, column) = (out / s.out_w() * s.stride, out % s.out_w() * s.stride);
-    ((row + at / s.window_w) * s.w + column + at % s.window_w) * s.c
+/// The part of one output's window that lies in the image.
+#[derive(Clone, Copy)]
+struct Window {
+    row: usize,
+    column: usize,
+    w: usize,
+    /// Pixels, at least one.
+    area: usize,
+}
+
+impl Window {
+    /// The window of output pixel `out`.
+    #[inline(always)]
+    fn of(s: &PoolShape, out: usize) -> Window {
+        let clip = |at: usize, window: usize, side: usize| {
+            let start = (at * s.stride).saturating_sub(s.pad);
+            (start, (at * s.stride + window - s.pad).min(side) - start)
+        };
+        let (row, h) = clip(out / s.out_w(), s.window_h, s.h);
+        let (column, w) = clip(out % s.out_w(), s.window_w, s.w);
+        Window { row, column, w, area: h * w }
+    }
+
+    /// Where in its image the `at`-th pixel, in row order, starts.
+    #[inline(always)]
+    fn place(&self, s: &PoolShape, at: usize) -> usize {
+        ((self.row + at / self.w) * s.w + self.column + at % self.w) * s.c
+    }
 }
 
 per_isa! { fn max_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = max_body; }
@@ -40,9 +63,10 @@ per_isa! { fn max_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = max_body; }
 fn max_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
-            y.copy_from_slice(&x[place(s, out, 0)..][..s.c]);
-            for at in 1..s.area() {
-                for (y, x) in y.iter_mut().zip(&x[place(s, out, at)..][..s.c]) {
+            let window = Window::of(s, out);
+            y.copy_from_slice(&x[window.place(s, 0)..][..s.c]);
+            for at in 1..window.area {
+                for (y, x) in y.iter_mut().zip(&x[window.place(s, at)..][..s.c]) {
                     *y = if (*x > *y) | x.is_nan() { *x } else { *y };
                 }
             }
@@ -57,8 +81,9 @@ fn average_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
     let share = 1.0 / (s.area()) as f32;
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
-            for at in 0..s.area() {
-                put(at > 0, &x[place(s, out, at)..][..s.c], y);
+            let window = Window::of(s, out);
+            for at in 0..window.area {
+                put(at > 0, &x[window.place(s, at)..][..s.c], y);
             }
             for y in y {
                 *y *= share;
@@ -109,18 +134,22 @@ fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     let images = x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)).zip(dx.chunks_exact_mut(x_image));
     for ((x, dy), dx) in images {
         for (out, dy) in dy.chunks_exact(s.c).enumerate() {
+            let window = Window::of(s, out);
             for (first, dy) in (0..s.c).step_by(WIDTH).zip(dy.chunks(WIDTH)) {
-                let pixel = |at: usize| place(s, out, at) + first..place(s, out, at) + first + dy.len();
+                let pixel = |at: usize| {
+                    let start = window.place(s, at) + first;
+                    start..start + dy.len()
+                };
                 let (mut best, mut winner) = ([0f32; WIDTH], [0u32; WIDTH]);
                 best[..dy.len()].copy_from_slice(&x[pixel(0)]);
-                for at in 1..s.area() {
+                for at in 1..window.area {
                     for ((x, best), winner) in x[pixel(at)].iter().zip(&mut best).zip(&mut winner) {
                         let wins = (*x > *best) | x.is_nan();
                         *best = if wins { *x } else { *best };
                         *winner = if wins { at as u32 } else { *winner };
                     }
                 }
-                for at in 0..s.area() {
+                for at in 0..window.area {
                     for ((dx, dy), winner) in dx[pixel(at)].iter_mut().zip(dy).zip(&winner) {
                         let d = *dy;
                         *dx += if *winner == at as u32 { d } else { 0.0 };
@@ -138,8 +167,9 @@ fn average_backward_body(s: &PoolShape, dy: &[f32], dx: &mut [f32]) {
     let share = 1.0 / (s.area()) as f32;
     for (dy, dx) in dy.chunks_exact(s.out_h() * s.out_w() * s.c).zip(dx.chunks_exact_mut(s.h * s.w * s.c)) {
         for (out, dy) in dy.chunks_exact(s.c).enumerate() {
-            for at in 0..s.area() {
-                for (dx, dy) in dx[place(s, out, at)..][..s.c].iter_mut().zip(dy) {
+            let window = Window::of(s, out);
+            for at in 0..window.area {
+                for (dx, dy) in dx[window.place(s, at)..][..s.c].iter_mut().zip(dy) {
                     *dx += share * *dy;
                 }
             }
@@ -154,7 +184,8 @@ mod tests {
 
     /// Windows that tile the image, leave a border out, overlap, leave gaps, and cover it all.
     fn shapes() -> Vec<PoolShape> {
-        let shape = |n, h, w, c, window, stride| PoolShape { n, h, w, c, window_h: window, window_w: window, stride };
+        let shape =
+            |n, h, w, c, window, stride| PoolShape { n, h, w, c, window_h: window, window_w: window, stride, pad: 0 };
         vec![
             shape(2, 6, 4, 3, 2, 2),
             shape(3, 7, 9, 10, 2, 2),
@@ -162,6 +193,18 @@ mod tests {
             shape(2, 5, 6, 70, 1, 2),
             shape(3, 8, 8, 64, 8, 8),
             shape(20, 14, 14, 16, 2, 2),
+        ]
+    }
+
+    /// Windows that are clipped at one border, at two, and on both sides at once.
+    fn padded_shapes() -> Vec<PoolShape> {
+        let shape =
+            |n, h, w, c, window, stride, pad| PoolShape { n, h, w, c, window_h: window, window_w: window, stride, pad };
+        vec![
+            shape(2, 16, 16, 64, 3, 2, 1),
+            shape(3, 7, 9, 10, 3, 2, 1),
+            shape(2, 6, 5, 33, 4, 3, 2),
+            shape(2, 2, 1, 7, 3, 1, 1),
         ]
     }
 
@@ -175,7 +218,9 @@ mod tests {
                 let mut window = Vec::new();
                 for r in row * s.stride..row * s.stride + s.window_h {
                     for q in column * s.stride..column * s.stride + s.window_w {
-                        window.push(x[((image * s.h + r) * s.w + q) * s.c + k]);
+                        if (s.pad..s.pad + s.h).contains(&r) && (s.pad..s.pad + s.w).contains(&q) {
+                            window.push(x[((image * s.h + r - s.pad) * s.w + q - s.pad) * s.c + k]);
+                        }
                     }
                 }
                 y.push(reduce(&window));
@@ -223,11 +268,14 @@ mod tests {
 
     #[test]
     fn pools_are_their_definitions_and_backwards_their_derivatives() {
-        for s in shapes() {
+        for s in shapes().into_iter().chain(padded_shapes()) {
             let (x, dy) = (normal(1, s.x_len()), normal(2, s.y_len()));
             check(&s, &x, &dy, largest, &|w, y| max_pool(w, &s, &x, y), &|w, add, dx| {
                 max_pool_backward(w, &s, add, &x, &dy, dx)
             });
+            if s.pad > 0 {
+                continue;
+            }
             check(&s, &x, &dy, mean, &|w, y| avg_pool(w, &s, &x, y), &|w, add, dx| {
                 avg_pool_backward(w, &s, add, &dy, dx)
             });
@@ -236,7 +284,7 @@ mod tests {
 
     #[test]
     fn of_equal_values_the_first_in_row_order_gets_the_gradient() {
-        let s = PoolShape { n: 1, h: 2, w: 3, c: 1, window_h: 2, window_w: 2, stride: 1 };
+        let s = PoolShape { n: 1, h: 2, w: 3, c: 1, window_h: 2, window_w: 2, stride: 1, pad: 0 };
         for workers in all_workers() {
             let mut dx = [f32::NAN; 6];
             max_pool_backward(&workers, &s, false, &[1.0, 4.0, 4.0, 4.0, 2.0, 4.0], &[10.0, 1.0], &mut dx);
@@ -246,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_nan_anywhere_in_the_window_comes_out() {
-        let s = PoolShape { n: 1, h: 2, w: 2, c: 1, window_h: 2, window_w: 2, stride: 2 };
+        let s = PoolShape { n: 1, h: 2, w: 2, c: 1, window_h: 2, window_w: 2, stride: 2, pad: 0 };
         for at in 0..4 {
             let mut x = [1.0, 2.0, 3.0, 4.0];
             x[at] = f32::NAN;

@@ -3,7 +3,7 @@
 use super::memory::Operands;
 use super::{
     Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
-    vector,
+    shortcut, vector,
 };
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, Counters, Kernel, MAX_GROUPS};
@@ -79,6 +79,10 @@ pub(super) fn run(
         }
         Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read(0), o.write(0)),
         Kernel::AvgPoolBackward { shape, add } => pooling::avg_pool_backward(w, shape, *add, o.read(0), o.write(0)),
+        Kernel::PadShortcut(s) => shortcut::pad_shortcut(w, s, o.read(0), o.write(0)),
+        Kernel::PadShortcutBackward { shape, add } => {
+            shortcut::pad_shortcut_backward(w, shape, *add, o.read(0), o.write(0));
+        }
         Kernel::LinearForward(s) => linear::forward(w, s, o.read(0), o.read(1), o.read(2), o.write(0), o.work()),
         Kernel::LinearBackwardData { shape, add } => {
             linear::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());

@@ -1,0 +1,90 @@
+//! The parameter-free shortcut of residual networks: every stride-th pixel, between channels of zeros.
+
+use super::Workers;
+use super::pointwise::put;
+use super::split::{images_a_job, split};
+use crate::ops::call::ShortcutShape;
+
+/// Where in its image the pixel of x starts that output pixel `out` copies.
+fn source(s: &ShortcutShape, out: usize) -> usize {
+    ((out / s.out_w() * s.w) + out % s.out_w()) * s.stride * s.c
+}
+
+/// y `[n, out_h, out_w, before + c + after]` = every stride-th pixel of x `[n, h, w, c]`, zeros in the other channels.
+pub fn pad_shortcut(workers: &Workers, s: &ShortcutShape, x: &[f32], y: &mut [f32]) {
+    let (x_image, y_image) = (s.x_image(), s.y_image());
+    let images = images_a_job(y_image);
+    split(workers, [(y, images * y_image)], |job, [y]| {
+        let x = x[job * images * x_image..].chunks_exact(x_image);
+        for (x, y) in x.zip(y.chunks_exact_mut(y_image)) {
+            for (out, y) in y.chunks_exact_mut(s.out_c()).enumerate() {
+                y.fill(0.0);
+                y[s.before..][..s.c].copy_from_slice(&x[source(s, out)..][..s.c]);
+            }
+        }
+    });
+}
+
+/// dx `[n, h, w, c]` = (or +=) dy `[n, out_h, out_w, before + c + after]` at the pixels that were copied, 0 at the others.
+pub fn pad_shortcut_backward(workers: &Workers, s: &ShortcutShape, add: bool, dy: &[f32], dx: &mut [f32]) {
+    let (x_image, y_image) = (s.x_image(), s.y_image());
+    let images = images_a_job(x_image);
+    split(workers, [(dx, images * x_image)], |job, [dx]| {
+        if !add {
+            dx.fill(0.0);
+        }
+        let dy = dy[job * images * y_image..].chunks_exact(y_image);
+        for (dx, dy) in dx.chunks_exact_mut(x_image).zip(dy) {
+            for (out, dy) in dy.chunks_exact(s.out_c()).enumerate() {
+                put(add, &dy[s.before..][..s.c], &mut dx[source(s, out)..][..s.c]);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn pixels_and_channels_go_where_they_belong_and_gradients_come_back() {
+        // 3x2 pixels of 2 channels, every second one, with 1 channel of zeros before and 2 after.
+        let s = ShortcutShape { n: 2, h: 3, w: 2, c: 2, stride: 2, before: 1, after: 2 };
+        let x: Vec<f32> = (1..=24).map(|v| v as f32).collect();
+        let y = same_for_all(|workers| {
+            let mut y = poisoned(20);
+            pad_shortcut(workers, &s, &x, &mut y);
+            y
+        });
+        let pixel = |a: f32| [0.0, a, a + 1.0, 0.0, 0.0];
+        assert_eq!(y, [pixel(1.0), pixel(9.0), pixel(13.0), pixel(21.0)].concat());
+        for (add, before) in [(false, f32::NAN), (true, 100.0)] {
+            let dx = same_for_all(|workers| {
+                let mut dx = vec![before; 24];
+                pad_shortcut_backward(workers, &s, add, &y, &mut dx);
+                dx
+            });
+            let old = if add { before } else { 0.0 };
+            // Of each image the first and the fifth pixel were copied.
+            let copied = |i: usize| matches!(i % 12 / 2, 0 | 4);
+            let expected: Vec<f32> = (0..24).map(|i| old + if copied(i) { x[i] } else { 0.0 }).collect();
+            assert_eq!(dx, expected, "add {add}");
+        }
+    }
+
+    #[test]
+    fn many_images_are_shared_out_whole() {
+        let s = ShortcutShape { n: 40, h: 8, w: 7, c: 16, stride: 2, before: 8, after: 8 };
+        let x = normal(1, s.n * s.x_image());
+        let y = same_for_all(|workers| {
+            let mut y = poisoned(s.n * s.y_image());
+            pad_shortcut(workers, &s, &x, &mut y);
+            y
+        });
+        for (x, y) in x.chunks(s.x_image()).zip(y.chunks(s.y_image())) {
+            // The last output pixel copies row 6, column 6.
+            assert_eq!(y[15 * 32 + 8..][..16], x[(6 * 7 + 6) * 16..][..16]);
+        }
+    }
+}
