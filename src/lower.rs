@@ -346,7 +346,7 @@ impl Site for NodeSite<'_, '_> {
                 && l.graph.node(c).inputs[0] == self.node
                 && !l.running(c)
         });
-        if l.key.keep || !read_by_norm || !l.device.fuses(&kernel) {
+        if !read_by_norm || !l.device.fuses(&kernel) {
             return None;
         }
         let loc = l.temp(len);

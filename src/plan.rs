@@ -33,7 +33,8 @@ pub struct Key {
     pub wrt: Wrt,
     /// The value that is computed and differentiated; None for the graph's mean loss.
     pub root: Option<Var>,
-    /// Every value keeps a place of its own and nothing is fused, so that a test can read them all.
+    /// Every value keeps a place of its own and no call stands for several nodes, so that a test can read them all. The
+    /// bits of values are those of a plan without `keep`: a test knows from them which branches that plan takes.
     pub keep: bool,
 }
 
