@@ -234,7 +234,7 @@ def main():
     data = args.data if args.images == 50_000 else shortened(args.data, args.images, work / "cifar-10-batches-bin")
     run, initial = work / "run", work / "initial.safetensors"
     flags = f"--data {data} --model {args.model} --opt sam --rho {args.rho} --epochs {args.epochs} --batch {args.batch} "
-    flags += f"--lr {args.lr} --schedule cosine --warmup {args.warmup} --weight-decay 5e-4 --crop {CROP} --flip true "
+    flags += f"--lr {args.lr} --schedule cosine --warmup {args.warmup} --weight-decay 5e-4 --crop {CROP} --crop-padding zero --flip true "
     flags += f"--seed {args.seed} --checkpoint-steps 20"
     if not initial.exists():
         first = [args.samcore, "train", *flags.split(), "--steps", "0", "--out", str(run)]

@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let args = args()?;
     let source =
         ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment: Augment::default() };
-    let graph = models::classifier(models::find("cnn")?, &source, 0.0, 0.0)?;
+    let graph = models::classifier(&models::find("cnn")?, &source, 0.0, 0.0)?;
     let row = optim::find(&args.opt)?;
     let device = CpuDevice::new(args.threads)?;
     let isa = device.isa().name();

@@ -23,7 +23,7 @@ fn tiny(g: &mut Graph, x: Var, spec: &Spec) -> Result<Var> {
 }
 
 fn main() -> Result<()> {
-    let model = Model { name: "tiny", about: "one residual block", build: tiny };
+    let model = Model::new("tiny", "one residual block", tiny);
     let recipe = Recipe { opt: "sam".into(), rho: 0.05, epochs: 2, lr: 0.2, ..Recipe::default() };
     let summary = Session::with_model(&model, data::load("fashion-mnist")?, recipe, &Where::default())?.run()?;
     println!("test accuracy {:.2} %, curves in {}", 100.0 * summary.test.accuracy, summary.folder.display());

@@ -8,7 +8,7 @@
 //!
 //! let recipe = Recipe { opt: "sam".into(), rho: 0.05, ..Recipe::default() };
 //! let fashion = data::load("fashion-mnist")?;
-//! let mut session = train::Session::with_model(models::find("cnn")?, fashion, recipe, &train::Where::default())?;
+//! let mut session = train::Session::with_model(&models::find("cnn")?, fashion, recipe, &train::Where::default())?;
 //! println!("{:.2} %", 100.0 * session.run()?.test.accuracy);
 //! # Ok::<(), samcore::error::Error>(())
 //! ```

@@ -49,6 +49,19 @@ pub fn add(g: &mut Graph, a: Var, b: Var, name: &str) -> Result<Var> {
 /// # Errors
 /// If a parameter's name is taken.
 pub fn linear(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> {
+    let inputs = g.shape(x).len();
+    linear_with(g, x, name, outputs, ParamKind::LinearBias { inputs })
+}
+
+/// The same with a bias that begins at 0.
+///
+/// # Errors
+/// If a parameter's name is taken.
+pub fn linear_zero_bias(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> {
+    linear_with(g, x, name, outputs, ParamKind::ZeroBias)
+}
+
+fn linear_with(g: &mut Graph, x: Var, name: &str, outputs: usize, bias: ParamKind) -> Result<Var> {
     let shape = g.shape(x).clone();
     let inputs = shape.len();
     let layout = match shape.0[..] {
@@ -56,7 +69,7 @@ pub fn linear(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> 
         _ => FileLayout::Same,
     };
     let weight = g.param(&format!("{name}.weight"), &[outputs, inputs], ParamKind::LinearWeight, layout)?;
-    let bias = g.param(&format!("{name}.bias"), &[outputs], ParamKind::LinearBias { inputs }, FileLayout::Same)?;
+    let bias = g.param(&format!("{name}.bias"), &[outputs], bias, FileLayout::Same)?;
     g.op(Op::Linear(Linear), &[x, weight, bias], name)
 }
 

@@ -104,7 +104,7 @@ impl Param {
             ParamKind::LinearWeight => bounded(self.shape[1], &mut draws),
             ParamKind::LinearBias { inputs } => bounded(inputs, &mut draws),
             ParamKind::NormWeight => vec![1.0; self.len()],
-            ParamKind::NormBias => vec![0.0; self.len()],
+            ParamKind::NormBias | ParamKind::ZeroBias => vec![0.0; self.len()],
         }
     }
 }

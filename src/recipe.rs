@@ -4,9 +4,11 @@
 //! command-line flags, the help text and validation all walk it.
 
 mod file;
+mod overrides;
 mod settings;
 mod value;
 
+pub use overrides::Overrides;
 #[cfg(test)]
 pub(crate) use settings::tests;
 pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};
@@ -55,7 +57,8 @@ pub struct Recipe {
     pub data: String,
     /// Share of the training images held out for validation.
     pub val_fraction: f64,
-    /// Name of a model; "auto" until the data set has decided.
+    /// Name of a model; "auto" until the data set has decided. Other models than `cnn` have recipes of their own, which
+    /// `cli::flags::resolve` puts between these defaults and what the user gives.
     pub model: String,
     pub dropout: f64,
     pub opt: String,

@@ -78,7 +78,7 @@ fn step(exec: &mut Exec, program: ProgramId, counters: &Counters) -> f32 {
 fn steps_allocate_nothing(name: &str, threads: usize) {
     let augment = Augment { crop: 2, reflect: false, flip: true };
     let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
-    let graph = models::classifier(models::find("cnn").unwrap(), &source, 0.2, 0.1).unwrap();
+    let graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.2, 0.1).unwrap();
     let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
     let device = CpuDevice::new(threads).unwrap();
     let mut recorder = Recorder::new(&graph, &device);
@@ -120,7 +120,7 @@ fn allocations_of_run(folder: &Path, steps: u64, threads: usize) -> usize {
     let out = Some(folder.join(format!("run-{threads}-{steps}")));
     let place = Where { out, steps: Some(steps), quiet: true, ..Where::default() };
     let set = data::load_folder(folder, None).unwrap();
-    let mut session = Session::with_model(models::find("cnn").unwrap(), set, recipe, &place).unwrap();
+    let mut session = Session::with_model(&models::find("cnn").unwrap(), set, recipe, &place).unwrap();
     allocations(|| assert_eq!(session.run().unwrap().steps, steps))
 }
 

@@ -72,6 +72,12 @@ fn each_mistake_gets_one_line_on_stderr_and_its_exit_code() {
         (vec!["train", "--schedule", "cos"], 2, "--schedule must be one of cosine, step, constant, one-cycle"),
         (vec!["train", "--device", "cqu"], 2, "not 'cqu'; did you mean 'cpu'?"),
         (vec!["train", "--lr"], 2, "a value is required for '--lr <X>'"),
+        (vec!["train", "--model", "wrn-17-4"], 2, "wrn-17-4: D must be 6n + 4, such as 16 or 22"),
+        (vec!["train", "--model", "wrn-16-0"], 2, "wrn-16-0: K must be at least 1"),
+        (vec!["train", "--model", "wrn-16"], 2, "wrn-16: a wide ResNet is named wrn-D-K"),
+        (vec!["train", "--model", "resnet19"], 2, "unknown model 'resnet19'; did you mean 'resnet18'?"),
+        (vec!["train", "--opt", "samm", "--data", "/no/such"], 2, "unknown optimizer 'samm'; did you mean 'sam'?"),
+        (vec!["info", "modles"], 2, "unknown topic 'modles'; did you mean 'models'?"),
         (vec!["train", "--config", &typo_path], 65, "typo.toml line 2: unknown key 'bacth'; did you mean 'batch'?"),
         (vec!["train", "--config", &range_path], 65, "range.toml line 1: momentum must be a number from 0 to below 1"),
         (vec!["train", "--config", &binary_path], 65, "binary.toml: byte 5 is not UTF-8 text"),
@@ -119,7 +125,7 @@ fn a_run_that_cannot_begin_says_why_and_leaves_no_folder() {
     write_images(&folder.path("tiny"), 8, 8, 10);
     for (flags, code, message) in [
         ("--data data --model cnm", 2, "unknown model 'cnm'; did you mean 'cnn'?"),
-        ("--data data --model transformer", 2, "unknown model 'transformer'; known: cnn"),
+        ("--data data --model transformer", 2, "unknown model 'transformer'; known: cnn, wrn-D-K, resnet18"),
         ("--data data --model cnn --opt sag", 2, "unknown optimizer 'sag'; did you mean 'sam'?"),
         ("--data data", 2, "no model is chosen by itself for 14x14x1 images; give --model, one of: cnn"),
         (
@@ -188,7 +194,7 @@ fn checkpoints_that_are_damaged_or_of_something_else_are_refused_by_name() {
 
     // Another model, and the same one on other images.
     let recipe = Recipe { batch: 16, epochs: 1, lr: 0.05, ..Recipe::default() };
-    let model = Model { name: "perceptron", about: "two layers", build: perceptron };
+    let model = Model::new("perceptron", "two layers", perceptron);
     let images = data::load(folder.path("data").to_str().unwrap()).unwrap();
     let place = Where { out: Some(folder.path("other")), quiet: true, ..Where::default() };
     Session::with_model(&model, images, recipe, &place).unwrap().run().unwrap();
@@ -242,6 +248,16 @@ fn info_tells_of_the_machine_and_of_models() {
     for layer in layers {
         assert!(text.lines().any(|line| line.starts_with(layer["name"].as_str().unwrap())), "{text}");
     }
+    // Without sizes, a model is shown on the images that it is made for.
+    let model = run(&folder.0, "info --model wrn-28-10 --json").well().json();
+    assert_eq!((&model["parameters"], &model["input"]), (&36_479_194.into(), &serde_json::json!([32, 32, 3])));
+    let listed = run(&folder.0, "info models --json").well().json();
+    let listed = listed["models"].as_array().unwrap().clone();
+    assert!(listed.iter().map(|m| m["name"].as_str().unwrap()).eq(samcore::models::names()));
+    let wide = listed.iter().find(|m| m["name"] == "wrn-16-4").unwrap();
+    assert_eq!((&wide["parameters"], &wide["recipe"]["epochs"]), (&2_748_890.into(), &200.into()));
+    let text = run(&folder.0, "info models").well().stdout;
+    assert!(text.contains("\nwrn-D-K          --crop 4 --crop-padding reflect --warmup 0 --epochs 200\n"), "{text}");
     run(&folder.0, "info --model cnnn").refused(2, "unknown model 'cnnn'; did you mean 'cnn'?");
     run(&folder.0, "info --model cnn --size 3").refused(2, "model cnn on 3x3x1 images");
 }
@@ -262,6 +278,7 @@ fn check_proves_what_is_named_and_knows_no_other_names() {
     for (name, line) in names.zip(list.lines()) {
         assert!(line.starts_with(&format!("{name} ")) && line.len() > name.len() + 8, "{line}");
     }
+    run(&folder.0, "check wrn-11-1").refused(2, "wrn-11-1: D must be 6n + 4, such as 10 or 16");
     run(&folder.0, "check rellu").refused(2, "unknown operation or model 'rellu'; did you mean 'relu'?");
     run(&folder.0, "check relu nosuch")
         .refused(2, "unknown operation or model 'nosuch'; known: conv2d, batch_norm, relu");

@@ -5,8 +5,7 @@ use super::print;
 use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
 use crate::device::Device;
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
-use crate::graph::ImageSource;
-use crate::models::{MODELS, classifier};
+use crate::models::{self, MODELS, Model};
 use crate::ops::OPS;
 use crate::recipe::{Kind, Recipe};
 use crate::train::engine;
@@ -30,7 +29,7 @@ pub struct Args {
 pub fn build(command: Command) -> Command {
     let names = Arg::new("names").value_name("NAME").num_args(0..).value_parser(Named(names()));
     command.args([
-        names.hide_possible_values(true).help("operations or models [all]"),
+        names.hide_possible_values(true).help("operations or models [all operations, a model of each kind]"),
         flag("model", Kind::Text, "check this model as a whole", None),
         flag_like("seed", "seed"),
         flag_like("threads", "threads"),
@@ -41,7 +40,7 @@ pub fn build(command: Command) -> Command {
 
 /// Everything that can be checked.
 fn names() -> Vec<&'static str> {
-    OPS.iter().map(|r| r.name).chain(MODELS.iter().map(|m| m.name)).collect()
+    OPS.iter().map(|r| r.name).chain(models::names()).collect()
 }
 
 /// # Errors
@@ -62,11 +61,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         let rows = OPS.iter().map(|r| (r.name, r.about)).chain(MODELS.iter().map(|m| (m.name, m.about)));
         return print(&rows.map(|(name, about)| format!("{name:<20} {about}\n")).collect::<String>());
     }
-    let names = names();
     let wanted: Vec<&str> = args.names.iter().chain(&args.model).map(String::as_str).collect();
-    if let Some(word) = wanted.iter().find(|w| !names.contains(w)) {
-        return Err(unknown("operation or model", word, &names));
-    }
+    let models = chosen_models(&wanted)?;
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let make = || Ok(Box::new(engine::device(&args.recipe)?) as Box<dyn Device>);
     let mut failed = 0;
@@ -82,12 +78,10 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     for row in OPS.iter().filter(|r| chosen(r.name)) {
         tell(row.name, &check_row(row, &make, args.recipe.seed)?)?;
     }
-    for model in MODELS.iter().filter(|m| chosen(m.name)) {
-        let augment = args.recipe.augment();
-        let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
-        let graph = classifier(model, &source, 0.0, 0.1)?;
-        let check = ModelCheck { name: model.name, graph: &graph, rows: 4, seed: args.recipe.seed };
-        tell(model.name, &[check_model(&check, &make)?])?;
+    for model in models {
+        let graph = models::to_check(&model, args.recipe.augment(), 0.0)?;
+        let check = ModelCheck { name: &model.name, graph: &graph, rows: model.check[0], seed: args.recipe.seed };
+        tell(&model.name, &[check_model(&check, &make)?])?;
     }
     if args.json {
         let result = json!({"passed": failed == 0, "seed": args.recipe.seed, "checks": results});
@@ -97,6 +91,22 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         0 => Ok(()),
         n => Err(Error::new(ErrorKind::CheckFailed, format!("{n} cases failed"))),
     }
+}
+
+/// The models among the names wanted; if none is named at all, those that stand for all.
+fn chosen_models(wanted: &[&str]) -> Result<Vec<Model>> {
+    if wanted.is_empty() {
+        return models::REPRESENTATIVES.iter().copied().map(models::find).collect();
+    }
+    let mut chosen = vec![];
+    for word in wanted.iter().filter(|word| OPS.iter().all(|row| row.name != **word)) {
+        let model = models::open(word).unwrap_or_else(|| {
+            let names = names();
+            Err(unknown("operation or model", word, &names))
+        });
+        chosen.push(model?);
+    }
+    Ok(chosen)
 }
 
 fn to_json(name: &str, verdicts: &[Verdict]) -> serde_json::Value {

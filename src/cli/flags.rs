@@ -1,14 +1,15 @@
 //! Flags from the table of settings, and values back from flags.
 
-use crate::data::DATASETS;
+use crate::data::{self, DATASETS, DataSet};
 use crate::error::{Error, Result};
-use crate::models::MODELS;
-use crate::optim::OPTIMIZERS;
-use crate::recipe::{Kind, RESUMABLE, Recipe, SETTINGS, Setting, Value, setting};
+use crate::models::{self, Model};
+use crate::optim::{self, OPTIMIZERS};
+use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Value, setting};
+use crate::train::engine;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A flag for each setting. None has a default of clap's: a flag that is not given leaves the config file's value.
 pub fn setting_flags() -> impl Iterator<Item = Arg> {
@@ -56,7 +57,7 @@ fn usual(name: &str, kind: Kind) -> Option<Vec<&'static str>> {
         (Kind::Switch, _) => Some(vec!["true", "false"]),
         (Kind::Choice(names), _) => Some(names.to_vec()),
         (Kind::Text, "data") => Some(DATASETS.iter().map(|d| d.name).collect()),
-        (Kind::Text, "model") => Some(MODELS.iter().map(|m| m.name).collect()),
+        (Kind::Text, "model") => Some(models::names().collect()),
         (Kind::Text, "opt") => Some(OPTIMIZERS.iter().map(|o| o.name).collect()),
         _ => None,
     }
@@ -128,12 +129,45 @@ pub fn apply(matches: &ArgMatches, name: &str, like: &str, recipe: &mut Recipe) 
     }
 }
 
-/// Overrides what the flags of [`setting_flags`] give.
+/// What a config file, if there is one, and on top of it the flags of [`setting_flags`] give.
 ///
 /// # Errors
-/// Usage: as for [`apply`].
-pub fn apply_all(matches: &ArgMatches, recipe: &mut Recipe) -> Result<()> {
-    SETTINGS.iter().try_for_each(|s| apply(matches, s.name, s.name, recipe))
+/// Usage: a flag's value is wrong. Data, NoInput: the file cannot be read.
+pub fn given(matches: &ArgMatches, config: Option<&Path>) -> Result<Overrides> {
+    let mut given = config.map_or(Ok(Overrides::default()), Overrides::read)?;
+    for s in SETTINGS {
+        if let Some(value) = value(matches, s.name, s.kind)? {
+            given.set(s.name, value);
+        }
+    }
+    Ok(given)
+}
+
+/// The recipe of a new run for which the user has `given` some settings, and its data.
+///
+/// Of each setting the last one counts: its default, the model's own recipe, the config file, the flags. The model is
+/// the one given, else the data set decides; the recipe has its name. For a run that goes on, this is not asked: its
+/// config.toml has every setting.
+///
+/// # Errors
+/// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
+pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
+    let recipe = Recipe::default().with(given)?;
+    // What is misspelt is told before the data are read.
+    optim::find(&recipe.opt)?;
+    let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };
+    let data = data::load(&recipe.data)?;
+    let model = match named {
+        Some(model) => model,
+        None => models::find(engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(&recipe))?)?,
+    };
+    Ok((recipe_of(&model, given)?, data))
+}
+
+/// The recipe that `given` makes of the model's own.
+fn recipe_of(model: &Model, given: &Overrides) -> Result<Recipe> {
+    let own = Overrides::parse(model.recipe.iter().copied().flatten()).map_err(|e| e.context(&model.name))?;
+    Ok(Recipe { model: model.name.clone(), ..Recipe::default().with(&own)?.with(given)? })
 }
 
 /// That `recipe` has the values of `begun` wherever they decide the course of a run.
@@ -146,4 +180,29 @@ pub fn check_resumable(begun: &Recipe, recipe: &Recipe) -> Result<()> {
         let (name, value) = (s.name, s.get(begun));
         Err(Error::usage(format!("--{name} cannot change on --resume: this run began with {value}; start a new one")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_recipe_stands_between_the_defaults_and_what_is_given() {
+        let wide = models::find("wrn-16-4").unwrap();
+        let given = Overrides::parse(&[("lr", "0.02"), ("crop", "0"), ("model", "auto")]).unwrap();
+        let recipe = recipe_of(&wide, &given).unwrap();
+        assert_eq!((recipe.model.as_str(), recipe.lr, recipe.crop), ("wrn-16-4", 0.02, 0), "given");
+        assert_eq!((recipe.epochs, recipe.warmup), (200, 0.0), "the model's own");
+        assert_eq!((recipe.seed, recipe.eval_batch), (0, 512), "the defaults");
+        let small = models::find("cnn").unwrap();
+        let expected = Recipe { model: "cnn".into(), ..Recipe::default() };
+        assert_eq!(recipe_of(&small, &Overrides::default()), Ok(expected), "the defaults are those of cnn");
+    }
+
+    #[test]
+    fn a_whole_config_leaves_nothing_to_the_models_recipe() {
+        let begun = Recipe { model: "wrn-10-1".into(), epochs: 3, ..Recipe::default() };
+        let given = Overrides::from_toml(&begun.to_toml(), "config.toml").unwrap();
+        assert_eq!(recipe_of(&models::find("wrn-10-1").unwrap(), &given), Ok(begun));
+    }
 }

@@ -1,71 +1,142 @@
-//! `samcore info`: the machine, or a model's layers, parameters and cost.
+//! `samcore info`: the machine, the models there are, or one model's layers, parameters and cost.
 
 use super::flags::{count, flag, switch, text};
 use super::print;
 use crate::data;
 use crate::device::{Device, cpu::CpuDevice};
-use crate::error::Result;
+use crate::error::{Result, unknown};
 use crate::exec::Recording;
 use crate::graph::{Graph, ImageSource, Var};
 use crate::models::{self, Model};
 use crate::ops::Op;
 use crate::ops::call::{Augment, Call};
 use crate::optim::{self, OptimizerRow, Options};
-use crate::recipe::{Kind, Value};
+use crate::recipe::{Kind, Overrides, Recipe, SETTINGS, Setting, Value};
 use crate::step::{Division, Recorder};
 use crate::train::environment;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
-/// What the command line asks to know of a model.
+/// What the command line asks to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Args {
-    /// None: the machine, and what there is by name.
+    /// All models, with their recipes.
+    pub models: bool,
+    /// One model in detail. If neither: the machine, and what there is by name.
     pub model: Option<String>,
     pub classes: usize,
-    pub channels: usize,
+    /// None: as in the images that the model is made for, like `size`.
+    pub channels: Option<usize>,
     /// Side of the square input in pixels.
-    pub size: usize,
+    pub size: Option<usize>,
     pub batch: usize,
     pub json: bool,
 }
 
-/// Name, largest value, default and help of the flags that are whole numbers from 1.
-const COUNTS: [(&str, u64, u64, &str); 4] = [
-    ("classes", 1_000_000, 10, "number of classes"),
-    ("channels", 4, 1, "channels of an image"),
-    ("size", 4096, 28, "side of an image in pixels"),
-    ("batch", u32::MAX as u64, 128, "images a step, for memory and cost"),
+/// Name, largest value, default (if it is not the model's) and help of the flags that are whole numbers from 1.
+const COUNTS: [(&str, u64, Option<u64>, &str); 4] = [
+    ("classes", 1_000_000, Some(10), "number of classes"),
+    ("channels", 4, None, "channels of an image [the model's usual ones]"),
+    ("size", 4096, None, "side of an image in pixels [the model's usual one]"),
+    ("batch", u32::MAX as u64, Some(128), "images a step, for memory and cost"),
 ];
+/// What may be listed beside the machine.
+const TOPICS: [&str; 1] = ["models"];
 
 pub fn build(command: Command) -> Command {
+    let number = |(name, max, default, help): (&'static str, u64, Option<u64>, &str)| {
+        flag(name, Kind::Count(1, max), help, default.map(Value::Count).as_ref())
+    };
     command
-        .arg(flag("model", Kind::Text, "summary of this model [the machine instead]", None))
-        .args(
-            COUNTS
-                .map(|(name, max, default, help)| flag(name, Kind::Count(1, max), help, Some(&Value::Count(default)))),
+        .arg(
+            Arg::new("topic")
+                .value_name("TOPIC")
+                .help("models: each model with its parameters and recipe [the machine]"),
         )
+        .arg(flag("model", Kind::Text, "summary of this model", None).conflicts_with("topic"))
+        .args(COUNTS.map(number))
         .arg(switch("json", "write the result as one JSON object"))
 }
 
 /// # Errors
 /// Usage: a wrong value.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
-    let mut counts = [0; 4];
+    let topic = text(matches, "topic");
+    if let Some(word) = topic.as_deref().filter(|word| !TOPICS.contains(word)) {
+        return Err(unknown("topic", word, &TOPICS));
+    }
+    let mut counts = [None; 4];
     for (to, (name, max, default, _)) in counts.iter_mut().zip(COUNTS) {
-        *to = count(matches, name, 1, max)?.unwrap_or(default) as usize;
+        *to = count(matches, name, 1, max)?.or(default).map(|n| n as usize);
     }
     let [classes, channels, size, batch] = counts;
-    Ok(Args { model: text(matches, "model"), classes, channels, size, batch, json: matches.get_flag("json") })
+    let (classes, batch) = (classes.unwrap_or_default(), batch.unwrap_or_default());
+    let json = matches.get_flag("json");
+    Ok(Args { models: topic.is_some(), model: text(matches, "model"), classes, channels, size, batch, json })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let args = args(matches)?;
     let text = match &args.model {
-        Some(name) => model_info(models::find(name)?, &args)?,
+        Some(name) => model_info(&models::find(name)?, &args)?,
+        None if args.models => models_info(args.json)?,
         None => machine_info(args.json)?,
     };
     print(&text)
+}
+
+/// The settings in which a model's own recipe differs from the defaults of a run, with their values.
+fn differences(recipe: &[models::Settings]) -> Result<Vec<(&'static Setting, Value)>> {
+    let defaults = Recipe::default();
+    let own = defaults.clone().with(&Overrides::parse(recipe.iter().copied().flatten())?)?;
+    let differs = SETTINGS.iter().map(|s| (s, s.get(&own))).filter(|(s, value)| *value != s.get(&defaults));
+    Ok(differs.collect())
+}
+
+/// Every model that can be listed, with its parameters for 10 classes, and every row's recipe.
+fn models_info(as_json: bool) -> Result<String> {
+    let (mut text, mut objects) = (String::new(), vec![]);
+    text += &format!("{:<16} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
+    for name in models::names() {
+        let model = models::find(name)?;
+        let parameters = models::classifier(&model, &source(model.images, 10), 0.0, 0.0)?.params().count();
+        let images = model.images.map(|n| n.to_string()).join("x");
+        text += &format!("{name:<16} {images:>9} {parameters:>12}  {}\n", model.about);
+        let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), to_json(value)));
+        objects.push(json!({
+            "name": name,
+            "about": model.about,
+            "images": model.images,
+            "parameters": parameters,
+            "recipe": recipe.collect::<serde_json::Map<_, _>>(),
+        }));
+    }
+    if as_json {
+        return Ok(format!("{:#}\n", json!({ "models": objects })));
+    }
+    text += "\nrecipe, where it differs from the defaults of 'samcore train --help'; flags and --config override it:\n";
+    for row in models::MODELS {
+        let own = differences(row.recipe)?.into_iter().map(|(s, value)| format!("--{} {value}", s.name));
+        let own: Vec<String> = own.collect();
+        text += &format!("{:<16} {}\n", row.name, if own.is_empty() { "the defaults".into() } else { own.join(" ") });
+    }
+    Ok(text)
+}
+
+fn to_json(value: Value) -> serde_json::Value {
+    match value {
+        Value::Switch(v) => json!(v),
+        Value::Count(v) => json!(v),
+        Value::Number(v) => json!(v),
+        Value::Text(v) => json!(v),
+        Value::List(v) => json!(v),
+        Value::Names(v) => json!(v),
+    }
+}
+
+/// Images `[h, w, c]` of no data set in particular.
+fn source([h, w, c]: [usize; 3], classes: usize) -> ImageSource {
+    ImageSource { h, w, c, classes, mean: [0.5; 4], std: [0.5; 4], augment: Augment::default() }
 }
 
 /// Device, threads, versions, and what there is by name.
@@ -160,10 +231,9 @@ fn cost(graph: &Graph, row: &OptimizerRow, batch: usize) -> Result<Cost> {
 
 /// Layers, shapes, parameters, flops and planned memory of a model.
 fn model_info(model: &Model, args: &Args) -> Result<String> {
-    let Args { classes, channels: c, size, batch, .. } = *args;
-    let (mean, std) = ([0.5; 4], [0.5; 4]);
-    let source = ImageSource { h: size, w: size, c, classes, mean, std, augment: Augment::default() };
-    let graph = models::classifier(model, &source, 0.0, 0.0)?;
+    let Args { classes, batch, .. } = *args;
+    let (size, c) = (args.size.unwrap_or(model.images[0]), args.channels.unwrap_or(model.images[2]));
+    let graph = models::classifier(model, &source([size, size, c], classes), 0.0, 0.0)?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
     let costs: Vec<Cost> = optim::OPTIMIZERS.iter().map(|o| cost(&graph, o, batch)).collect::<Result<_>>()?;
@@ -188,11 +258,12 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
         return Ok(format!("{result:#}\n"));
     }
     let mut text = format!("{}: {}\ninput {size}x{size}x{c}, {classes} classes\n\n", model.name, model.about);
-    text += &format!("{:<12} {:<14} {:>12} {:>12} {:>14}\n", "layer", "op", "output", "parameters", "flops");
+    let width = layers.iter().map(|l| l.name.len()).max().unwrap_or(0).max(12);
+    text += &format!("{:<width$} {:<14} {:>12} {:>12} {:>14}\n", "layer", "op", "output", "parameters", "flops");
     for l in &layers {
-        text += &format!("{:<12} {:<14} {:>12} {:>12} {:>14}\n", l.name, l.op, l.shape, l.parameters, l.flops);
+        text += &format!("{:<width$} {:<14} {:>12} {:>12} {:>14}\n", l.name, l.op, l.shape, l.parameters, l.flops);
     }
-    text += &format!("{:<12} {:<14} {:>12} {parameters:>12} {flops:>14}\n\n", "total", "", "");
+    text += &format!("{:<width$} {:<14} {:>12} {parameters:>12} {flops:>14}\n\n", "total", "", "");
     text += "flops: one image, forward, a multiply-add counted as two\n";
     text += &format!("\n{:<12} {:>12} {:>12} {:>14}\n", "step", "MiB planned", "GFLOP", "MiB moved");
     for c in costs {

@@ -1,9 +1,11 @@
 //! `samcore train`.
 
-use super::flags::{apply_all, check_resumable, count, flag, path, path_flag, setting_flags, switch, text};
+use super::flags::{check_resumable, count, flag, given, path, path_flag, resolve, setting_flags, switch, text};
 use super::print;
+use crate::data::{self, DataSet};
 use crate::error::Result;
-use crate::recipe::{Kind, Recipe};
+use crate::models;
+use crate::recipe::{Kind, Overrides, Recipe};
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume_line, signals};
 use clap::{Arg, ArgMatches, Command};
@@ -13,8 +15,8 @@ use std::path::PathBuf;
 /// What the command line asks of a training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args {
-    /// Of --config or, on --resume, of the run's folder, with the flags on top.
-    pub recipe: Recipe,
+    /// What --config or, on --resume, the run's own config.toml gives, with the flags on top.
+    pub given: Overrides,
     /// Folder of the run; none: a new one below `runs`.
     pub out: Option<PathBuf>,
     /// Last part of the new folder's name.
@@ -37,7 +39,9 @@ pub fn build(command: Command) -> Command {
         switch("json", "end stdout with the result as one JSON object"),
         switch("quiet", "show no progress"),
     ];
-    command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags())
+    command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(
+        "Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",
+    )
 }
 
 const STEPS: Kind = Kind::Count(0, u64::MAX);
@@ -46,27 +50,37 @@ const STEPS: Kind = Kind::Count(0, u64::MAX);
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let resume = path(matches, "resume");
-    let begun = match (&resume, path(matches, "config")) {
-        (Some(folder), _) => Recipe::read(&RunFolder::config_of(folder)?)?,
-        (None, Some(file)) => Recipe::read(&file)?,
-        (None, None) => Recipe::default(),
+    let config = match &resume {
+        Some(folder) => Some(RunFolder::config_of(folder)?),
+        None => path(matches, "config"),
     };
-    let mut recipe = begun.clone();
-    apply_all(matches, &mut recipe)?;
-    if resume.is_some() {
-        check_resumable(&begun, &recipe)?;
+    let given = given(matches, config.as_deref())?;
+    if let (Some(_), Some(file)) = (&resume, &config) {
+        check_resumable(&Recipe::read(file)?, &Recipe::default().with(&given)?)?;
     }
     let steps = count(matches, "steps", 0, u64::MAX)?;
     let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
-    Ok(Args { recipe, out: path(matches, "out"), name: text(matches, "name"), resume, steps, json, quiet })
+    Ok(Args { given, out: path(matches, "out"), name: text(matches, "name"), resume, steps, json, quiet })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let Args { recipe, out, name, resume, steps, json, quiet } = args(matches)?;
+    let Args { given, out, name, resume, steps, json, quiet } = args(matches)?;
     signals::install()?;
+    let (recipe, data) = match &resume {
+        // Its config.toml has every setting; a model's recipe of today has no say in it.
+        Some(_) => begun(&given)?,
+        None => resolve(&given)?,
+    };
     let place = Where { out, name, resume, steps, quiet };
-    let summary = Session::open(recipe, &place)?.run()?;
+    let summary = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?.run()?;
     report(&summary, json)
+}
+
+/// Recipe and data of a run that goes on.
+fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
+    let recipe = Recipe::default().with(given)?;
+    let data = data::load(&recipe.data)?;
+    Ok((recipe, data))
 }
 
 /// Tells how the run ended: on stderr, with --json an object on stdout as well.
@@ -129,14 +143,19 @@ mod tests {
         args(matches.subcommand().unwrap().1)
     }
 
+    /// What the words make of the defaults.
+    fn recipe(words: &[&str]) -> Recipe {
+        Recipe::default().with(&parse(words).unwrap().given).unwrap()
+    }
+
     #[test]
     fn each_setting_survives_the_way_through_its_flag() {
         for s in SETTINGS {
             let mut expected = Recipe::default();
             s.set(&mut expected, other_value(s)).unwrap();
             let (flag, value) = (format!("--{}", s.name), other_value(s).to_string());
-            assert_eq!(parse(&[&flag, &value]).unwrap().recipe, expected, "{}", s.name);
-            assert_eq!(parse(&[&format!("{flag}={value}")]).unwrap().recipe, expected, "{}", s.name);
+            assert_eq!(recipe(&[&flag, &value]), expected, "{}", s.name);
+            assert_eq!(recipe(&[&format!("{flag}={value}")]), expected, "{}", s.name);
         }
     }
 
@@ -154,8 +173,7 @@ mod tests {
 
     #[test]
     fn switches_may_stand_alone_and_the_last_of_a_flag_counts() {
-        let recipe =
-            parse(&["--flip=false", "--nesterov", "false", "--lr", "1", "--flip", "--lr", "2"]).unwrap().recipe;
+        let recipe = recipe(&["--flip=false", "--nesterov", "false", "--lr", "1", "--flip", "--lr", "2"]);
         assert_eq!((recipe.flip, recipe.nesterov, recipe.lr), (true, false, 2.0));
     }
 
@@ -164,7 +182,7 @@ mod tests {
         let scratch = TestFolder::new("config");
         let file = scratch.0.join("my.toml");
         std::fs::write(&file, "lr = 0.5\nopt = \"sam\"\n").unwrap();
-        let recipe = parse(&["--lr", "0.25", "--config", file.to_str().unwrap()]).unwrap().recipe;
+        let recipe = recipe(&["--lr", "0.25", "--config", file.to_str().unwrap()]);
         assert_eq!(recipe, Recipe { lr: 0.25, opt: "sam".into(), ..Recipe::default() });
     }
 
@@ -174,8 +192,9 @@ mod tests {
         let begun = Recipe { lr: 0.3, epochs: 3, ..Recipe::default() };
         std::fs::write(scratch.0.join("config.toml"), begun.to_toml()).unwrap();
         let folder = scratch.0.to_str().unwrap();
-        let resumed = parse(&["--resume", folder, "--threads", "1", "--lr", "0.3"]).unwrap();
-        assert_eq!((resumed.recipe, resumed.resume), (Recipe { threads: 1, ..begun }, Some(scratch.0.clone())));
+        let words = ["--resume", folder, "--threads", "1", "--lr", "0.3"];
+        assert_eq!(recipe(&words), Recipe { threads: 1, ..begun });
+        assert_eq!(parse(&words).unwrap().resume, Some(scratch.0.clone()));
         let e = parse(&["--resume", folder, "--epochs", "9"]).unwrap_err();
         assert_eq!(e.to_string(), "--epochs cannot change on --resume: this run began with 3; start a new one");
     }

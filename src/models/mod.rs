@@ -1,10 +1,16 @@
 //! The models: a function each, and a table.
 
 mod cnn;
+pub mod resnet;
+mod table;
+pub mod wide_resnet;
 
-use crate::error::{Error, Result, unknown};
+pub use table::{MODELS, Names, REPRESENTATIVES, Row};
+
+use crate::error::{Error, Result, nearest};
 use crate::graph::{Graph, ImageSource, Var};
 use crate::nn;
+use crate::ops::call::Augment;
 use crate::ops::value::ParamKind;
 
 /// What a model is built for, beside its input.
@@ -15,28 +21,72 @@ pub struct Spec {
     pub dropout: f32,
 }
 
-/// One line of the table of models.
+/// Records a model on images `[h, w, c]` and returns the logits `[classes]`.
+pub type Build = Box<dyn Fn(&mut Graph, Var, &Spec) -> Result<Var>>;
+
+/// Settings of a run by name, as flags have them: `("lr", "0.1")`.
+pub type Settings = &'static [(&'static str, &'static str)];
+
+/// One model under its own name: `cnn`, `wrn-28-10`.
 pub struct Model {
-    pub name: &'static str,
+    /// What checkpoints and the folders of runs call it.
+    pub name: String,
     pub about: &'static str,
-    /// Records the model on images `[h, w, c]` and returns the logits `[classes]`.
-    pub build: fn(&mut Graph, Var, &Spec) -> Result<Var>,
+    /// Images `[h, w, c]` that it is made for; listings use them.
+    pub images: [usize; 3],
+    /// Rows and side of the images that its gradients are checked on.
+    pub check: [usize; 2],
+    /// Its own settings above the defaults of a run; of one setting the last counts.
+    pub recipe: &'static [Settings],
+    build: Build,
 }
 
-/// Every model by name.
-pub const MODELS: &[Model] = &[Model {
-    name: "cnn",
-    about: "conv 32, 32, pool, 64, 64, pool, fc 128: 468,010 parameters on Fashion-MNIST",
-    build: cnn::cnn,
-}];
+impl Model {
+    /// A model that need not be in the table.
+    pub fn new(
+        name: impl Into<String>,
+        about: &'static str,
+        build: impl Fn(&mut Graph, Var, &Spec) -> Result<Var> + 'static,
+    ) -> Model {
+        Model { name: name.into(), about, images: [32, 32, 3], check: [4, 16], recipe: &[], build: Box::new(build) }
+    }
+}
 
 /// The model named `name`.
 ///
 /// # Errors
-/// If there is none; the nearest name is suggested.
-pub fn find(name: &str) -> Result<&'static Model> {
-    let names: Vec<&str> = MODELS.iter().map(|m| m.name).collect();
-    MODELS.iter().find(|m| m.name == name).ok_or_else(|| unknown("model", name, &names))
+/// Usage: there is none, and the nearest name is suggested; or its numbers make no network ("wrn-17-4").
+pub fn find(name: &str) -> Result<Model> {
+    open(name).unwrap_or_else(|| {
+        let lowercase = name.to_lowercase().replace('_', "-");
+        let meant =
+            if open(&lowercase).is_some_and(|m| m.is_ok()) { Some(&lowercase[..]) } else { nearest(name, names()) };
+        let hint = match meant {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("known: {}", MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")),
+        };
+        Err(Error::usage(format!("unknown model '{name}'; {hint}")))
+    })
+}
+
+/// The same; None where no row of the table has such names.
+pub fn open(name: &str) -> Option<Result<Model>> {
+    MODELS.iter().find_map(|row| row.open(name))
+}
+
+/// The models that can be listed: each row's own, and examples of the patterns.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().flat_map(Row::examples)
+}
+
+/// A model on the images that its gradients are checked on, with its loss.
+///
+/// # Errors
+/// If the images do not fit the model.
+pub fn to_check(model: &Model, augment: Augment, dropout: f32) -> Result<Graph> {
+    let (side, c) = (model.check[1], model.images[2]);
+    let (mean, std) = ([0.286; 4], [0.353; 4]);
+    classifier(model, &ImageSource { h: side, w: side, c, classes: 10, mean, std, augment }, dropout, 0.1)
 }
 
 /// A model on images of `source`, with its loss.
@@ -63,28 +113,4 @@ pub fn head(graph: &Graph) -> Result<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::call::Augment;
-
-    fn source(h: usize, c: usize, classes: usize) -> ImageSource {
-        ImageSource { h, w: h, c, classes, mean: [0.5; 4], std: [0.5; 4], augment: Augment::default() }
-    }
-
-    #[test]
-    fn parameter_and_flop_counts_are_the_published_ones() {
-        // 37.38 MFLOP forward an image, as counted for the peers.
-        let g = classifier(find("cnn").unwrap(), &source(28, 1, 10), 0.0, 0.0).unwrap();
-        assert_eq!(g.params().count(), 468_010);
-        assert_eq!(g.flops() / 10_000, 3738);
-    }
-
-    #[test]
-    fn other_sizes_channels_and_class_counts_build_and_too_small_ones_say_so() {
-        let cnn = find("cnn").unwrap();
-        classifier(cnn, &source(32, 3, 100), 0.3, 0.1).unwrap();
-        let error = classifier(cnn, &source(3, 1, 10), 0.0, 0.0).unwrap_err().to_string();
-        assert!(error.contains("cnn") && error.contains("3x3"), "{error}");
-        assert!(find("cnm").err().is_some_and(|e| e.to_string().contains("'cnn'")));
-    }
-}
+mod tests;

@@ -46,6 +46,8 @@ pub enum ParamKind {
     LinearWeight,
     /// Linear bias, initially uniform within 1 / sqrt(inputs).
     LinearBias { inputs: usize },
+    /// Linear bias, initially 0 (the wide ResNets').
+    ZeroBias,
     /// Batch-norm scale, initially 1.
     NormWeight,
     /// Batch-norm shift, initially 0.

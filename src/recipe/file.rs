@@ -1,6 +1,6 @@
 //! config.toml: flat keys, one for each setting, with the sections of the help text as comments.
 
-use super::{Kind, Recipe, SETTINGS, Setting, Value};
+use super::{Kind, Overrides, Recipe, SETTINGS, Setting, Value};
 use crate::error::{Error, Result, nearest};
 use std::fmt::Write;
 use std::path::Path;
@@ -12,12 +12,7 @@ impl Recipe {
     /// # Errors
     /// NoInput: the file cannot be read. Data: as for [`Recipe::from_toml`].
     pub fn read(path: &Path) -> Result<Recipe> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Error::data(format!("{}: byte {at} is not UTF-8 text", path.display()))
-        })?;
-        Recipe::from_toml(&text, &path.display().to_string())
+        Recipe::default().with(&Overrides::read(path)?)
     }
 
     /// The recipe in `text`; `origin` is what messages call it.
@@ -25,26 +20,7 @@ impl Recipe {
     /// # Errors
     /// Data: not TOML, an unknown key, a value of the wrong type or out of range; with the line.
     pub fn from_toml(text: &str, origin: &str) -> Result<Recipe> {
-        let at = |byte: usize| format!("{origin} line {}", 1 + text[..byte].matches('\n').count());
-        let table = DeTable::parse(text).map_err(|e| {
-            let start = e.span().map_or(text.len(), |s| s.start.min(text.len()));
-            Error::data(format!("{}: {}", at(start), e.message().trim_end().replace('\n', ", ")))
-        })?;
-        let mut recipe = Recipe::default();
-        // The parser's table is sorted by key; the first mistake of the file is the one to report.
-        let mut entries: Vec<_> = table.get_ref().iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in entries {
-            let name: &str = key.get_ref();
-            let place = at(key.span().start);
-            let Some(setting) = SETTINGS.iter().find(|s| s.key() == name) else {
-                return Err(unknown_key(name, value.get_ref()).context(place));
-            };
-            read_value(setting.kind, value.get_ref(), &text[value.span()])
-                .and_then(|value| setting.set(&mut recipe, value))
-                .map_err(|e| Error::data(format!("{place}: {name} {e}")))?;
-        }
-        Ok(recipe)
+        Recipe::default().with(&Overrides::from_toml(text, origin)?)
     }
 
     /// Every setting with its value. [`Recipe::from_toml`] gives an equal recipe, to the last bit of each number.
@@ -60,6 +36,47 @@ impl Recipe {
             let _ = writeln!(text, "{} = {}", s.key(), toml_value(&s.get(self)));
         }
         text
+    }
+}
+
+impl Overrides {
+    /// The settings that a file gives.
+    ///
+    /// # Errors
+    /// NoInput: the file cannot be read. Data: as for [`Recipe::from_toml`].
+    pub fn read(path: &Path) -> Result<Overrides> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Error::data(format!("{}: byte {at} is not UTF-8 text", path.display()))
+        })?;
+        Overrides::from_toml(&text, &path.display().to_string())
+    }
+
+    /// The settings in `text`; `origin` is what messages call it.
+    ///
+    /// # Errors
+    /// Data: as for [`Recipe::from_toml`].
+    pub fn from_toml(text: &str, origin: &str) -> Result<Overrides> {
+        let at = |byte: usize| format!("{origin} line {}", 1 + text[..byte].matches('\n').count());
+        let table = DeTable::parse(text).map_err(|e| {
+            let start = e.span().map_or(text.len(), |s| s.start.min(text.len()));
+            Error::data(format!("{}: {}", at(start), e.message().trim_end().replace('\n', ", ")))
+        })?;
+        let mut overrides = Overrides::default();
+        // The parser's table is sorted by key; the first mistake of the file is the one to report.
+        let mut entries: Vec<_> = table.get_ref().iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let name: &str = key.get_ref();
+            let place = at(key.span().start);
+            let Some(setting) = SETTINGS.iter().find(|s| s.key() == name) else {
+                return Err(unknown_key(name, value.get_ref()).context(place));
+            };
+            let value = read_value(setting.kind, value.get_ref(), &text[value.span()]);
+            overrides.set(setting.name, value.map_err(|e| Error::data(format!("{place}: {name} {e}")))?);
+        }
+        Ok(overrides)
     }
 }
 

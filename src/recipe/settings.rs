@@ -141,9 +141,9 @@ pub const SETTINGS: &[Setting] = &[
         "mirror half of the images left-right"),
 
     row(MODEL, "model", Kind::Text, |r| Field::Text(&mut r.model),
-        "model by name; auto: the data set decides"),
+        "model by name, see 'samcore info models'; auto: the data decide"),
     row(MODEL, "dropout", SHARE, |r| Field::Number(&mut r.dropout),
-        "probability of dropping an activation"),
+        "probability of dropping an activation, in cnn and wrn-D-K"),
     row(MODEL, "label-smoothing", SHARE, |r| Field::Number(&mut r.label_smoothing),
         "share of each target spread over all classes"),
 

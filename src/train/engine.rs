@@ -46,11 +46,26 @@ pub fn subject(model: &str, data: &DataSet, source: &ImageSource) -> Subject {
     Subject { model: model.into(), data, h, w, c, classes, mean, std }
 }
 
-/// The model of a data set that names none.
-pub fn default_model(data: &DataSet) -> Result<&'static str> {
-    match (data.train.h, data.train.w, data.train.c) {
-        (28, 28, 1) => Ok("cnn"),
-        (h, w, c) => Err(Error::usage(format!(
+/// Whether the device that a recipe asks for is a GPU.
+pub fn gpu(recipe: &Recipe) -> bool {
+    match recipe.device {
+        // As in `device`.
+        Target::Auto | Target::Cpu => false,
+        Target::Cuda => true,
+    }
+}
+
+/// The model for images `[h, w, c]` where none is named: of CIFAR's size the WRN that papers use on a GPU, on a CPU one
+/// of a thirteenth of its parameters.
+///
+/// # Errors
+/// Usage: no model is made for images of that size; the message names those there are.
+pub fn default_model(images: [usize; 3], gpu: bool) -> Result<&'static str> {
+    match (images, gpu) {
+        ([28, 28, 1], _) => Ok("cnn"),
+        ([32, 32, 3], true) => Ok("wrn-28-10"),
+        ([32, 32, 3], false) => Ok("wrn-16-4"),
+        ([h, w, c], _) => Err(Error::usage(format!(
             "no model is chosen by itself for {h}x{w}x{c} images; give --model, one of: {}",
             models::MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
         ))),
@@ -209,4 +224,26 @@ pub fn initial(graph: &Graph, seed: u64, remembered: Remembered) -> Vectors {
     let weights = graph.params().init(seed);
     let average = remembered.average.then(|| (weights.clone(), running.clone()));
     Vectors { weights, running, optimizer, average }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_decide_for_a_model_that_is_made_for_them() {
+        for (images, gpu, name) in [
+            ([28, 28, 1], false, "cnn"),
+            ([28, 28, 1], true, "cnn"),
+            ([32, 32, 3], false, "wrn-16-4"),
+            ([32, 32, 3], true, "wrn-28-10"),
+        ] {
+            assert_eq!(default_model(images, gpu), Ok(name));
+            assert_eq!(models::find(name).unwrap().images, images);
+        }
+        let error = default_model([96, 96, 3], true).unwrap_err().to_string();
+        assert!(
+            error.starts_with("no model is chosen by itself for 96x96x3 images; give --model, one of: cnn, wrn-D-K,")
+        );
+    }
 }

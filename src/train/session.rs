@@ -7,7 +7,7 @@ use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
-use crate::data::{self, DataSet};
+use crate::data::DataSet;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
@@ -51,29 +51,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads data and model of the recipe, plans the programs, and opens the run's folder.
+    /// Plans the programs of a model, which need not be in the table, on data that is loaded, and opens the run's folder.
+    ///
+    /// The recipe is used as it is: a model's own recipe has been put into it by `cli::flags::resolve`, or not at all.
     ///
     /// # Errors
-    /// Wrong settings, wrong files, a folder that cannot be used: one message each, before anything is overwritten.
-    pub fn open(recipe: Recipe, place: &Where) -> Result<Session> {
-        optim::find(&recipe.opt)?;
-        if recipe.model != "auto" {
-            models::find(&recipe.model)?;
-        }
-        let data = data::load(&recipe.data)?;
-        let name = if recipe.model == "auto" { engine::default_model(&data)? } else { &recipe.model };
-        let model = models::find(name)?;
-        Session::with_model(model, data, recipe, place)
-    }
-
-    /// The same for a model that need not be in the table, on data that is loaded.
-    ///
-    /// # Errors
-    /// As for `open`.
+    /// Wrong settings, images that do not fit, a folder that cannot be used: one message each, before anything is
+    /// overwritten.
     pub fn with_model(model: &Model, data: DataSet, mut recipe: Recipe, place: &Where) -> Result<Session> {
         let row = optim::find(&recipe.opt)?;
         recipe.validate()?;
-        recipe.model = model.name.to_owned();
+        recipe.model.clone_from(&model.name);
         let (train_order, val_order) = opening::orders(&recipe, &data)?;
         let device = engine::device(&recipe)?;
         (recipe.device, recipe.threads) = (Target::Cpu, device.threads());
@@ -100,7 +88,7 @@ impl Session {
                 (folder, records, Position::default())
             }
             Some(path) => {
-                let subject = engine::subject(model.name, &data, &source);
+                let subject = engine::subject(&model.name, &data, &source);
                 let (graph, remembered) = (&graph, programs.remembered);
                 let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, with_validation)?;
                 engine::put(&mut exec, &resumed.vectors)?;

@@ -23,7 +23,7 @@ const STEPS: usize = 5;
 
 fn graph(data: &DataSet) -> Graph {
     let source = engine::source(data, Augment::default());
-    models::classifier(models::find("cnn").unwrap(), &source, 0.0, 0.0).unwrap()
+    models::classifier(&models::find("cnn").unwrap(), &source, 0.0, 0.0).unwrap()
 }
 
 fn fashion_mnist() -> DataSet {

@@ -1,0 +1,257 @@
+use super::*;
+use std::collections::BTreeMap;
+
+fn source([h, w, c]: [usize; 3], classes: usize) -> ImageSource {
+    ImageSource { h, w, c, classes, mean: [0.5; 4], std: [0.5; 4], augment: Augment::default() }
+}
+
+fn graph(name: &str, images: [usize; 3], classes: usize) -> Graph {
+    classifier(&find(name).unwrap(), &source(images, classes), 0.0, 0.0).unwrap()
+}
+
+const COLOUR: [usize; 3] = [32, 32, 3];
+const GREY: [usize; 3] = [28, 28, 1];
+
+#[test]
+fn parameter_counts_are_the_published_ones() {
+    for (name, images, classes, count) in [
+        ("cnn", GREY, 10, 468_010),
+        ("wrn-16-4", COLOUR, 10, 2_748_890),
+        ("wrn-16-4", GREY, 10, 2_748_602),
+        ("wrn-16-4", COLOUR, 100, 2_772_020),
+        ("wrn-16-8", COLOUR, 10, 10_961_370),
+        ("wrn-16-8", COLOUR, 100, 11_007_540),
+        ("wrn-16-10", COLOUR, 10, 17_116_634),
+        ("wrn-16-10", COLOUR, 100, 17_174_324),
+        ("wrn-28-10", COLOUR, 10, 36_479_194),
+        ("wrn-28-10", COLOUR, 100, 36_536_884),
+        ("wrn-40-2", COLOUR, 10, 2_243_546),
+        ("wrn-40-2", COLOUR, 100, 2_255_156),
+        ("wrn-40-4", COLOUR, 10, 8_949_210),
+        ("wrn-40-4", COLOUR, 100, 8_972_340),
+        ("wrn-40-10", COLOUR, 10, 55_841_754),
+        ("wrn-40-10", COLOUR, 100, 55_899_444),
+        ("resnet18", COLOUR, 10, 11_173_962),
+        ("resnet18", COLOUR, 100, 11_220_132),
+        ("resnet34", COLOUR, 10, 21_282_122),
+        ("resnet34", COLOUR, 100, 21_328_292),
+        ("resnet20", COLOUR, 10, 269_722),
+        ("resnet20", COLOUR, 100, 275_572),
+        ("resnet32", COLOUR, 10, 464_154),
+        ("resnet32", COLOUR, 100, 470_004),
+        ("wide_resnet50_2", COLOUR, 10, 66_854_730),
+        // torchvision's own, with 1000 classes.
+        ("wide_resnet50_2", [224, 224, 3], 1000, 68_883_240),
+    ] {
+        assert_eq!(graph(name, images, classes).params().count(), count, "{name} on {images:?}, {classes} classes");
+    }
+}
+
+#[test]
+fn parameter_counts_of_every_depth_and_width_are_the_sums_of_their_layers() {
+    let conv = |ci: usize, co: usize, k: usize| ci * co * k * k;
+    let norm = |c: usize| 2 * c;
+    for (n, k) in [(1, 1), (1, 3), (2, 1), (4, 2), (6, 10)] {
+        let mut sum = conv(3, 16, 3) + norm(64 * k) + 64 * k * 10 + 10;
+        let mut ci = 16;
+        for co in [16 * k, 32 * k, 64 * k] {
+            let inner = norm(co) + conv(co, co, 3);
+            sum += norm(ci) + conv(ci, co, 3) + inner + if ci == co { 0 } else { conv(ci, co, 1) };
+            sum += (n - 1) * (norm(co) + conv(co, co, 3) + inner);
+            ci = co;
+        }
+        let name = format!("wrn-{}-{k}", 6 * n + 4);
+        assert_eq!(graph(&name, COLOUR, 10).params().count(), sum, "{name}");
+    }
+    for (name, n) in [("resnet20", 3), ("resnet32", 5), ("resnet56", 9), ("resnet110", 18)] {
+        let mut sum = conv(3, 16, 3) + norm(16) + 64 * 10 + 10;
+        for (ci, co) in [(16, 16), (16, 32), (32, 64)] {
+            sum += conv(ci, co, 3) + (2 * n - 1) * conv(co, co, 3) + 2 * n * norm(co);
+        }
+        assert_eq!(graph(name, COLOUR, 10).params().count(), sum, "{name}");
+    }
+}
+
+#[test]
+fn flop_counts_are_those_of_the_textbook() {
+    // cnn: 37.38 MFLOP forward an image, as counted for the peers. The others by hand, two flops a multiply-add, in thousands.
+    for (name, images, thousands) in
+        [("cnn", GREY, 37_380), ("resnet20", COLOUR, 81_102), ("wrn-28-10", COLOUR, 10_486_657)]
+    {
+        assert_eq!(graph(name, images, 10).flops() / 1000 / 10, thousands / 10, "{name}");
+    }
+}
+
+/// File shapes of all parameters by name.
+fn shapes(name: &str) -> BTreeMap<String, Vec<usize>> {
+    let g = graph(name, COLOUR, 10);
+    assert_eq!(g.statistics().len(), g.params().list().iter().filter(|p| p.shape.len() == 1).count() / 2);
+    g.params().list().iter().map(|p| (p.name.clone(), p.file_shape())).collect()
+}
+
+/// The same of a network that a function spells out: `tensor(name, dimensions)`, for batch-norms `norm(name, channels)`.
+#[derive(Default)]
+struct Expected(BTreeMap<String, Vec<usize>>);
+
+impl Expected {
+    fn conv(&mut self, name: String, co: usize, ci: usize, k: usize) {
+        self.0.insert(format!("{name}.weight"), vec![co, ci, k, k]);
+    }
+    fn norm(&mut self, name: String, c: usize) {
+        self.0.insert(format!("{name}.weight"), vec![c]);
+        self.0.insert(format!("{name}.bias"), vec![c]);
+    }
+    fn linear(&mut self, name: &str, inputs: usize) {
+        self.0.insert(format!("{name}.weight"), vec![10, inputs]);
+        self.0.insert(format!("{name}.bias"), vec![10]);
+    }
+}
+
+#[test]
+fn wide_resnet50_2_has_the_names_and_shapes_of_torchvision() {
+    let mut all = Expected::default();
+    all.conv("conv1".into(), 64, 3, 7);
+    all.norm("bn1".into(), 64);
+    let mut inputs = 64;
+    for (stage, blocks) in [(1, 3), (2, 4), (3, 6), (4, 3)] {
+        let (width, outputs) = (128 << (stage - 1), 256 << (stage - 1));
+        for i in 0..blocks {
+            let layer = format!("layer{stage}.{i}");
+            for (n, co, ci, k) in [(1, width, inputs, 1), (2, width, width, 3), (3, outputs, width, 1)] {
+                all.conv(format!("{layer}.conv{n}"), co, ci, k);
+                all.norm(format!("{layer}.bn{n}"), co);
+            }
+            if i == 0 {
+                all.conv(format!("{layer}.downsample.0"), outputs, inputs, 1);
+                all.norm(format!("{layer}.downsample.1"), outputs);
+            }
+            inputs = outputs;
+        }
+    }
+    all.linear("fc", 2048);
+    assert_eq!(shapes("wide_resnet50_2"), all.0);
+}
+
+#[test]
+fn resnet18_has_the_names_and_shapes_of_torchvision_but_for_its_stem() {
+    let mut all = Expected::default();
+    all.conv("conv1".into(), 64, 3, 3);
+    all.norm("bn1".into(), 64);
+    let mut inputs = 64;
+    for stage in 1..=4 {
+        let channels = 64 << (stage - 1);
+        for i in 0..2 {
+            let layer = format!("layer{stage}.{i}");
+            for (n, ci) in [(1, inputs), (2, channels)] {
+                all.conv(format!("{layer}.conv{n}"), channels, ci, 3);
+                all.norm(format!("{layer}.bn{n}"), channels);
+            }
+            if inputs != channels {
+                all.conv(format!("{layer}.downsample.0"), channels, inputs, 1);
+                all.norm(format!("{layer}.downsample.1"), channels);
+            }
+            inputs = channels;
+        }
+    }
+    all.linear("fc", 512);
+    assert_eq!(shapes("resnet18"), all.0);
+}
+
+#[test]
+fn wide_resnets_and_cifar_resnets_have_the_names_and_shapes_of_the_usual_ports() {
+    let mut all = Expected::default();
+    all.conv("conv1".into(), 16, 3, 3);
+    let mut inputs = 16;
+    for stage in 1..=3 {
+        let channels = 32 << (stage - 1);
+        for i in 0..2 {
+            let layer = format!("block{stage}.layer.{i}");
+            all.norm(format!("{layer}.bn1"), inputs);
+            all.conv(format!("{layer}.conv1"), channels, inputs, 3);
+            all.norm(format!("{layer}.bn2"), channels);
+            all.conv(format!("{layer}.conv2"), channels, channels, 3);
+            if i == 0 {
+                all.conv(format!("{layer}.convShortcut"), channels, inputs, 1);
+            }
+            inputs = channels;
+        }
+    }
+    all.norm("bn1".into(), 128);
+    all.linear("fc", 128);
+    assert_eq!(shapes("wrn-16-2"), all.0);
+
+    let mut all = Expected::default();
+    all.conv("conv1".into(), 16, 3, 3);
+    all.norm("bn1".into(), 16);
+    let mut inputs = 16;
+    for stage in 1..=3 {
+        let channels = 16 << (stage - 1);
+        for i in 0..3 {
+            let layer = format!("layer{stage}.{i}");
+            for (n, ci) in [(1, inputs), (2, channels)] {
+                all.conv(format!("{layer}.conv{n}"), channels, ci, 3);
+                all.norm(format!("{layer}.bn{n}"), channels);
+            }
+            inputs = channels;
+        }
+    }
+    all.linear("linear", 64);
+    assert_eq!(shapes("resnet20"), all.0);
+}
+
+#[test]
+fn initial_weights_follow_the_recipes() {
+    let g = graph("wrn-16-2", COLOUR, 10);
+    let values = |name: &str| g.params().list().iter().find(|p| p.name == name).unwrap().init(0);
+    assert_eq!(values("fc.bias"), [0.0; 10]);
+    // 36,864 draws of variance 2 / fan-out, fan-out = 64 * 9.
+    let conv = values("block2.layer.1.conv1.weight");
+    let variance = conv.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / conv.len() as f64;
+    assert!((variance * 288.0 - 1.0).abs() < 0.02, "{variance}");
+}
+
+#[test]
+fn dropout_stands_between_the_two_convolutions_of_each_wide_block() {
+    let g = classifier(&find("wrn-16-2").unwrap(), &source(COLOUR, 10), 0.3, 0.0).unwrap();
+    let dropouts: Vec<Var> = g.vars().filter(|v| matches!(g.node(*v).op, crate::ops::Op::Dropout(_))).collect();
+    assert_eq!(dropouts.len(), 6);
+    for v in dropouts {
+        let name = g.node(v).name.strip_suffix(".dropout").unwrap().to_owned();
+        assert_eq!(g.node(g.node(v).inputs[0]).name, format!("{name}.relu2"));
+        assert!(g.consumers(v).all(|c| g.node(c).name == format!("{name}.conv2")));
+    }
+}
+
+#[test]
+fn other_sizes_channels_and_class_counts_build_and_too_small_ones_say_so() {
+    for name in names() {
+        let model = find(name).unwrap();
+        for (images, classes) in [(COLOUR, 100), (GREY, 2), ([33, 47, 4], 7)] {
+            let g = classifier(&model, &source(images, classes), 0.3, 0.1).unwrap();
+            assert_eq!(g.shape(g.node(g.loss().unwrap()).inputs[0]).0, [classes], "{name}");
+        }
+    }
+    let error = classifier(&find("cnn").unwrap(), &source([3, 3, 1], 10), 0.0, 0.0).unwrap_err().to_string();
+    assert!(error.contains("cnn") && error.contains("3x3"), "{error}");
+}
+
+#[test]
+fn names_are_found_and_slips_are_put_right() {
+    for name in names().chain(["wrn-22-3", "wrn-40-14"]) {
+        assert_eq!(find(name).unwrap().name, name);
+    }
+    let known = "known: cnn, wrn-D-K, resnet18, resnet34, resnet20, resnet32, resnet56, resnet110, wide_resnet50_2";
+    for (name, message) in [
+        ("cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
+        ("resnet19", "unknown model 'resnet19'; did you mean 'resnet18'?"),
+        ("wideresnet50_2", "unknown model 'wideresnet50_2'; did you mean 'wide_resnet50_2'?"),
+        ("WRN_22_3", "unknown model 'WRN_22_3'; did you mean 'wrn-22-3'?"),
+        ("wm-28-10", "unknown model 'wm-28-10'; did you mean 'wrn-28-10'?"),
+        ("wrn-D-K", "wrn-D-K: a wide ResNet is named wrn-D-K, by depth and widening factor, such as wrn-28-10"),
+        ("wrn-17-4", "wrn-17-4: D must be 6n + 4, such as 16 or 22"),
+        ("transformer", &format!("unknown model 'transformer'; {known}")),
+        ("", &format!("unknown model ''; {known}")),
+    ] {
+        assert_eq!(find(name).err().map(|e| (e.to_string(), e.exit_code())), Some((message.to_string(), 2)), "{name}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Some settings with their values: what a model's own recipe, a file or a command line says of a run.
+
+use super::{Recipe, Value, setting};
+use crate::error::Result;
+
+/// Values of some settings, one each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides(Vec<(&'static str, Value)>);
+
+impl Overrides {
+    /// Reads values as a command line has them, by the names of flags.
+    ///
+    /// # Errors
+    /// Usage: no such setting, or a value that it cannot have; the message begins with the setting's name.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -> Result<Overrides> {
+        let mut overrides = Overrides::default();
+        for (name, text) in texts {
+            let s = setting(name)?;
+            overrides.set(s.name, s.kind.parse(text).map_err(|e| e.context(name))?);
+        }
+        Ok(overrides)
+    }
+
+    /// Gives setting `name` this value instead of any earlier one.
+    pub fn set(&mut self, name: &'static str, value: Value) {
+        match self.0.iter_mut().find(|o| o.0 == name) {
+            Some(place) => place.1 = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// The same settings with those of `other` on top.
+    pub fn with(mut self, other: Overrides) -> Overrides {
+        other.0.into_iter().for_each(|(name, value)| self.set(name, value));
+        self
+    }
+
+    /// Names and values, in the order in which they were first set.
+    pub fn iter(&self) -> impl Iterator<Item = &(&'static str, Value)> {
+        self.0.iter()
+    }
+}
+
+impl Recipe {
+    /// The recipe with these values in place of its own.
+    ///
+    /// # Errors
+    /// Usage: a value that its setting cannot have.
+    pub fn with(mut self, overrides: &Overrides) -> Result<Recipe> {
+        for (name, value) in overrides.iter() {
+            setting(name)?.set(&mut self, value.clone()).map_err(|e| e.context(name))?;
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_setting_counts_and_others_stay() {
+        let first = Overrides::parse(&[("lr", "0.5"), ("flip", "false"), ("lr", "0.25")]).unwrap();
+        let second = Overrides::parse(&[("milestones", "0.5,0.75"), ("flip", "true")]).unwrap();
+        let recipe = Recipe::default().with(&first.with(second)).unwrap();
+        assert_eq!(recipe, Recipe { lr: 0.25, milestones: vec![0.5, 0.75], ..Recipe::default() });
+    }
+
+    #[test]
+    fn wrong_names_and_values_are_told() {
+        for (name, text, message) in [
+            ("weight_decay", "0", "unknown setting 'weight_decay'; did you mean 'weight-decay'?"),
+            ("lr", "0", "lr: must be a number above 0, not '0'"),
+        ] {
+            assert_eq!(Overrides::parse(&[(name, text)]).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn every_models_recipe_consists_of_settings_that_make_a_valid_run() {
+        for row in crate::models::MODELS {
+            let own = Overrides::parse(row.recipe.iter().copied().flatten()).unwrap();
+            Recipe::default().with(&own).unwrap().validate().unwrap();
+            assert!(own.iter().all(|(name, _)| !["data", "model", "opt", "seed"].contains(name)), "{}", row.name);
+        }
+    }
+}
