@@ -1,4 +1,4 @@
-"""What the golden scripts share: samcore's random numbers, Fashion-MNIST, the model `cnn`, how a fixture is saved."""
+"""What the golden scripts share: samcore's random numbers and initial weights, images, how a fixture is saved."""
 
 import gzip
 import json
@@ -101,56 +101,39 @@ def fashion_mnist(part: str, folder: pathlib.Path = DATA) -> tuple[torch.Tensor,
     return torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
+def noise(count: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random bytes as images `[count, *shape]`, and labels of ten classes `[count]`."""
+    size = math.prod(shape)
+    images = Draws(0, stream("golden.images")).words(count * size) * np.uint64(256) >> np.uint64(32)
+    labels = Draws(0, stream("golden.labels")).words(count) * np.uint64(10) >> np.uint64(32)
+    return torch.from_numpy(images.astype(np.uint8)).view(count, *shape), torch.from_numpy(labels.astype(np.int64))
+
+
+def normalise(images: torch.Tensor, mean: float = MEAN, std: float = STD) -> torch.Tensor:
     """Bytes to what the network reads: computed in float64 and rounded to float32, the precision of samcore's input."""
-    return ((images.double() / 255 - MEAN) / STD).float()
+    return ((images.double() / 255 - mean) / std).float()
 
 
-# The model.
+# Weights.
 
 
-class Cnn(nn.Module):
-    """samcore's `cnn`: four 3x3 convolutions with batch-norm and two linear layers; 468,010 parameters for 1x28x28."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
-        self.conv2 = nn.Conv2d(32, 32, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(32)
-        self.conv3 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(64)
-        self.conv4 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
-        self.bn4 = nn.BatchNorm2d(64)
-        self.fc1 = nn.Linear(64 * 7 * 7, 128)
-        self.fc2 = nn.Linear(128, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.relu(self.bn2(self.conv2(x)))
-        x = nn.functional.max_pool2d(x, 2)
-        x = torch.relu(self.bn3(self.conv3(x)))
-        x = torch.relu(self.bn4(self.conv4(x)))
-        x = nn.functional.max_pool2d(x, 2)
-        x = torch.relu(self.fc1(x.flatten(1)))
-        return self.fc2(x)
-
-
-def initial_weights(seed: int) -> dict[str, np.ndarray]:
-    """samcore's initial weights of `cnn` as float32, in samcore's own layout: convolutions `[co, k, k, ci]`, linear
-    `[out, in]` with fc1's inputs in the order (7, 7, 64).
+def initial_weights(model: nn.Module, seed: int) -> dict[str, np.ndarray]:
+    """samcore's initial weights of `model` as float32, in samcore's own layout: convolutions `[co, k, k, ci]`, linear
+    `[out, in]` with the inputs of `model.flattened` in the order (h, w, c).
 
     Convolutions are normal with variance 2 / fan_out (He et al., "Delving Deep into Rectifiers", ICCV 2015), linear
     layers uniform within 1 / sqrt(inputs); each parameter draws from the stream of its own name.
     """
     weights = {}
-    for name, layer in Cnn().named_children():
-        for kind, parameter in layer.named_parameters():
+    for name, layer in model.named_modules():
+        for kind, parameter in layer.named_parameters(recurse=False):
             draws, n = Draws(seed, stream(f"{name}.{kind}")), parameter.numel()
             match layer:
                 case nn.Conv2d():
                     co, ci, k, _ = parameter.shape
                     values = (draws.normal(n) * math.sqrt(2 / (co * k * k))).reshape(co, k, k, ci)
+                case nn.Linear() if kind == "bias" and getattr(model, "zero_bias", False):
+                    values = np.zeros(parameter.shape)
                 case nn.Linear():
                     bound = 1 / math.sqrt(layer.in_features)
                     values = draws.uniform(n, -bound, bound).reshape(parameter.shape)
@@ -160,12 +143,12 @@ def initial_weights(seed: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def to_torch(name: str, values: np.ndarray) -> torch.Tensor:
-    """A parameter in samcore's layout as PyTorch's: KRSC to OIHW, and fc1's inputs from HWC to CHW order."""
+def to_torch(model: nn.Module, name: str, values: np.ndarray) -> torch.Tensor:
+    """A parameter in samcore's layout as PyTorch's: KRSC to OIHW, flattened images from HWC to CHW order."""
     if values.ndim == 4:
         values = values.transpose(0, 3, 1, 2)
-    elif name == "fc1.weight":
-        values = values.reshape(-1, 7, 7, 64).transpose(0, 3, 1, 2).reshape(values.shape)
+    elif shape := getattr(model, "flattened", {}).get(name):
+        values = values.reshape(-1, *shape).transpose(0, 3, 1, 2).reshape(values.shape)
     return torch.from_numpy(np.ascontiguousarray(values))
 
 

@@ -1,16 +1,18 @@
-//! Five steps of `cnn` from the same weights on the same images as PyTorch's.
+//! Five steps of some models from the same weights on the same images as PyTorch's.
 
 use super::fixture::{Fixture, error, norm, widen};
 use samcore::data;
-use samcore::data::DataSet;
+use samcore::device::DatasetBytes;
 use samcore::device::cpu::CpuDevice;
 use samcore::device::cpu::simd::Isa;
 use samcore::exec::{Exec, Recording};
 use samcore::files::sha256_hex;
-use samcore::graph::Graph;
-use samcore::models;
+use samcore::graph::{Graph, ImageSource};
+use samcore::models::resnet::{ResNet, WIDE_RESNET50_2, cifar_resnet};
+use samcore::models::{self, Model};
 use samcore::ops::call::{Augment, Counters};
 use samcore::optim::{self, Options};
+use samcore::rng::{Draws, stream};
 use samcore::step::{Division, RUNNING, Recorder, W};
 use samcore::train::checkpoint::Remembered;
 use samcore::train::engine::{self, TRAIN};
@@ -21,19 +23,72 @@ const VARIANTS: [(&str, &str, bool, &[usize]); 3] =
     [("sgd", "sgd", false, &[1, 5]), ("nesterov", "sgd", true, &[5]), ("sam", "sam", false, &[1, 5])];
 const STEPS: usize = 5;
 
-fn graph(data: &DataSet) -> Graph {
-    let source = engine::source(data, Augment::default());
-    models::classifier(&models::find("cnn").unwrap(), &source, 0.0, 0.0).unwrap()
+/// A model with a fixture, and the images that it was trained on.
+struct Case {
+    fixture: &'static str,
+    model: fn() -> Model,
+    images: fn() -> Images,
 }
 
-fn fashion_mnist() -> DataSet {
-    data::load_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fashion-mnist"), None).unwrap()
+const CASES: [Case; 4] = [
+    Case { fixture: "cnn", model: || models::find("cnn").unwrap(), images: fashion_mnist },
+    Case { fixture: "wrn_10_1", model: || models::find("wrn-10-1").unwrap(), images: || noise(16) },
+    Case {
+        fixture: "resnet8",
+        model: || Model::new("resnet8", "", |g, x, spec| cifar_resnet(g, x, 8, spec)),
+        images: || noise(16),
+    },
+    Case {
+        fixture: "bottleneck",
+        model: || {
+            let small = ResNet { channels: 8, blocks: &[1, 1], ..WIDE_RESNET50_2 };
+            Model::new("bottleneck", "", move |g, x, spec| small.record(g, x, spec))
+        },
+        images: || noise(32),
+    },
+];
+
+/// Images of bytes, `[count, c, h, w]`, and their labels.
+struct Images {
+    bytes: Vec<u8>,
+    labels: Vec<u8>,
+    source: ImageSource,
+}
+
+impl Images {
+    fn graph(&self, model: &Model) -> Graph {
+        models::classifier(model, &self.source, 0.0, 0.0).unwrap()
+    }
+}
+
+fn fashion_mnist() -> Images {
+    let data = data::load_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fashion-mnist"), None).unwrap();
+    let source = engine::source(&data, Augment::default());
+    Images { bytes: data.train.images.to_vec(), labels: data.train.labels.to_vec(), source }
+}
+
+/// 400 images of random pixels in three channels.
+fn noise(side: usize) -> Images {
+    let draw = |name: &str, count: usize, below: u32| -> Vec<u8> {
+        let mut draws = Draws::new(0, stream(name), 0, 0);
+        (0..count).map(|_| draws.below(below) as u8).collect()
+    };
+    let (mean, std, augment) = ([0.5; 4], [0.25; 4], Augment::default());
+    Images {
+        bytes: draw("golden.images", 400 * 3 * side * side, 256),
+        labels: draw("golden.labels", 400, 10),
+        source: ImageSource { h: side, w: side, c: 3, classes: 10, mean, std, augment },
+    }
 }
 
 #[test]
-fn the_initial_weights_of_seed_0_are_those_that_the_fixture_starts_from() {
-    let golden = Fixture::open("cnn");
-    let g = graph(&fashion_mnist());
+fn the_initial_weights_of_seed_0_are_those_that_the_fixtures_start_from() {
+    for case in CASES {
+        assert_initial_weights(&Fixture::open(case.fixture), &(case.images)().graph(&(case.model)()));
+    }
+}
+
+fn assert_initial_weights(golden: &Fixture, g: &Graph) {
     let hashes = golden.notes["sha256"].as_object().unwrap();
     assert_eq!(g.params().list().len(), hashes.len());
     for p in g.params().list() {
@@ -129,9 +184,15 @@ impl Run<'_> {
 }
 
 #[test]
-fn five_steps_of_cnn_are_those_of_pytorch_on_every_instruction_set_and_number_of_threads() {
-    let (golden, data) = (Fixture::open("cnn"), fashion_mnist());
-    let g = graph(&data);
+fn five_steps_are_those_of_pytorch_on_every_instruction_set_and_number_of_threads() {
+    for case in CASES {
+        let images = (case.images)();
+        assert_steps(&case, &images, &images.graph(&(case.model)()));
+    }
+}
+
+fn assert_steps(case: &Case, images: &Images, g: &Graph) {
+    let golden = Fixture::open(case.fixture);
     let settings = &golden.notes["settings"];
     let rows = settings["rows"].as_u64().unwrap() as usize;
     for (name, optimizer, nesterov, kept) in VARIANTS {
@@ -141,19 +202,21 @@ fn five_steps_of_cnn_are_those_of_pytorch_on_every_instruction_set_and_number_of
             for threads in [1, 2] {
                 let device = CpuDevice::with_isa(threads, isa).unwrap();
                 let optimizer = (optim::find(optimizer).unwrap().build)(&Options { nesterov });
-                let mut recorder = Recorder::new(&g, &device);
+                let mut recorder = Recorder::new(g, &device);
                 let program = recorder.program(name, Division::whole(rows), |step| optimizer.record(0, step)).unwrap();
                 let recording = Recording::of(recorder);
                 let mut exec = Exec::new(Box::new(device), recording).unwrap();
-                exec.set_dataset(TRAIN, &data.train.bytes()).unwrap();
+                let image_len = images.bytes.len() / images.labels.len();
+                let data = DatasetBytes { images: &images.bytes, labels: &images.labels, image_len };
+                exec.set_dataset(TRAIN, &data).unwrap();
                 exec.set_order(TRAIN, &order).unwrap();
-                let initial = engine::initial(&g, 0, Remembered::default());
+                let initial = engine::initial(g, 0, Remembered::default());
                 engine::put(&mut exec, &initial).unwrap();
                 for slot in ["lr", "momentum", "weight_decay", "rho"] {
                     exec.set_slot(slot, settings[slot].as_f64().unwrap() as f32).unwrap();
                 }
-                let label = format!("{name} on {}, {threads} threads", isa.name());
-                let mut run = Run { golden: &golden, graph: &g, name, label, start: initial.weights, exec };
+                let label = format!("{}, {name} on {}, {threads} threads", case.fixture, isa.name());
+                let mut run = Run { golden: &golden, graph: g, name, label, start: initial.weights, exec };
                 for step in 1..=STEPS {
                     let first = (rows * (step - 1)) as u32;
                     let counters = Counters { dataset: TRAIN, first, rows: rows as u32, ..Counters::default() };

@@ -1,24 +1,26 @@
-"""Makes cnn.safetensors: five steps of SGD, SGD with Nesterov momentum and SAM on `cnn`, in float64 by PyTorch.
+"""Makes a fixture for each of some models: five steps of SGD, SGD with Nesterov momentum and SAM by PyTorch in float64.
 
-    python tests/golden/cnn.py
+    python tests/golden/steps.py [NAME ...]
 
 An engine in float32 takes a ReLU or pool branch differently from float64 where values lie within rounding of a tie, and
-one flipped branch can move an update by 1 %. So each step trains on the first batch of Fashion-MNIST in which no branch
-is closer than a margin; what is left to differ is arithmetic. PyTorch's own float32 takes the same steps beside it, and
-no fixture is written unless it agrees within the tolerance that the fixture is to be read with.
+one flipped branch can move an update by 1 %. So each step trains on the first batch in which no branch is closer than a
+margin; what is left to differ is arithmetic. PyTorch's own float32 takes the same steps beside it, and no fixture is
+written unless it agrees within the tolerance that the fixture is to be read with.
 """
 
 import copy
 import dataclasses
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, unfold
+from torch.nn.functional import cross_entropy, pad, unfold
 
-from common import Cnn, fashion_mnist, initial_weights, normalise, save_fixture, to_torch
+from common import MEAN, STD, fashion_mnist, initial_weights, noise, normalise, save_fixture, to_torch
+from models import CifarResNet, Cnn, ResNet, WideResNet
 
 SEED = 0
 STEPS = 5
@@ -31,9 +33,6 @@ RHO = 0.05
 # Relative to the update; beside it each step may round w once, by half a unit in the last place (batch-norm weights
 # near 1 move so little that this is most of their difference).
 TOLERANCE, HALF_UNIT = 5e-5, 2.0**-24
-# Of fc1.weight's 401,408 elements only these are stored: a walk by a step coprime to their number meets none twice.
-SAMPLED = "fc1.weight"
-SAMPLE = torch.arange(4096).mul(99_991).remainder(128 * 3136).sort().values
 # Pool candidates closer than this are equal but for float64's rounding: they come from equal patches of a flat
 # background, and whichever of them wins, the gradients of all parameters are the same.
 EQUAL = 1e-12
@@ -41,6 +40,42 @@ EQUAL = 1e-12
 
 class TooClose(Exception):
     """A branch of this batch lies within the margin."""
+
+
+Images = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model to record. Of a parameter with more than `largest` elements only `sample` are stored."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    images: Callable[[], Images]
+    mean: float
+    std: float
+    largest: int
+    sample: int
+
+    def kept(self, parameter: torch.Tensor) -> torch.Tensor | None:
+        """Indices of the elements to store; None for all."""
+        n = parameter.numel()
+        # A walk by a prime that does not divide the number of elements meets none twice.
+        return None if n <= self.largest else torch.arange(self.sample).mul(99_991).remainder(n).sort().values
+
+
+def small(name: str, model: Callable[[], nn.Module], side: int) -> Case:
+    """A case on images of noise, which have no flat background and so no ties."""
+    images = lambda: noise(400, (3, side, side))
+    return Case(name, model, images, mean=0.5, std=0.25, largest=1024, sample=512)
+
+
+CASES = (
+    Case("cnn", Cnn, lambda: fashion_mnist("train"), MEAN, STD, largest=100_000, sample=4096),
+    small("wrn_10_1", lambda: WideResNet(10, 1), side=16),
+    small("resnet8", lambda: CifarResNet(8), side=16),
+    small("bottleneck", lambda: ResNet((1, 1), widening=2, base=8), side=32),
+)
 
 
 def scaled(margin: float, x: torch.Tensor) -> float:
@@ -54,35 +89,34 @@ def check_relu(x: torch.Tensor, margin: float):
         raise TooClose
 
 
-def check_pool(x: torch.Tensor, margin: float):
-    """Raises TooClose unless in each 2x2 window of `x` [n, c, h, w] the largest value, where positive, keeps the margin
-    from all others that differ from it."""
+def check_pool(x: torch.Tensor, pool: nn.MaxPool2d, margin: float):
+    """Raises TooClose unless in each window of `x` [n, c, h, w] the largest value keeps the margin from all others that
+    differ from it."""
     n, c, _, _ = x.shape
-    first, *rest = unfold(x.relu(), 2, stride=2).view(n, c, 4, -1).sort(dim=2, descending=True).values.unbind(2)
+    k, p = pool.kernel_size, pool.padding
+    windows = unfold(pad(x, (p, p, p, p), value=-torch.inf), k, stride=pool.stride).view(n, c, k * k, -1)
+    first, *rest = windows.sort(dim=2, descending=True).values.unbind(2)
     gaps = torch.stack([first - other for other in rest])
     if ((gaps > EQUAL) & (gaps < margin)).any():
         raise TooClose
 
 
-def watch(model: Cnn, margin: float):
+def watch(model: nn.Module, margin: float):
     """Makes every forward pass of `model` raise TooClose as soon as a branch lies within the margin."""
 
-    def relu(_module: nn.Module, _inputs: tuple, output: torch.Tensor):
-        x = output.detach()
-        check_relu(x, scaled(margin, x))
+    def before(module: nn.Module, inputs: tuple[torch.Tensor]):
+        x = inputs[0].detach()
+        if isinstance(module, nn.ReLU):
+            check_relu(x, scaled(margin, x))
+        else:
+            check_pool(x, module, scaled(margin, x))
 
-    def relu_and_pool(_module: nn.Module, _inputs: tuple, output: torch.Tensor):
-        x = output.detach()
-        check_relu(x, scaled(margin, x))
-        check_pool(x, scaled(margin, x))
-
-    for layer in (model.bn1, model.bn3, model.fc1):
-        layer.register_forward_hook(relu)
-    for layer in (model.bn2, model.bn4):
-        layer.register_forward_hook(relu_and_pool)
+    for module in model.modules():
+        if isinstance(module, (nn.ReLU, nn.MaxPool2d)):
+            module.register_forward_pre_hook(before)
 
 
-def gradient(model: Cnn, x: torch.Tensor, y: torch.Tensor) -> float:
+def gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     """Leaves the gradient of the mean loss in the parameters and returns the loss."""
     model.zero_grad()
     loss = cross_entropy(model(x), y)
@@ -90,13 +124,13 @@ def gradient(model: Cnn, x: torch.Tensor, y: torch.Tensor) -> float:
     return loss.item()
 
 
-def plain(model: Cnn, x: torch.Tensor, y: torch.Tensor) -> dict:
+def plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict:
     """The gradient at w."""
     return {"loss": [gradient(model, x, y)]}
 
 
 @torch.no_grad()
-def sharpness_aware(model: Cnn, x: torch.Tensor, y: torch.Tensor) -> dict:
+def sharpness_aware(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict:
     """The gradient at w + rho g / |g| (Foret et al., "Sharpness-Aware Minimization", ICLR 2021), with w put back.
 
     One norm over all parameters; running statistics take the first pass only.
@@ -127,7 +161,7 @@ class Variant:
     """
 
     name: str
-    gradients: Callable[[Cnn, torch.Tensor, torch.Tensor], dict]
+    gradients: Callable[[nn.Module, torch.Tensor, torch.Tensor], dict]
     margin: float
     nesterov: bool = False
     kept: tuple[int, ...] = KEPT
@@ -140,10 +174,10 @@ VARIANTS = (
 )
 
 
-def start(dtype: torch.dtype) -> Cnn:
+def start(case: Case, dtype: torch.dtype) -> nn.Module:
     """The model at samcore's initial weights, in train mode."""
-    model = Cnn()
-    weights = {name: to_torch(name, values) for name, values in initial_weights(SEED).items()}
+    model = case.model()
+    weights = {name: to_torch(model, name, values) for name, values in initial_weights(model, SEED).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("running" in name or "num_batches" in name for name in missing)
     return model.to(dtype).train()
@@ -152,9 +186,9 @@ def start(dtype: torch.dtype) -> Cnn:
 class Run:
     """Steps of one variant from the initial weights at one precision."""
 
-    def __init__(self, variant: Variant, dtype: torch.dtype):
-        self.variant, self.dtype = variant, dtype
-        self.model = start(dtype)
+    def __init__(self, case: Case, variant: Variant, dtype: torch.dtype):
+        self.case, self.variant, self.dtype = case, variant, dtype
+        self.model = start(case, dtype)
         self.initial = copy.deepcopy(self.model.state_dict())
         self.optimizer = torch.optim.SGD(self.model.parameters(), nesterov=variant.nesterov, **SGD)
 
@@ -162,7 +196,8 @@ class Run:
         """One step; where it raises TooClose, nothing has changed."""
         before = copy.deepcopy(self.model.state_dict())
         try:
-            values = self.variant.gradients(self.model, normalise(images).to(self.dtype), labels)
+            x = normalise(images, self.case.mean, self.case.std).to(self.dtype)
+            values = self.variant.gradients(self.model, x, labels)
         except TooClose:
             self.model.load_state_dict(before)
             raise
@@ -195,21 +230,22 @@ def compare(exact: Run, single: Run, step: int) -> dict[str, float]:
     return differences
 
 
-def record(variant: Variant, images: torch.Tensor, labels: torch.Tensor):
+def record(case: Case, variant: Variant, images: torch.Tensor, labels: torch.Tensor):
     """The tensors of one variant for the fixture, and by how much float32's updates differ."""
-    exact, single = Run(variant, torch.float64), Run(variant, torch.float32)
+    exact, single = Run(case, variant, torch.float64), Run(case, variant, torch.float32)
     watch(exact.model, variant.margin)
     tensors, differences, indices, values = {}, {}, [], []
     for step, (batch, value) in enumerate(itertools.islice(fitting(exact, images, labels), STEPS), start=1):
         single.step(images[batch], labels[batch])
         indices.append(batch)
         values.append(value)
-        print(f"{variant.name} step {step}: images {batch.tolist()}, {value}", flush=True)
+        print(f"{case.name}, {variant.name} step {step}: images {batch.tolist()}, {value}", flush=True)
         if step in variant.kept:
             differences |= compare(exact, single, step)
             for name, update in exact.updates().items():
-                kept = update.flatten()[SAMPLE] if name == SAMPLED else update
-                tensors[f"{variant.name}.update{step}.{name}"] = kept.float()
+                kept = case.kept(update)
+                stored = update if kept is None else update.flatten()[kept]
+                tensors[f"{variant.name}.update{step}.{name}"] = stored.float()
                 tensors[f"{variant.name}.norm{step}.{name}"] = update.norm().view(1)
     if len(values) < STEPS:
         raise SystemExit(f"{variant.name}: only {len(values)} batches keep the margin; lower it, or ROWS")
@@ -220,11 +256,11 @@ def record(variant: Variant, images: torch.Tensor, labels: torch.Tensor):
     return tensors, differences
 
 
-def checksums() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def checksums(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """What proves that another engine starts from the same weights, each tensor in samcore's own layout: its first
     eight values, its sum and sum of squares in float64, and the SHA-256 of its little-endian float32 bytes."""
     tensors, hashes = {}, {}
-    for name, values in initial_weights(SEED).items():
+    for name, values in initial_weights(model, SEED).items():
         w = torch.from_numpy(values).flatten()
         tensors[f"init.{name}.first"] = w[:8]
         tensors[f"init.{name}.sums"] = torch.stack([w.double().sum(), w.double().square().sum()])
@@ -232,18 +268,31 @@ def checksums() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, hashes
 
 
-def main():
-    torch.set_num_threads(1)  # float64 sums, and so the fixture's last bits, then do not depend on the machine's cores
-    images, labels = fashion_mnist("train")
-    tensors, hashes = checksums()
-    tensors[f"{SAMPLED}.indices"] = SAMPLE
+def make(case: Case):
+    """Records a model and saves its fixture."""
+    images, labels = case.images()
+    model = case.model()
+    tensors, hashes = checksums(model)
+    for name, parameter in model.named_parameters():
+        if (kept := case.kept(parameter)) is not None:
+            tensors[f"{name}.indices"] = kept
     differences, settings = {}, {"seed": SEED, "rows": ROWS, "rho": RHO, **SGD}
     for variant in VARIANTS:
-        recorded, differences[variant.name] = record(variant, images, labels)
+        recorded, differences[variant.name] = record(case, variant, images, labels)
         tensors |= recorded
         worst = max(differences[variant.name].items(), key=lambda item: item[1])
-        print(f"{variant.name}: float32 differs by at most {worst[1]}, in {worst[0]}")
-    save_fixture("cnn", tensors, {"settings": settings, "sha256": hashes, "float32_difference": differences})
+        print(f"{case.name}, {variant.name}: float32 differs by at most {worst[1]}, in {worst[0]}")
+    save_fixture(case.name, tensors, {"settings": settings, "sha256": hashes, "float32_difference": differences})
+
+
+def main():
+    torch.set_num_threads(1)  # float64 sums, and so the fixture's last bits, then do not depend on the machine's cores
+    wanted = sys.argv[1:] or [case.name for case in CASES]
+    if unknown := set(wanted) - {case.name for case in CASES}:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(case.name for case in CASES)}")
+    for case in CASES:
+        if case.name in wanted:
+            make(case)
 
 
 if __name__ == "__main__":
