@@ -40,6 +40,8 @@ pub struct Series {
     /// Number in [`PALETTE`], counted around.
     pub color: usize,
     pub dashed: bool,
+    /// Fine and pale: one of several that a stronger line sums up.
+    pub fine: bool,
     /// For each point the low and high end of a shaded band (say mean ± deviation over seeds); empty for none.
     pub band: Vec<(f64, f64)>,
 }
@@ -100,7 +102,8 @@ impl Figure {
         let widest_tick = axes.iter().flatten().map(|(_, y)| tick_width(y)).fold(0.0, f64::max);
         let names = self.panels.iter().flat_map(|panel| &panel.series).filter(|series| !series.label.is_empty());
         let widest_name = names.map(|series| text_width(&series.label, FONT)).reduce(f64::max);
-        let most_names = self.panels.iter().map(|panel| panel.series.len()).max().unwrap_or(0);
+        let named = |panel: &Panel| panel.series.iter().filter(|series| !series.label.is_empty()).count();
+        let most_names = self.panels.iter().map(named).max().unwrap_or(0);
         let grid = Grid {
             left: TICK_GAP + widest_tick + 2.0 * FONT,
             top: if self.panels.iter().any(|panel| !panel.title.is_empty()) { 26.0 } else { 8.0 },
@@ -238,7 +241,8 @@ fn draw_line(svg: &mut String, series: &Series, place: &Place) {
         corners.dedup();
         if corners.len() > 1 {
             let (path, dashes) = (corners.join("L"), series.dashes());
-            let style = r#"stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round""#;
+            let weight = if series.fine { r#"0.8" stroke-opacity="0.55"# } else { "1.8" };
+            let style = format!(r#"stroke-width="{weight}" stroke-linejoin="round" stroke-linecap="round""#);
             let _ = writeln!(svg, r#"<path d="M{path}" fill="none" stroke="{color}" {style}{dashes}/>"#);
         } else if let Some(Some((x, y))) = run.first() {
             let _ = writeln!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2.6" fill="{color}"/>"#);
@@ -289,7 +293,7 @@ fn text_width(text: &str, size: f64) -> f64 {
 }
 
 /// Text for XML: markup characters as entities, characters that XML forbids as spaces.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
