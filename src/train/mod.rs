@@ -13,5 +13,6 @@ mod session;
 pub mod signals;
 pub mod tensorboard;
 
-pub use outcome::{Summary, Where, resume_line};
+pub(crate) use opening::orders;
+pub use outcome::{Summary, Where, resume_line, shell_word};
 pub use session::Session;

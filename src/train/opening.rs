@@ -16,7 +16,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// If either part is too small, or the recipe's batch or crop does not fit the images.
-pub(super) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u32>)> {
+pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u32>)> {
     let (train, held_out) = match recipe.val_fraction {
         0.0 => ((0..data.train.count as u32).collect(), vec![]),
         share => data::validation(recipe.seed, share, data.train.count)?,

@@ -51,12 +51,16 @@ impl Summary {
 
 /// The command line that goes on with the run in `folder`, ready to be pasted into a shell.
 pub fn resume_line(folder: &Path) -> String {
-    let folder = folder.display().to_string();
+    format!("samcore train --resume {}", shell_word(&folder.display().to_string()))
+}
+
+/// `text` as one word of a shell's line, in quotes where it needs them.
+pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    if folder.chars().all(plain) {
-        return format!("samcore train --resume {folder}");
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
     }
-    format!("samcore train --resume '{}'", folder.replace('\'', r"'\''"))
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// `signal` has ended the run in `folder` after `step` of `total` steps, which are saved.
@@ -82,9 +86,12 @@ mod tests {
 
     #[test]
     fn the_line_that_resumes_survives_a_shell() {
-        for (folder, word) in
-            [("runs/2026-07-12-sam", "runs/2026-07-12-sam"), ("my runs/$x", "'my runs/$x'"), ("it's", r"'it'\''s'")]
-        {
+        for (folder, word) in [
+            ("runs/2026-07-12-sam", "runs/2026-07-12-sam"),
+            ("my runs/$x", "'my runs/$x'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
             assert_eq!(resume_line(Path::new(folder)), format!("samcore train --resume {word}"));
         }
     }

@@ -80,6 +80,17 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
     }
 
+    /// The folder `path`, made if need be, whatever it holds: one that several runs lie in.
+    ///
+    /// # Errors
+    /// CantCreate: another process is writing to it, or it cannot be made.
+    pub fn hold(path: &Path) -> Result<RunFolder> {
+        std::fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, &e))?;
+        let lock = lock(path)?;
+        remove_leftovers(path)?;
+        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
+    }
+
     /// The recipe of the run in `folder`, which need not be held.
     ///
     /// # Errors
