@@ -39,6 +39,7 @@ pub mod optim;
 pub mod params;
 pub mod plan;
 pub mod plot;
+pub mod protocol;
 pub mod recipe;
 pub mod rng;
 pub mod safetensors;

@@ -134,8 +134,17 @@ pub fn apply(matches: &ArgMatches, name: &str, like: &str, recipe: &mut Recipe) 
 /// # Errors
 /// Usage: a flag's value is wrong. Data, NoInput: the file cannot be read.
 pub fn given(matches: &ArgMatches, config: Option<&Path>) -> Result<Overrides> {
-    let mut given = config.map_or(Ok(Overrides::default()), Overrides::read)?;
-    for s in SETTINGS {
+    let given = config.map_or(Ok(Overrides::default()), Overrides::read)?;
+    Ok(given.with(given_by_flags(matches, &[])?))
+}
+
+/// What the flags of [`setting_flags`] give; the command does not have those that are named in `but`.
+///
+/// # Errors
+/// Usage: a flag's value is wrong.
+pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
+    let mut given = Overrides::default();
+    for s in SETTINGS.iter().filter(|s| !but.contains(&s.name)) {
         if let Some(value) = value(matches, s.name, s.kind)? {
             given.set(s.name, value);
         }

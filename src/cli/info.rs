@@ -102,7 +102,7 @@ fn models_info(as_json: bool) -> Result<String> {
         let parameters = models::classifier(&model, &source(model.images, 10), 0.0, 0.0)?.params().count();
         let images = model.images.map(|n| n.to_string()).join("x");
         text += &format!("{name:<16} {images:>9} {parameters:>12}  {}\n", model.about);
-        let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), to_json(value)));
+        let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), value.to_json()));
         objects.push(json!({
             "name": name,
             "about": model.about,
@@ -121,17 +121,6 @@ fn models_info(as_json: bool) -> Result<String> {
         text += &format!("{:<16} {}\n", row.name, if own.is_empty() { "the defaults".into() } else { own.join(" ") });
     }
     Ok(text)
-}
-
-fn to_json(value: Value) -> serde_json::Value {
-    match value {
-        Value::Switch(v) => json!(v),
-        Value::Count(v) => json!(v),
-        Value::Number(v) => json!(v),
-        Value::Text(v) => json!(v),
-        Value::List(v) => json!(v),
-        Value::Names(v) => json!(v),
-    }
 }
 
 /// Images `[h, w, c]` of no data set in particular.

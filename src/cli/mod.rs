@@ -1,6 +1,7 @@
 //! The command line: a table of commands, their help, and how errors reach the user.
 
 mod check;
+mod compare;
 mod completions;
 mod eval;
 pub mod flags;
@@ -28,6 +29,12 @@ pub struct Subcommand {
 pub const COMMANDS: &[Subcommand] = &[
     Subcommand { name: "train", about: "Train a model, or go on with a run", build: train::build, run: train::run },
     Subcommand { name: "eval", about: "Measure a checkpoint on a data set", build: eval::build, run: eval::run },
+    Subcommand {
+        name: "compare",
+        about: "Train optimizers on one budget over several seeds, and compare them",
+        build: compare::build,
+        run: compare::run,
+    },
     Subcommand {
         name: "info",
         about: "Show a model's layers, parameters and cost",
@@ -150,11 +157,10 @@ mod tests {
 
     #[test]
     fn command_lines_that_cannot_be_read_get_one_line() {
+        let names = COMMANDS.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
+        let missing = format!("a command is missing: {names}; 'samcore --help' tells more");
         for (line, message) in [
-            (
-                "samcore",
-                "a command is missing: train, eval, info, check, completions, man; 'samcore --help' tells more",
-            ),
+            ("samcore", &missing[..]),
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),

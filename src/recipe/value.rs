@@ -132,6 +132,19 @@ impl fmt::Display for Kind {
     }
 }
 
+impl Value {
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Value::Switch(v) => (*v).into(),
+            Value::Count(v) => (*v).into(),
+            Value::Number(v) => (*v).into(),
+            Value::Text(v) => v.as_str().into(),
+            Value::List(v) => v.as_slice().into(),
+            Value::Names(v) => v.as_slice().into(),
+        }
+    }
+}
+
 /// As on a command line: reading it with the value's kind gives the same value.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,196 @@
+//! From a request to runs: each optimizer's share of the budget, and the order of the runs.
+
+use super::request::{Budget, Request};
+use crate::data::{self, DataSet};
+use crate::error::{Error, Result};
+use crate::models;
+use crate::optim::{self, OptimizerRow};
+use crate::recipe::Recipe;
+use crate::train::{engine, orders};
+
+/// What a comparison is going to do.
+pub struct Plan {
+    /// As asked, the model resolved.
+    pub request: Request,
+    /// One for each optimizer of the request, in its order.
+    pub shares: Vec<Share>,
+    /// In the order in which they are made: seed by seed, the optimizers in turn, so that a comparison that is stopped
+    /// has as many runs of each.
+    pub runs: Vec<Run>,
+    pub data: Subject,
+    pub steps_per_epoch: u64,
+}
+
+/// The data of all runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subject {
+    /// The known set's name, or the folder's.
+    pub name: String,
+    /// Whether it is a known set: its name then stands for its content.
+    pub known: bool,
+    /// Images trained on, held out, and tested on.
+    pub images: [usize; 3],
+}
+
+/// What an optimizer gets of the budget in each run.
+pub struct Share {
+    pub optimizer: &'static OptimizerRow,
+    pub epochs: usize,
+    pub steps: u64,
+}
+
+impl Share {
+    /// Gradients of a batch after `epochs` of its epochs.
+    pub fn gradients_after(&self, epochs: usize) -> f64 {
+        (self.steps / self.epochs as u64) as f64 * epochs as f64 * self.optimizer.gradients
+    }
+    /// Gradients of a batch in a whole run.
+    pub fn gradients(&self) -> f64 {
+        self.gradients_after(self.epochs)
+    }
+}
+
+/// One training run.
+pub struct Run {
+    /// Its folder below that of the comparison: "sam-seed0".
+    pub name: String,
+    /// Whose share of the plan it uses.
+    pub share: usize,
+    pub recipe: Recipe,
+}
+
+impl Plan {
+    /// The runs that `request` asks for. Loads the data set to see how long an epoch is, and writes nothing.
+    ///
+    /// # Errors
+    /// Whatever would keep the runs from beginning: wrong settings, names, files, a budget that does not come out even.
+    pub fn new(request: Request) -> Result<Plan> {
+        request.validate()?;
+        let data = data::load(&request.recipe.data)?;
+        Plan::on(&data, request)
+    }
+
+    /// The same on data that are loaded.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn on(data: &DataSet, mut request: Request) -> Result<Plan> {
+        let recipe = &mut request.recipe;
+        if recipe.model == "auto" {
+            recipe.model =
+                engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(recipe))?.to_owned();
+        }
+        let model = models::find(&recipe.model)?;
+        let source = engine::source(data, recipe.augment());
+        models::classifier(&model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
+        let (train, held_out) = orders(recipe, data)?;
+        let steps_per_epoch = (train.len() / recipe.batch) as u64;
+        let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
+        let costs: Vec<(&str, f64)> = rows.iter().map(|row| (row.name, row.gradients)).collect();
+        let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
+        let share = |(optimizer, epochs): (&'static OptimizerRow, usize)| Share {
+            optimizer,
+            epochs,
+            steps: steps_per_epoch * epochs as u64,
+        };
+        let shares: Vec<Share> = rows.into_iter().zip(epochs).map(share).collect();
+        let run = |seed: u64, (share, of): (usize, &Share)| Run {
+            name: format!("{}-seed{seed}", of.optimizer.name),
+            share,
+            recipe: Recipe { opt: of.optimizer.name.into(), seed, epochs: of.epochs, ..request.recipe.clone() },
+        };
+        let of_seed = |seed: &u64| shares.iter().enumerate().map(|share| run(*seed, share)).collect::<Vec<_>>();
+        let runs = request.seeds.iter().flat_map(of_seed).collect();
+        let images = [train.len(), held_out.len(), data.test.count];
+        let data = Subject { name: data.name.clone(), known: data.known.is_some(), images };
+        Ok(Plan { request, shares, runs, data, steps_per_epoch })
+    }
+
+    /// "cnn on fashion-mnist: sgd, sam".
+    pub fn title(&self) -> String {
+        format!("{} on {}: {}", self.request.recipe.model, self.data.name, self.request.optimizers.join(", "))
+    }
+}
+
+/// Epochs for each of the optimizers, given by name and gradients a step; `asked` are those of the dearest.
+///
+/// # Errors
+/// Usage: they do not come out whole; with the nearest that do.
+fn epochs(budget: Budget, asked: usize, optimizers: &[(&str, f64)]) -> Result<Vec<usize>> {
+    let dearest = optimizers.iter().fold(0.0, |most: f64, (_, cost)| most.max(*cost));
+    let exact = |asked: usize, cost: f64| match budget {
+        Budget::EqualGradients => asked as f64 * dearest / cost,
+        Budget::EqualEpochs => asked as f64,
+    };
+    // A step's cost may be a fraction like 1 + 1/k, so that exact quotients are off by rounding.
+    let whole = |epochs: f64| (epochs - epochs.round()).abs() < 1e-6;
+    let fits = |asked: &usize| optimizers.iter().all(|(_, cost)| whole(exact(*asked, *cost)));
+    let Some((name, cost)) = optimizers.iter().find(|(_, cost)| !whole(exact(asked, *cost))) else {
+        let all: Vec<f64> = optimizers.iter().map(|(_, cost)| exact(asked, *cost).round()).collect();
+        return match all.iter().find(|epochs| **epochs > f64::from(u32::MAX)) {
+            Some(many) => {
+                Err(Error::usage(format!("--epochs {asked} makes {many} epochs of the cheapest; give fewer")))
+            }
+            None => Ok(all.into_iter().map(|epochs| epochs as usize).collect()),
+        };
+    };
+    let near = [(1..asked).rev().take(10_000).find(fits), (asked..asked.saturating_add(10_000)).find(fits)];
+    let near: Vec<String> = near.into_iter().flatten().map(|n| n.to_string()).collect();
+    let way_out = if near.is_empty() {
+        "--budget equal-epochs needs no division".to_owned()
+    } else {
+        format!("--epochs {} would", near.join(" or "))
+    };
+    let found = exact(asked, *cost);
+    Err(Error::usage(format!(
+        "--epochs {asked} at {dearest} gradients a step leaves {name}, at {cost}, {found:.2} epochs, which is not \
+         whole; {way_out}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cheap_optimizers_get_as_many_gradients_as_the_dearest() {
+        let (sgd, sam, look) = (("sgd", 1.0), ("sam", 2.0), ("looksam", 1.0 + 1.0 / 5.0));
+        let gradients = Budget::EqualGradients;
+        for (budget, asked, optimizers, expected) in [
+            (gradients, 8, vec![sgd, sam], vec![16, 8]),
+            (gradients, 8, vec![sam, sgd], vec![8, 16]),
+            (gradients, 8, vec![sgd], vec![8]),
+            (gradients, 3, vec![sam, look], vec![3, 5]),
+            (gradients, 3, vec![sgd, sam, ("amo", 6.0)], vec![18, 9, 3]),
+            (Budget::EqualEpochs, 7, vec![sgd, sam, look], vec![7, 7, 7]),
+        ] {
+            assert_eq!(epochs(budget, asked, &optimizers), Ok(expected), "{optimizers:?}");
+        }
+        let uneven = epochs(gradients, 8, &[sam, look]).unwrap_err();
+        assert_eq!(
+            uneven.to_string(),
+            "--epochs 8 at 2 gradients a step leaves looksam, at 1.2, 13.33 epochs, which is not whole; \
+             --epochs 6 or 9 would"
+        );
+        assert_eq!(uneven.exit_code(), 2);
+        let first = epochs(gradients, 1, &[sam, ("three", 3.0)]).unwrap_err().to_string();
+        assert!(first.ends_with("leaves sam, at 2, 1.50 epochs, which is not whole; --epochs 2 would"), "{first}");
+        let many = epochs(gradients, u32::MAX as usize, &[sgd, sam]).unwrap_err().to_string();
+        assert!(many.contains("8589934590"), "{many}");
+    }
+
+    #[test]
+    fn runs_alternate_and_differ_in_optimizer_seed_and_epochs_alone() {
+        let recipe = Recipe { lr: 0.3, epochs: 5, ..Recipe::default() };
+        let request = Request { recipe: recipe.clone(), seeds: vec![4, 2], ..Request::default() };
+        let plan = Plan::new(request).unwrap();
+        let names: Vec<&str> = plan.runs.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["sgd-seed4", "sam-seed4", "sgd-seed2", "sam-seed2"]);
+        let sam = Recipe { opt: "sam".into(), seed: 4, epochs: 5, model: "cnn".into(), ..recipe };
+        assert_eq!(plan.runs[1].recipe, sam);
+        assert_eq!(plan.runs[2].recipe, Recipe { opt: "sgd".into(), seed: 2, epochs: 10, ..sam });
+        assert_eq!((plan.steps_per_epoch, plan.data.images), (468, [60_000, 0, 10_000]));
+        assert_eq!(plan.shares.iter().map(Share::gradients).collect::<Vec<_>>(), [4680.0, 4680.0]);
+        assert_eq!(plan.shares.iter().map(|s| s.steps).collect::<Vec<_>>(), [4680, 2340]);
+    }
+}

@@ -1,0 +1,292 @@
+//! What is asked of a comparison, and compare.toml, which holds it.
+
+use crate::error::{Error, Kind, Result};
+use crate::optim;
+use crate::recipe::{Overrides, RESUMABLE, Recipe, SETTINGS, Setting};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// What optimizers have in equal measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// Gradients of a batch: whoever takes one a step gets twice the epochs of who takes two.
+    EqualGradients,
+    EqualEpochs,
+}
+
+impl Budget {
+    pub const ALL: [Budget; 2] = [Budget::EqualGradients, Budget::EqualEpochs];
+    /// Names as --budget and compare.toml have them, in the order of `ALL`.
+    pub const NAMES: [&'static str; 2] = ["equal-gradients", "equal-epochs"];
+
+    pub fn name(self) -> &'static str {
+        Budget::NAMES[self as usize]
+    }
+
+    /// # Errors
+    /// Usage: there is none of that name.
+    pub fn of(name: &str) -> Result<Budget> {
+        let found = Budget::ALL.into_iter().find(|b| b.name() == name);
+        found.ok_or_else(|| crate::error::unknown("budget", name, &Budget::NAMES))
+    }
+}
+
+/// A comparison as it is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Settings of all runs. `opt` and `seed` are each run's own; `epochs` are those of the optimizer with the dearest
+    /// step.
+    pub recipe: Recipe,
+    /// By name; differences are to the first.
+    pub optimizers: Vec<String>,
+    pub seeds: Vec<u64>,
+    pub budget: Budget,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            recipe: Recipe::default(),
+            optimizers: vec!["sgd".into(), "sam".into()],
+            seeds: vec![0, 1, 2],
+            budget: Budget::EqualGradients,
+        }
+    }
+}
+
+/// Settings of a recipe that a comparison gives to each run by itself.
+pub const OWN: [&str; 2] = ["opt", "seed"];
+/// Largest number of seeds, against a slip of the keyboard.
+const MOST_SEEDS: u64 = 1000;
+
+/// Optimizers as --opt has them: `sgd,sam`.
+pub fn parse_optimizers(text: &str) -> Vec<String> {
+    text.split(',').map(|name| name.trim().to_owned()).collect()
+}
+
+/// Seeds as --seeds has them: `3` is 0, 1, 2; with a comma, `3,5,8` or `7,`, it is the seeds themselves.
+///
+/// # Errors
+/// Usage, phrased to stand behind the flag's name.
+pub fn parse_seeds(text: &str) -> Result<Vec<u64>> {
+    let refusal = || {
+        let allowed = format!("a number of seeds from 1 to {MOST_SEEDS}, or seeds with a comma, such as 3,5,8");
+        Error::usage(format!("must be {allowed}, not '{text}'"))
+    };
+    let number = |word: &str| word.trim().parse::<u64>().map_err(|_| refusal());
+    match text.trim().strip_suffix(',').unwrap_or(text) {
+        list if text.contains(',') => list.split(',').map(number).collect(),
+        count => match number(count)? {
+            n @ 1..=MOST_SEEDS => Ok((0..n).collect()),
+            _ => Err(refusal()),
+        },
+    }
+}
+
+impl Request {
+    /// Reads a file as [`Request::to_toml`] writes it, or a run's config.toml, whose `opt` and `seed` then say nothing.
+    ///
+    /// # Errors
+    /// NoInput: the file cannot be read. Data: as for [`Request::from_toml`].
+    pub fn read(path: &Path) -> Result<Request> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Request::from_toml(&text, &path.display().to_string()),
+            // A recipe's reader says where the text ends.
+            Err(_) => Recipe::read(path).map(|recipe| Request { recipe, ..Request::default() }),
+        }
+    }
+
+    /// The request in `text`; `origin` is what messages call it.
+    ///
+    /// # Errors
+    /// Data: not TOML, an unknown key, a value of the wrong type or out of range; with the line.
+    pub fn from_toml(text: &str, origin: &str) -> Result<Request> {
+        let mut request = Request::default();
+        let settings = request.take_own(text, origin)?;
+        request.recipe = Recipe::from_toml(&settings, origin)?;
+        request.validate().map_err(|e| Error::data(format!("{origin}: {e}")))?;
+        Ok(request)
+    }
+
+    /// The settings of runs that a file gives, without defaults for the rest.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub fn settings(path: &Path) -> Result<Overrides> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let Ok(text) = String::from_utf8(bytes) else { return Overrides::read(path) };
+        let origin = path.display().to_string();
+        Overrides::from_toml(&Request::default().take_own(&text, &origin)?, &origin)
+    }
+
+    /// Takes what is not a setting of a run out of `text`, and returns the rest.
+    fn take_own(&mut self, text: &str, origin: &str) -> Result<String> {
+        // What is not TOML at all is for the reader of settings to say.
+        let Ok(table) = DeTable::parse(text) else { return Ok(text.to_owned()) };
+        // What is not a recipe's is blanked out, so that the recipe's reader still counts lines as the file has them.
+        let mut rest = text.as_bytes().to_vec();
+        for (key, value) in table.get_ref() {
+            let line = 1 + text[..key.span().start].matches('\n').count();
+            let wrong = |what: &str| {
+                let source = &text[value.span()];
+                Error::data(format!("{origin} line {line}: {} must be {what}, not {source}", key.get_ref()))
+            };
+            match (&**key.get_ref(), value.get_ref()) {
+                ("opt", DeValue::Array(names)) => {
+                    let names = names.iter().map(|n| n.get_ref().as_str().map(str::to_owned)).collect::<Option<_>>();
+                    self.optimizers = names.ok_or_else(|| wrong("names of optimizers, such as [\"sgd\", \"sam\"]"))?;
+                }
+                ("seeds", DeValue::Array(seeds)) => {
+                    let seed = |v: &DeValue<'_>| v.as_integer().and_then(|i| i.as_str().parse().ok());
+                    let seeds = seeds.iter().map(|s| seed(s.get_ref())).collect::<Option<_>>();
+                    self.seeds = seeds.ok_or_else(|| wrong("whole numbers, such as [0, 1, 2]"))?;
+                }
+                ("seeds", _) => return Err(wrong("a list, such as [0, 1, 2]")),
+                ("budget", value) => {
+                    let budget = Budget::of(value.as_str().unwrap_or_default());
+                    self.budget = budget.map_err(|_| wrong(&format!("one of {}", Budget::NAMES.join(", "))))?;
+                }
+                _ => continue,
+            }
+            for byte in &mut rest[key.span().start..value.span().end] {
+                if *byte != b'\n' {
+                    *byte = b' ';
+                }
+            }
+        }
+        // Whole characters have been replaced, so this is text still.
+        Ok(String::from_utf8_lossy(&rest).into_owned())
+    }
+
+    /// compare.toml: what is the comparison's own, then the settings of all runs.
+    pub fn to_toml(&self) -> String {
+        let own = |line: &&str| OWN.iter().any(|key| line.starts_with(&format!("{key} = ")));
+        let settings = self.recipe.to_toml();
+        let settings: String = settings.lines().filter(|line| !own(line)).flat_map(|line| [line, "\n"]).collect();
+        let Request { optimizers, seeds, budget, .. } = self;
+        let names = serde_json::Value::from(optimizers.as_slice());
+        let budget = budget.name();
+        format!("# Comparison\nopt = {names}\nseeds = {seeds:?}\nbudget = \"{budget}\"\n\n{settings}")
+    }
+
+    /// # Errors
+    /// Usage: an unknown optimizer, one or a seed named twice, none at all, or a setting out of its range.
+    pub fn validate(&self) -> Result<()> {
+        for name in &self.optimizers {
+            optim::find(name)?;
+        }
+        let twice = |flag: &str, value: &dyn std::fmt::Display| {
+            Err(Error::usage(format!("--{flag} names {value} twice; once is enough")))
+        };
+        for (i, name) in self.optimizers.iter().enumerate() {
+            if self.optimizers[..i].contains(name) {
+                return twice("opt", name);
+            }
+        }
+        for (i, seed) in self.seeds.iter().enumerate() {
+            if self.seeds[..i].contains(seed) {
+                return twice("seeds", seed);
+            }
+            let probe = Recipe { seed: *seed, ..self.recipe.clone() };
+            probe.validate()?;
+        }
+        if self.optimizers.is_empty() || self.seeds.is_empty() {
+            return Err(Error::usage("a comparison needs at least one optimizer and one seed"));
+        }
+        Ok(())
+    }
+
+    /// The first thing in which `self` and `other` ask for different results: a flag, and its value in each.
+    pub fn difference(&self, other: &Request) -> Option<[String; 3]> {
+        let join = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let own = [
+            ("opt", self.optimizers.join(","), other.optimizers.join(",")),
+            ("seeds", join(&self.seeds), join(&other.seeds)),
+            ("budget", self.budget.name().into(), other.budget.name().into()),
+        ];
+        let settings = course().map(|s| (s.name, s.get(&self.recipe).to_string(), s.get(&other.recipe).to_string()));
+        let mut all = own.into_iter().chain(settings);
+        all.find(|(_, a, b)| a != b).map(|(flag, a, b)| [flag.into(), a, b])
+    }
+
+    /// That `self`, asked of the folder `path`, is what the comparison there began with.
+    ///
+    /// # Errors
+    /// Of `kind`: the difference.
+    pub fn check_same(&self, begun: &Request, path: &Path, kind: Kind) -> Result<()> {
+        let Some([flag, before, now]) = begun.difference(self) else { return Ok(()) };
+        let folder = path.display();
+        let advice = format!("give another folder, or go on with 'samcore compare --resume {folder}'");
+        Err(Error::new(kind, format!("{folder} holds a comparison with --{flag} {before}, not {now}; {advice}")))
+    }
+}
+
+/// The settings that decide the course of all runs alike.
+pub fn course() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|s| s.section != RESUMABLE && !OWN.contains(&s.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::tests::other_value;
+
+    #[test]
+    fn a_request_survives_writing_and_reading_and_each_difference_is_named() {
+        let plain = Request::default();
+        assert_eq!(Request::from_toml(&plain.to_toml(), "f"), Ok(plain.clone()));
+        for s in course() {
+            let mut other = plain.clone();
+            s.set(&mut other.recipe, other_value(s)).unwrap();
+            assert_eq!(Request::from_toml(&other.to_toml(), "f").as_ref(), Ok(&other), "{}", s.name);
+            assert_eq!(plain.difference(&other).unwrap()[0], s.name);
+        }
+        let seeds = Request { seeds: vec![4, 0], ..plain.clone() };
+        assert_eq!(plain.difference(&seeds), Some(["seeds".into(), "0,1,2".into(), "4,0".into()]));
+        let turned = Request { optimizers: vec!["sam".into(), "sgd".into()], ..plain.clone() };
+        assert_eq!(plain.difference(&turned), Some(["opt".into(), "sgd,sam".into(), "sam,sgd".into()]));
+        let epochs = Request { budget: Budget::EqualEpochs, ..plain.clone() };
+        assert_eq!(Request::from_toml(&epochs.to_toml(), "f"), Ok(epochs));
+        // What a machine is asked to do changes no result, and each run has its own optimizer and seed.
+        let recipe = Recipe { threads: 7, checkpoint_steps: 3, opt: "sam".into(), seed: 9, ..Recipe::default() };
+        assert_eq!(plain.difference(&Request { recipe, ..plain.clone() }), None);
+    }
+
+    #[test]
+    fn a_runs_config_and_an_empty_file_are_requests_too() {
+        let run = Recipe { lr: 0.3, opt: "sam".into(), seed: 5, ..Recipe::default() };
+        assert_eq!(Request::from_toml(&run.to_toml(), "f"), Ok(Request { recipe: run, ..Request::default() }));
+        assert_eq!(Request::from_toml("", "f"), Ok(Request::default()));
+    }
+
+    #[test]
+    fn mistakes_are_reported_with_file_and_line() {
+        for (text, message) in [
+            ("seeds = 3", "f line 1: seeds must be a list, such as [0, 1, 2], not 3"),
+            ("\nseeds = [0, -1]", "f line 2: seeds must be whole numbers, such as [0, 1, 2], not [0, -1]"),
+            ("seeds = []", "f: a comparison needs at least one optimizer and one seed"),
+            ("seeds = [1, 1]", "f: --seeds names 1 twice; once is enough"),
+            ("opt = [\"sgd\", 2]", "f line 1: opt must be names of optimizers, such as [\"sgd\", \"sam\"], not"),
+            ("opt = [\"sgd\", \"smg\"]", "f: unknown optimizer 'smg'; did you mean 'sgd'?"),
+            ("budget = 1", "f line 1: budget must be one of equal-gradients, equal-epochs, not 1"),
+            ("opt = [\"ä\",\n\"sam\"]\nlr = 0", "f line 3: lr must be a number above 0, not 0"),
+            ("seeds = [\n0]\nbatsh = 0", "f line 3: unknown key 'batsh'; did you mean 'batch'?"),
+            ("lr = = 1", "f line 1: "),
+        ] {
+            let e = Request::from_toml(text, "f").unwrap_err();
+            assert!(e.kind == Kind::Data && e.to_string().starts_with(message), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_seeds_or_the_seeds_themselves() {
+        for (text, seeds) in [("3", vec![0, 1, 2]), ("3,5, 8", vec![3, 5, 8]), ("7,", vec![7]), (" 1 ", vec![0])] {
+            assert_eq!(parse_seeds(text), Ok(seeds), "{text}");
+        }
+        for wrong in ["0", "-1", "1.5", "", ",", "1,,2", "x", "1001"] {
+            let e = parse_seeds(wrong).unwrap_err().to_string();
+            assert!(e.starts_with("must be a number of seeds") && e.ends_with(&format!("not '{wrong}'")), "{e}");
+        }
+    }
+}

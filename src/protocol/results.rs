@@ -1,0 +1,353 @@
+//! What the runs of a plan have come to, read from their folders: results.json, and the numbers that tables show.
+
+use super::plan::{Plan, Share};
+use super::request::course;
+use super::statistics::{CONFIDENCE, Estimate};
+use crate::error::{Error, Result};
+use crate::train::records::Metrics;
+use serde_json::{Map, json};
+use std::path::Path;
+
+/// A finished run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub metrics: Metrics,
+    /// Its env.json; null where that is lost.
+    pub environment: serde_json::Value,
+}
+
+impl Outcome {
+    /// Reads the folder of a run.
+    ///
+    /// # Errors
+    /// NoInput, Data: its metrics.csv is missing or damaged.
+    pub fn read(folder: &Path) -> Result<Outcome> {
+        let path = folder.join("metrics.csv");
+        let metrics = Metrics::read(&path)?;
+        if metrics.rows.is_empty() || metrics.column("test_accuracy").is_none() {
+            return Err(Error::data(format!("{} has no test_accuracy of any epoch", path.display())));
+        }
+        let environment = std::fs::read(folder.join("env.json")).ok();
+        let environment = environment.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        Ok(Outcome { metrics, environment })
+    }
+
+    /// The values below `column`, an epoch each; NaN where there is none.
+    pub fn column(&self, column: &str) -> Vec<f64> {
+        let cells = self.metrics.column(column).unwrap_or_default();
+        cells.into_iter().map(|cell| cell.unwrap_or(f64::NAN)).collect()
+    }
+
+    /// The value of the last epoch.
+    pub fn last(&self, column: &str) -> Option<f64> {
+        self.column(column).last().copied().filter(|v| v.is_finite())
+    }
+
+    /// The best epoch, from 1, as training picks it: the first with the highest validation, else test accuracy.
+    pub fn best_epoch(&self) -> Option<usize> {
+        let validation = self.column("val_accuracy");
+        let accuracy = if validation.is_empty() { self.column("test_accuracy") } else { validation };
+        let better = |best: Option<(usize, f64)>, (i, a): (usize, f64)| match best {
+            Some((_, most)) if most >= a => best,
+            _ => Some((i + 1, a)),
+        };
+        let told = accuracy.into_iter().enumerate().filter(|(_, a)| a.is_finite());
+        told.fold(None, better).map(|(epoch, _)| epoch)
+    }
+
+    /// Test accuracy of the best epoch.
+    fn best(&self) -> Option<f64> {
+        self.column("test_accuracy").get(self.best_epoch()? - 1).copied().filter(|v| v.is_finite())
+    }
+}
+
+/// A number that each run has.
+pub struct Measure {
+    /// In results.json.
+    pub key: &'static str,
+    pub title: &'static str,
+    pub unit: Unit,
+    /// Whether differences of it are told.
+    pub paired: bool,
+    pub of: fn(&Outcome) -> Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A share, shown in percent.
+    Share,
+    Loss,
+    Seconds,
+}
+
+const fn measure(
+    key: &'static str,
+    title: &'static str,
+    unit: Unit,
+    paired: bool,
+    of: fn(&Outcome) -> Option<f64>,
+) -> Measure {
+    Measure { key, title, unit, paired, of }
+}
+
+/// Of the last epoch, but for the best and the sum of seconds.
+#[rustfmt::skip]
+pub const MEASURES: &[Measure] = &[
+    measure("test_accuracy", "test accuracy", Unit::Share, true, |o| o.last("test_accuracy")),
+    measure("best_epoch_test_accuracy", "best epoch", Unit::Share, true, Outcome::best),
+    measure("test_loss", "test loss", Unit::Loss, true, |o| o.last("test_loss")),
+    measure("train_accuracy", "train accuracy", Unit::Share, true, |o| o.last("train_accuracy")),
+    measure("train_loss", "train loss", Unit::Loss, true, |o| o.last("train_loss")),
+    measure("seconds", "seconds a run", Unit::Seconds, false, |o| Some(o.column("seconds").iter().sum())),
+];
+
+/// The results of a plan, as far as its runs are done.
+pub struct Results<'a> {
+    pub plan: &'a Plan,
+    /// One for each run of the plan; `None` of a run that is not done.
+    pub outcomes: Vec<Option<Outcome>>,
+}
+
+impl Results<'_> {
+    /// None yet.
+    pub fn new(plan: &Plan) -> Results<'_> {
+        Results { plan, outcomes: vec![None; plan.runs.len()] }
+    }
+
+    /// Takes run `i` of the plan, whose folder lies in `folder`.
+    ///
+    /// # Errors
+    /// As for [`Outcome::read`].
+    pub fn add(&mut self, i: usize, folder: &Path) -> Result<()> {
+        self.outcomes[i] = Some(Outcome::read(&folder.join(&self.plan.runs[i].name))?);
+        Ok(())
+    }
+
+    pub fn done(&self) -> usize {
+        self.outcomes.iter().flatten().count()
+    }
+
+    /// Seed and outcome of the finished runs of share `share`, in the order of the request's seeds.
+    pub fn of(&self, share: usize) -> impl Iterator<Item = (u64, &Outcome)> {
+        let runs = self.plan.runs.iter().zip(&self.outcomes).filter(move |(run, _)| run.share == share);
+        runs.filter_map(|(run, outcome)| Some((run.recipe.seed, outcome.as_ref()?)))
+    }
+
+    /// `measure` over the seeds of share `share`.
+    pub fn estimate(&self, share: usize, measure: &Measure) -> Option<Estimate> {
+        Estimate::of(&self.of(share).filter_map(|(_, outcome)| (measure.of)(outcome)).collect::<Vec<_>>())
+    }
+
+    /// `measure` of share `share` less that of share `from`, over the seeds that both have.
+    pub fn difference(&self, share: usize, from: usize, measure: &Measure) -> Option<Estimate> {
+        let pairs = self.of(share).filter_map(|(seed, outcome)| {
+            let (_, other) = self.of(from).find(|(other, _)| *other == seed)?;
+            Some((measure.of)(outcome)? - (measure.of)(other)?)
+        });
+        Estimate::of(&pairs.collect::<Vec<_>>())
+    }
+
+    /// "validation" or "test": what the best epoch is chosen on.
+    pub fn best_on(&self) -> &'static str {
+        if self.plan.data.images[1] > 0 { "validation" } else { "test" }
+    }
+
+    /// The values of `key` in the environments of the runs, each once, in order of appearance.
+    pub fn environment(&self, key: &str) -> Vec<String> {
+        let mut values: Vec<String> = Vec::new();
+        for outcome in self.outcomes.iter().flatten() {
+            let value = match &outcome.environment[key] {
+                serde_json::Value::Null => "unknown".to_owned(),
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        values
+    }
+
+    /// results.json: every number of the tables, and of each run every epoch. "seconds", "images_per_s" and
+    /// "environment" tell of time and machine; all else is the same whenever and however a comparison is made.
+    pub fn to_json(&self) -> serde_json::Value {
+        let plan = self.plan;
+        let [trained, held_out, tested] = plan.data.images;
+        let optimizer = |(i, share): (usize, &Share)| {
+            let mut entry = json!({
+                "name": share.optimizer.name,
+                "epochs": share.epochs,
+                "steps": share.steps,
+                "gradients_per_step": share.optimizer.gradients,
+                "gradient_evaluations": share.gradients(),
+                "seeds_done": self.of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
+            });
+            for measure in MEASURES {
+                entry[measure.key] = self.estimate(i, measure).map_or(serde_json::Value::Null, estimate);
+            }
+            entry
+        };
+        let difference = |i: usize| {
+            let name = |i: usize| plan.shares[i].optimizer.name;
+            let mut entry = json!({"optimizer": name(i), "minus": name(0)});
+            for measure in MEASURES.iter().filter(|m| m.paired) {
+                let e = self.difference(i, 0, measure);
+                entry[measure.key] = e.map_or(serde_json::Value::Null, |e| {
+                    let mut told = estimate(e);
+                    told["p_value"] = json!(e.p_value());
+                    told
+                });
+            }
+            entry
+        };
+        let run = |(run, outcome): (&super::Run, &Option<Outcome>)| {
+            let mut entry = json!({
+                "folder": run.name,
+                "optimizer": run.recipe.opt,
+                "seed": run.recipe.seed,
+                "done": outcome.is_some(),
+            });
+            if let Some(outcome) = outcome {
+                let value = |m: &Measure| (m.key.to_owned(), json!((m.of)(outcome)));
+                entry["result"] = serde_json::Value::Object(MEASURES.iter().map(value).collect());
+                entry["best_epoch"] = json!(outcome.best_epoch());
+                entry["epochs"] = columns(&outcome.metrics);
+                entry["environment"] = outcome.environment.clone();
+            }
+            entry
+        };
+        let settings: Map<String, serde_json::Value> =
+            course().map(|s| (s.key(), s.get(&plan.request.recipe).to_json())).collect();
+        json!({
+            "format_version": 1,
+            "complete": self.done() == plan.runs.len(),
+            "runs_done": self.done(),
+            "request": {
+                "opt": plan.request.optimizers,
+                "seeds": plan.request.seeds,
+                "budget": plan.request.budget.name(),
+                "settings": settings,
+            },
+            "data": {"name": plan.data.name, "train": trained, "validation": held_out, "test": tested},
+            "steps_per_epoch": plan.steps_per_epoch,
+            "confidence": CONFIDENCE,
+            "best_epoch_chosen_on": self.best_on(),
+            "optimizers": plan.shares.iter().enumerate().map(optimizer).collect::<Vec<_>>(),
+            "paired_differences": (1..plan.shares.len()).map(difference).collect::<Vec<_>>(),
+            "runs": plan.runs.iter().zip(&self.outcomes).map(run).collect::<Vec<_>>(),
+        })
+    }
+
+    /// `to_json` as the file has it.
+    pub fn to_text(&self) -> String {
+        format!("{:#}\n", self.to_json())
+    }
+}
+
+fn estimate(e: Estimate) -> serde_json::Value {
+    let interval = e.interval().map(|(low, high)| [low, high]);
+    json!({"n": e.n, "mean": e.mean, "interval": interval, "deviation": e.deviation, "min": e.min, "max": e.max})
+}
+
+/// Each column of metrics.csv as a list; whole numbers without a point.
+fn columns(metrics: &Metrics) -> serde_json::Value {
+    let cell = |cell: Option<f64>| match cell {
+        Some(v) if v.fract() == 0.0 && v.abs() < 1e15 => json!(v as i64),
+        other => json!(other),
+    };
+    let list = |name: &String| metrics.column(name).unwrap_or_default().into_iter().map(cell).collect();
+    let entries = metrics.columns.iter().map(|name| (name.clone(), list(name)));
+    serde_json::Value::Object(entries.collect())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::request::Request;
+    use super::*;
+    use crate::files::TestFolder;
+    use crate::recipe::Recipe;
+    use crate::train::records::{EpochRow, Records, Scores};
+    use crate::train::run_folder::RunFolder;
+
+    /// Three epochs of SAM, six of SGD, on Fashion-MNIST.
+    pub(crate) fn plan(optimizers: &[&str], seeds: u64) -> Plan {
+        let recipe = Recipe { epochs: 3, ..Recipe::default() };
+        let optimizers = optimizers.iter().map(|o| o.to_string()).collect();
+        Plan::new(Request { recipe, optimizers, seeds: (0..seeds).collect(), ..Request::default() }).unwrap()
+    }
+
+    /// The records of run `i` of `plan` below `folder` after `epochs` epochs, without checkpoints. Test accuracy is
+    /// `accuracy` in the last of them, 0.001 more in the one before it, less in earlier ones.
+    pub(crate) fn fabricate(folder: &Path, plan: &Plan, i: usize, epochs: u32, accuracy: f64) {
+        let run = &plan.runs[i];
+        let folder = RunFolder::create(folder, "", Some(&folder.join(&run.name))).unwrap();
+        std::fs::write(folder.config(), run.recipe.to_toml()).unwrap();
+        std::fs::write(folder.environment(), r#"{"commit": "abc", "threads": 1, "cpu": "A <fast> one"}"#).unwrap();
+        let with_validation = plan.data.images[1] > 0;
+        let mut records = Records::create(&folder, with_validation).unwrap();
+        for epoch in 1..=epochs {
+            let left = f64::from(epochs - epoch);
+            let accuracy = accuracy + if left == 1.0 { 0.001 } else { -0.05 * left };
+            let test = Scores { loss: 1.0 - accuracy, accuracy };
+            let train = Scores { loss: 0.5 - 0.5 * accuracy, accuracy: 0.5 + 0.5 * accuracy };
+            let validation = with_validation.then_some(train);
+            let step = u64::from(epoch) * plan.steps_per_epoch;
+            let row = EpochRow { epoch, step, train, validation, test, seconds: 10.0, ..EpochRow::default() };
+            records.epoch(&row).unwrap();
+        }
+        records.flush().unwrap();
+    }
+
+    /// The results of `plan` with these test accuracies, run by run.
+    pub(crate) fn results<'a>(plan: &'a Plan, accuracies: &[f64]) -> Results<'a> {
+        let scratch = TestFolder::new("results");
+        let mut results = Results::new(plan);
+        for (i, accuracy) in accuracies.iter().enumerate() {
+            fabricate(&scratch.0, plan, i, plan.runs[i].recipe.epochs as u32, *accuracy);
+            results.add(i, &scratch.0).unwrap();
+        }
+        results
+    }
+
+    /// Runs alternate, so seed 0 has sgd 0.90 and sam 0.91, seed 1 has 0.92 and 0.95; of seed 2 only sgd is done.
+    #[test]
+    fn means_are_over_finished_seeds_and_differences_over_common_ones() {
+        let plan = plan(&["sgd", "sam"], 3);
+        let results = results(&plan, &[0.90, 0.91, 0.92, 0.95, 0.97]);
+        let json = results.to_json();
+        let close = |value: &serde_json::Value, expected: f64| {
+            assert!((value.as_f64().unwrap() - expected).abs() < 1e-9, "{value} instead of {expected}");
+        };
+        let [sgd, sam] = [0, 1].map(|i| &json["optimizers"][i]);
+        assert_eq!((&sgd["seeds_done"], &sam["seeds_done"]), (&json!([0, 1, 2]), &json!([0, 1])));
+        close(&sgd["test_accuracy"]["mean"], 0.93);
+        close(&sam["test_accuracy"]["mean"], 0.93);
+        close(&sam["seconds"]["mean"], 30.0);
+        let difference = &json["paired_differences"][0]["test_accuracy"];
+        assert_eq!(difference["n"], 2);
+        close(&difference["mean"], 0.02);
+        // Differences 0.01 and 0.03: the standard error is 0.01, t with one degree of freedom 12.7062.
+        close(&difference["interval"][0], 0.02 - 0.127_062_047_36);
+        assert_eq!(
+            (&json["complete"], &json["runs_done"], &json["runs"][5]["done"]),
+            (&json!(false), &json!(5), &json!(false))
+        );
+        // The best epoch is the last but one, by test accuracy, for nothing is held out.
+        close(&json["runs"][0]["result"]["best_epoch_test_accuracy"], 0.901);
+        assert_eq!((&json["runs"][0]["best_epoch"], &json["best_epoch_chosen_on"]), (&json!(5), &json!("test")));
+        assert_eq!(json["runs"][1]["epochs"]["epoch"], json!([1, 2, 3]));
+        assert_eq!((&sgd["gradient_evaluations"], &sam["gradient_evaluations"]), (&json!(2808.0), &json!(2808.0)));
+    }
+
+    #[test]
+    fn with_images_held_out_the_best_epoch_is_theirs() {
+        let recipe = Recipe { epochs: 3, val_fraction: 0.1, ..Recipe::default() };
+        let plan = Plan::new(Request { recipe, ..Request::default() }).unwrap();
+        let mut results = results(&plan, &[0.90]);
+        let outcome = results.outcomes[0].as_mut().unwrap();
+        let at = outcome.metrics.columns.iter().position(|c| c == "val_accuracy").unwrap();
+        outcome.metrics.rows[2][at] = Some(0.99);
+        assert_eq!((outcome.best_epoch(), outcome.best()), (Some(3), Some(0.75)));
+        assert_eq!(results.to_json()["best_epoch_chosen_on"], "validation");
+    }
+}
