@@ -2,8 +2,8 @@
 
 use super::graph_case::GraphRun;
 use super::rig::Rig;
-use super::{FORWARD, MakeDevice, Outcome, Verdict, widen};
-use crate::device::{DatasetBytes, Layout};
+use super::{FORWARD, MakeDevice, Outcome, Ready, Verdict, widen};
+use crate::device::{DatasetBytes, Device, Layout};
 use crate::error::Result;
 use crate::ops::call::{Call, Counters, Ingest, Kernel, Loc, Memory};
 use crate::ops::case::{Body, Case, IngestCase, VectorCase};
@@ -59,14 +59,29 @@ pub fn run_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Outcom
     }
 }
 
-/// Runs the kernel twice.
-fn run_vector(body: &VectorCase, device: MakeDevice<'_>) -> Result<Outcome> {
+/// Sets one case up on `device`, for being timed.
+///
+/// # Errors
+/// If it cannot be run at all.
+pub fn ready(case: &Case, device: Box<dyn Device>, seed: u64) -> Result<Ready> {
+    match &case.body {
+        Body::Graph(body) => GraphRun::new(case, body, seed)?.ready(device),
+        Body::Vector(body) => {
+            let (mut ready, places) = vector_ready(body, device)?;
+            upload_all(&mut ready.rig, &places, body)?;
+            Ok(ready)
+        }
+        Body::Ingest(body) => IngestBytes::draw(case.rows, body).ready(body, device),
+    }
+}
+
+/// A rig for the kernel, its call, and where the values of `reads` and `writes` go.
+fn vector_ready(body: &VectorCase, device: Box<dyn Device>) -> Result<(Ready, Vec<Loc>)> {
     // Single values are scalars, everything else a vector; a shared operand is uploaded once, as written.
-    let all: Vec<&Vec<f32>> = body.reads.iter().chain(&body.writes).collect();
     let mut layout = Layout { scalars: 16, ..Layout::default() };
     let mut scalars = 0;
     let mut places: Vec<Loc> = Vec::new();
-    for values in &all {
+    for values in body.reads.iter().chain(&body.writes) {
         let len = values.len();
         places.push(if len == 1 {
             scalars += 1;
@@ -81,21 +96,30 @@ fn run_vector(body: &VectorCase, device: MakeDevice<'_>) -> Result<Outcome> {
         reads[*read] = writes[*write];
     }
     let mut call = Call { kernel: body.kernel.clone(), reads, writes, workspace: None, label: "check".into() };
-    let device = device()?;
     layout.arena = device.workspace(&call);
     if layout.arena > 0 {
         call.workspace = Some(Loc { memory: Memory::Arena, offset: 0, len: layout.arena });
     }
-    let mut rig = Rig::with_layout(device, layout)?;
+    let rig = Rig::with_layout(device, layout)?;
+    Ok((Ready { rig, calls: vec![call], counters: Counters::default() }, places))
+}
+
+fn upload_all(rig: &mut Rig, places: &[Loc], body: &VectorCase) -> Result<()> {
+    let all = body.reads.iter().chain(&body.writes);
+    places.iter().zip(all).try_for_each(|(place, values)| rig.upload(*place, values))
+}
+
+/// Runs the kernel twice.
+fn run_vector(body: &VectorCase, device: MakeDevice<'_>) -> Result<Outcome> {
+    let (mut ready, places) = vector_ready(body, device()?)?;
+    let call = ready.calls[0].clone();
     let mut run = || -> Result<Vec<Vec<f32>>> {
-        for (place, values) in places.iter().zip(&all) {
-            rig.upload(*place, values)?;
-        }
+        upload_all(&mut ready.rig, &places, body)?;
         if let Some(work) = call.workspace {
-            rig.upload(work, &vec![f32::NAN; work.len])?;
+            ready.rig.upload(work, &vec![f32::NAN; work.len])?;
         }
-        rig.run(std::slice::from_ref(&call), &Counters::default())?;
-        call.writes.iter().map(|w| rig.download(*w)).collect()
+        ready.run(0)?;
+        call.writes.iter().map(|w| ready.rig.download(*w)).collect()
     };
     let mut outcome = Outcome::default();
     outcome.add(run()?, &run()?);
@@ -129,22 +153,28 @@ impl IngestBytes {
         IngestBytes { spec, images, labels, order: crate::rng::permutation(4, 0, count) }
     }
 
-    /// Ingests twice.
-    fn run(&self, body: &IngestCase, device: MakeDevice<'_>) -> Result<Outcome> {
+    fn ready(&self, body: &IngestCase, device: Box<dyn Device>) -> Result<Ready> {
         let &Ingest { n, h, w, c, classes, .. } = &self.spec;
         let layout = Layout { arena: 0, vectors: vec![n * h * w * c, n * classes, n], scalars: 16 };
-        let mut rig = Rig::with_layout(device()?, layout)?;
+        let mut rig = Rig::with_layout(device, layout)?;
         let data = DatasetBytes { images: &self.images, labels: &self.labels, image_len: h * w * c };
         rig.set_dataset(&data, &self.order)?;
         let writes: Vec<Loc> = (0..3).map(|i| rig.vector(i)).collect();
         let kernel = Kernel::Ingest(self.spec.clone());
         let call = Call { kernel, reads: vec![], writes, workspace: None, label: "check".into() };
+        Ok(Ready { rig, calls: vec![call], counters: body.counters })
+    }
+
+    /// Ingests twice.
+    fn run(&self, body: &IngestCase, device: MakeDevice<'_>) -> Result<Outcome> {
+        let mut ready = self.ready(body, device()?)?;
+        let writes = ready.calls[0].writes.clone();
         let mut run = || -> Result<Vec<Vec<f32>>> {
-            for write in &call.writes {
-                rig.upload(*write, &vec![f32::NAN; write.len])?;
+            for write in &writes {
+                ready.rig.upload(*write, &vec![f32::NAN; write.len])?;
             }
-            rig.run(std::slice::from_ref(&call), &body.counters)?;
-            call.writes.iter().map(|w| rig.download(*w)).collect()
+            ready.run(0)?;
+            writes.iter().map(|w| ready.rig.download(*w)).collect()
         };
         let mut outcome = Outcome::default();
         outcome.add(run()?, &run()?);

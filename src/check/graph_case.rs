@@ -2,7 +2,8 @@
 
 use super::differences::{componentwise, differences};
 use super::rig::Rig;
-use super::{BACKWARD, FORWARD, MakeDevice, Outcome, Verdict, widen};
+use super::{BACKWARD, FORWARD, MakeDevice, Outcome, Ready, Verdict, widen};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::interp::{self, Gradients, Inputs, Values};
@@ -100,19 +101,38 @@ impl<'a> GraphRun<'a> {
         inputs.chain(params).chain(taps).chain(statistics).collect()
     }
 
-    /// Runs the case on a fresh device: memory poisoned with NaN first, by both plans, each twice.
-    pub(super) fn run(&self, device: MakeDevice<'_>) -> Result<Done> {
-        let (g, rows) = (&self.graph, self.case.rows);
+    /// Forward and all gradients, as training would plan them.
+    fn key(&self) -> Key {
+        let g = &self.graph;
         let wrt = Wrt { params: Some(g.all_params()), taps: self.body.taps, input: true };
         let root = if g.loss().is_some() { None } else { Some(self.root) };
         let (taps, running) = (self.body.taps, self.case.running);
         let running = if running { everywhere() } else { nowhere() };
-        let key = Key { wrt, taps, running, train: true, root, ..Key::evaluate(rows) };
-        let device = device()?;
-        let [kept, used] = PLANS.map(|(_, keep)| plan(g, &Key { keep, ..key.clone() }, &*device));
-        let (kept, used) = (kept?, used?);
-        let mut rig = Rig::new(device, g, rows, kept.arena.max(used.arena), self.projection.len())?;
+        Key { wrt, taps, running, train: true, root, ..Key::evaluate(self.case.rows) }
+    }
+
+    /// A rig with the case's values on it.
+    fn rig(&self, device: Box<dyn Device>, arena: usize) -> Result<Rig> {
+        let mut rig = Rig::new(device, &self.graph, self.case.rows, arena, self.projection.len())?;
         self.upload(&mut rig)?;
+        Ok(rig)
+    }
+
+    /// The case on `device`, with the calls of the plan that training would use.
+    pub(super) fn ready(&self, device: Box<dyn Device>) -> Result<Ready> {
+        let used = plan(&self.graph, &self.key(), &*device)?;
+        let rig = self.rig(device, used.arena)?;
+        let calls = rig.bind(&used);
+        Ok(Ready { rig, calls, counters: self.counters })
+    }
+
+    /// Runs the case on a fresh device: memory poisoned with NaN first, by both plans, each twice.
+    pub(super) fn run(&self, device: MakeDevice<'_>) -> Result<Done> {
+        let (g, rows) = (&self.graph, self.case.rows);
+        let device = device()?;
+        let [kept, used] = PLANS.map(|(_, keep)| plan(g, &Key { keep, ..self.key() }, &*device));
+        let (kept, used) = (kept?, used?);
+        let mut rig = self.rig(device, kept.arena.max(used.arena))?;
 
         let mut outcome = Outcome::default();
         let mut twice = |rig: &mut Rig, plan: &Plan| -> Result<()> {

@@ -10,9 +10,9 @@ mod graph_case;
 mod model;
 mod rig;
 
-pub use cases::{check_case, check_row, run_case};
+pub use cases::{check_case, check_row, ready, run_case};
 pub use model::{ModelCheck, check_model};
-pub use rig::Rig;
+pub use rig::{Ready, Rig};
 
 use crate::device::Device;
 use crate::error::Result;

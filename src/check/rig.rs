@@ -128,3 +128,24 @@ impl Rig {
         self.device.set_order(0, order)
     }
 }
+
+/// A case on a rig with the calls that compute it, in order, its inputs uploaded.
+pub struct Ready {
+    pub(super) rig: Rig,
+    pub(super) calls: Vec<Call>,
+    pub(super) counters: Counters,
+}
+
+impl Ready {
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// Runs one call; those before it must have run.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn run(&mut self, call: usize) -> Result<()> {
+        self.rig.run(&self.calls[call..=call], &self.counters)
+    }
+}

@@ -68,3 +68,14 @@ pub(super) fn cases() -> Vec<Case> {
             .op(Op::Add, &[Result(1), Result(2)]),
     ]
 }
+
+/// The residual sums of WRN-16-4.
+pub(super) fn bench() -> Vec<Case> {
+    let sum = |shape: [usize; 3]| {
+        Case::graph(format!("32 x {shape:?}"), 32)
+            .feed(&shape, Values::Normal)
+            .feed(&shape, Values::Normal)
+            .op(Op::Add, &[Operand::Feed(0), Operand::Feed(1)])
+    };
+    [[32, 32, 64], [16, 16, 128], [8, 8, 256]].map(sum).into()
+}

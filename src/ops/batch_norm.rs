@@ -148,23 +148,27 @@ impl Operation for BatchNorm {
 pub(super) fn cases() -> Vec<Case> {
     const SHAPES: &[(usize, &[usize])] =
         &[(2, &[28, 28, 32]), (3, &[14, 14, 64]), (2, &[7, 9, 5]), (4, &[5, 3, 33]), (16, &[20]), (2, &[2, 4, 1])];
-    let mut cases = Vec::new();
-    for &(rows, shape) in SHAPES {
-        for (values, running) in [(Values::Normal, false), (Values::Shifted, false), (Values::Normal, true)] {
-            let label = format!(
-                "{rows} x {shape:?}, {} statistics{}",
-                if running { "running" } else { "batch" },
-                if values == Values::Shifted { ", mean 30" } else { "" }
-            );
-            let c = shape[shape.len() - 1];
-            let mut case = Case::graph(label, rows)
-                .feed(shape, values)
-                .param(&[c], ParamKind::NormWeight)
-                .param(&[c], ParamKind::NormBias)
-                .op(Op::BatchNorm(BatchNorm::new(c)), &[Operand::Feed(0), Operand::Param(0), Operand::Param(1)]);
-            case.running = running;
-            cases.push(case);
-        }
-    }
-    cases
+    let kinds = [(Values::Normal, false), (Values::Shifted, false), (Values::Normal, true)];
+    SHAPES.iter().flat_map(|&(rows, shape)| kinds.map(|(values, running)| case(rows, shape, values, running))).collect()
+}
+
+pub(super) fn bench() -> Vec<Case> {
+    const SHAPES: &[(usize, [usize; 3])] =
+        &[(128, [28, 28, 32]), (128, [14, 14, 64]), (32, [32, 32, 64]), (32, [16, 16, 128]), (32, [8, 8, 256])];
+    SHAPES.iter().map(|(rows, shape)| case(*rows, shape, Values::Normal, false)).collect()
+}
+
+fn case(rows: usize, shape: &[usize], values: Values, running: bool) -> Case {
+    let label = format!(
+        "{rows} x {shape:?}, {} statistics{}",
+        if running { "running" } else { "batch" },
+        if values == Values::Shifted { ", mean 30" } else { "" }
+    );
+    let c = shape[shape.len() - 1];
+    let case = Case::graph(label, rows)
+        .feed(shape, values)
+        .param(&[c], ParamKind::NormWeight)
+        .param(&[c], ParamKind::NormBias)
+        .op(Op::BatchNorm(BatchNorm::new(c)), &[Operand::Feed(0), Operand::Param(0), Operand::Param(1)]);
+    Case { running, ..case }
 }

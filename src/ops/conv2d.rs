@@ -142,14 +142,34 @@ pub(super) fn cases() -> Vec<Case> {
         [2, 8, 8, 4, 6, 7, 1, 3],
         [1, 3, 3, 1, 1, 3, 1, 0],
     ];
-    SHAPES
-        .iter()
-        .map(|&[rows, h, w, ci, co, k, stride, pad]| {
-            let label = format!("{rows}x{h}x{w}x{ci} -> {co}, {k}x{k}, stride {stride}, pad {pad}");
-            Case::graph(label, rows)
-                .feed(&[h, w, ci], Values::Normal)
-                .param(&[co, k, k, ci], ParamKind::ConvWeight)
-                .op(Op::Conv2d(Conv2d { stride, pad }), &[Operand::Feed(0), Operand::Param(0)])
-        })
-        .collect()
+    SHAPES.iter().map(case).collect()
+}
+
+/// The layers of `cnn`, then those of WRN-16-4.
+pub(super) fn bench() -> Vec<Case> {
+    const SHAPES: &[[usize; 8]] = &[
+        [128, 28, 28, 1, 32, 3, 1, 1],
+        [128, 28, 28, 32, 32, 3, 1, 1],
+        [128, 14, 14, 32, 64, 3, 1, 1],
+        [128, 14, 14, 64, 64, 3, 1, 1],
+        [32, 32, 32, 3, 16, 3, 1, 1],
+        [32, 32, 32, 16, 64, 3, 1, 1],
+        [32, 32, 32, 16, 64, 1, 1, 0],
+        [32, 32, 32, 64, 64, 3, 1, 1],
+        [32, 32, 32, 64, 128, 3, 2, 1],
+        [32, 32, 32, 64, 128, 1, 2, 0],
+        [32, 16, 16, 128, 128, 3, 1, 1],
+        [32, 16, 16, 128, 256, 3, 2, 1],
+        [32, 16, 16, 128, 256, 1, 2, 0],
+        [32, 8, 8, 256, 256, 3, 1, 1],
+    ];
+    SHAPES.iter().map(case).collect()
+}
+
+fn case(&[rows, h, w, ci, co, k, stride, pad]: &[usize; 8]) -> Case {
+    let label = format!("{rows}x{h}x{w}x{ci} -> {co}, {k}x{k}, stride {stride}, pad {pad}");
+    Case::graph(label, rows)
+        .feed(&[h, w, ci], Values::Normal)
+        .param(&[co, k, k, ci], ParamKind::ConvWeight)
+        .op(Op::Conv2d(Conv2d { stride, pad }), &[Operand::Feed(0), Operand::Param(0)])
 }

@@ -92,22 +92,28 @@ impl Operation for CrossEntropy {
 
 pub(super) fn cases() -> Vec<Case> {
     use Values::{LargeLogits, Logits, OneHot, Simplex};
-    [
+    cases_of(&[
         (8, 10, 0.0, Logits, OneHot),
         (5, 10, 0.1, Logits, OneHot),
         (7, 100, 0.1, Logits, Simplex),
         (4, 10, 0.0, LargeLogits, OneHot),
         (1, 2, 0.0, Logits, OneHot),
         (3, 17, 0.2, Values::Zero, OneHot),
-    ]
-    .into_iter()
-    .map(|(rows, k, smoothing, logits, targets)| {
+    ])
+}
+
+pub(super) fn bench() -> Vec<Case> {
+    cases_of(&[(128, 10, 0.1, Values::Logits, Values::OneHot), (128, 100, 0.1, Values::Logits, Values::OneHot)])
+}
+
+fn cases_of(list: &[(usize, usize, f32, Values, Values)]) -> Vec<Case> {
+    let case = |&(rows, k, smoothing, logits, targets): &(usize, usize, f32, Values, Values)| {
         Case::graph(format!("{rows} x {k}, smoothing {smoothing}, {logits:?}, {targets:?}"), rows)
             .feed(&[k], logits)
             .feed(&[k], targets)
             .feed(&[1], Values::RowWeights)
             .first_feed_only()
             .op(Op::CrossEntropy(CrossEntropy { smoothing }), &[Operand::Feed(0), Operand::Feed(1), Operand::Feed(2)])
-    })
-    .collect()
+    };
+    list.iter().map(case).collect()
 }

@@ -85,10 +85,18 @@ impl Dropout {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let shapes: [(usize, &[usize], f32); 3] = [(4, &[8, 8, 32], 0.3), (3, &[7], 0.5), (2, &[5, 3, 2], 0.0)];
+    cases_of(&[(4, &[8, 8, 32], 0.3), (3, &[7], 0.5), (2, &[5, 3, 2], 0.0)])
+}
+
+/// Inside WRN-16-4's blocks.
+pub(super) fn bench() -> Vec<Case> {
+    cases_of(&[(32, &[32, 32, 64], 0.3), (32, &[8, 8, 256], 0.3)])
+}
+
+fn cases_of(shapes: &[(usize, &[usize], f32)]) -> Vec<Case> {
     shapes
-        .into_iter()
-        .map(|(rows, shape, p)| {
+        .iter()
+        .map(|&(rows, shape, p)| {
             Case::graph(format!("{rows} x {shape:?}, p {p}"), rows)
                 .feed(shape, Values::Normal)
                 .op(Op::Dropout(Dropout::new(p, "dropout")), &[Operand::Feed(0)])

@@ -52,3 +52,15 @@ pub(super) fn relu_cases() -> Vec<Case> {
 pub(super) fn pool_cases() -> Vec<Case> {
     cases(true)
 }
+
+/// The inside of WRN-16-4's blocks.
+pub(super) fn relu_bench() -> Vec<Case> {
+    [[32, 32, 64, 64], [16, 16, 128, 128], [8, 8, 256, 256]]
+        .map(|shape| block(format!("32 x {shape:?}"), 32, shape, false))
+        .into()
+}
+
+/// The two halves of `cnn`.
+pub(super) fn pool_bench() -> Vec<Case> {
+    [[28, 28, 1, 32], [14, 14, 32, 64]].map(|shape| block(format!("128 x {shape:?}"), 128, shape, true)).into()
+}

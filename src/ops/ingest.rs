@@ -65,8 +65,24 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|(rows, h, w, c, augment)| {
             // One row fewer than the batch is real, so that padding is covered.
             let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 5, rows: rows as u32 - 1 };
-            let body = Body::Ingest(IngestCase { h, w, c, images: 20, augment, counters });
-            Case { label: format!("{rows} x {h}x{w}x{c}, {augment:?}"), rows, running: false, body }
+            case(rows, IngestCase { h, w, c, images: 20, augment, counters })
         })
         .collect()
+}
+
+pub(super) fn bench() -> Vec<Case> {
+    let zero = Augment { crop: 2, reflect: false, flip: true };
+    let mirror = Augment { crop: 4, reflect: true, flip: true };
+    [(128, 28, 28, 1, zero), (32, 32, 32, 3, mirror)]
+        .into_iter()
+        .map(|(rows, h, w, c, augment)| {
+            let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 0, rows: rows as u32 };
+            case(rows, IngestCase { h, w, c, images: 1024, augment, counters })
+        })
+        .collect()
+}
+
+fn case(rows: usize, body: IngestCase) -> Case {
+    let label = format!("{rows} x {}x{}x{}, {:?}", body.h, body.w, body.c, body.augment);
+    Case { label, rows, running: false, body: Body::Ingest(body) }
 }

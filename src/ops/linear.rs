@@ -91,11 +91,17 @@ impl Operation for Linear {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let shapes: [(usize, &[usize], usize); 5] =
-        [(8, &[7, 7, 64], 128), (32, &[128], 10), (5, &[3, 3, 7], 33), (1, &[17], 1), (3, &[1], 100)];
+    cases_of(&[(8, &[7, 7, 64], 128), (32, &[128], 10), (5, &[3, 3, 7], 33), (1, &[17], 1), (3, &[1], 100)])
+}
+
+pub(super) fn bench() -> Vec<Case> {
+    cases_of(&[(128, &[7, 7, 64], 128), (128, &[128], 10), (32, &[256], 10)])
+}
+
+fn cases_of(shapes: &[(usize, &[usize], usize)]) -> Vec<Case> {
     shapes
-        .into_iter()
-        .map(|(rows, shape, outputs)| {
+        .iter()
+        .map(|&(rows, shape, outputs)| {
             let inputs = shape.iter().product();
             Case::graph(format!("{rows} x {shape:?} -> {outputs}"), rows)
                 .feed(shape, Values::Normal)

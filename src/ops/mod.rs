@@ -143,31 +143,37 @@ pub struct SpecAt<'a> {
 pub struct Row {
     pub name: &'static str,
     pub about: &'static str,
-    /// Shapes, strides, odd sizes and input distributions that the row is checked and timed with.
+    /// Shapes, strides, odd sizes and input distributions that the row is checked with.
     pub cases: fn() -> Vec<Case>,
+    /// What it is timed with: sizes that occur in `cnn` at batch 128 and in WRN-16-4 at batch 32.
+    pub bench: fn() -> Vec<Case>,
+}
+
+const fn row(name: &'static str, about: &'static str, cases: fn() -> Vec<Case>, bench: fn() -> Vec<Case>) -> Row {
+    Row { name, about, cases, bench }
 }
 
 /// Every operation, fused call and vector kernel that samcore has.
 pub const OPS: &[Row] = &[
-    Row { name: "conv2d", about: "2-D convolution, any kernel, stride and zero padding", cases: conv2d::cases },
-    Row { name: "batch_norm", about: "batch normalisation, batch or running statistics", cases: batch_norm::cases },
-    Row { name: "relu", about: "max(x, 0)", cases: relu::cases },
-    Row { name: "add", about: "sum of two values, and fan-out", cases: add::cases },
-    Row { name: "max_pool", about: "largest value of each window", cases: pooling::max_cases },
-    Row { name: "avg_pool", about: "mean of each window, or of the whole image", cases: pooling::avg_cases },
-    Row { name: "pad_shortcut", about: "every n-th pixel, with channels of zeros", cases: shortcut::cases },
-    Row { name: "linear", about: "x wᵀ + b", cases: linear::cases },
-    Row { name: "dropout", about: "zeroes a share p, scales the rest", cases: dropout::cases },
-    Row { name: "cross_entropy", about: "softmax cross-entropy over target rows", cases: cross_entropy::cases },
-    Row { name: "tap", about: "h + |h| delta (all-layer margins)", cases: tap::cases },
-    Row { name: "conv_norm_relu", about: "convolution, batch-norm and ReLU as fused calls", cases: fused::relu_cases },
-    Row { name: "conv_norm_relu_pool", about: "the same with a max pool behind", cases: fused::pool_cases },
-    Row { name: "ingest", about: "bytes to normalised, augmented images", cases: ingest::cases },
-    Row { name: "norm", about: "2-norm of a masked vector", cases: vectors::norm_cases },
-    Row { name: "dot", about: "inner product of masked vectors", cases: vectors::dot_cases },
-    Row { name: "set", about: "masked sum of scaled vectors (SAM's perturbation)", cases: vectors::set_cases },
-    Row { name: "update", about: "clip, momentum, Nesterov, decay, descend, cast", cases: vectors::update_cases },
-    Row { name: "fold_stats", about: "batch statistics into running ones", cases: vectors::fold_cases },
+    row("conv2d", "2-D convolution, any kernel, stride and zero padding", conv2d::cases, conv2d::bench),
+    row("batch_norm", "batch normalisation, batch or running statistics", batch_norm::cases, batch_norm::bench),
+    row("relu", "max(x, 0)", relu::cases, relu::bench),
+    row("add", "sum of two values, and fan-out", add::cases, add::bench),
+    row("max_pool", "largest value of each window", pooling::max_cases, pooling::max_bench),
+    row("avg_pool", "mean of each window, or of the whole image", pooling::avg_cases, pooling::avg_bench),
+    row("pad_shortcut", "every n-th pixel, with channels of zeros", shortcut::cases, shortcut::bench),
+    row("linear", "x wᵀ + b", linear::cases, linear::bench),
+    row("dropout", "zeroes a share p, scales the rest", dropout::cases, dropout::bench),
+    row("cross_entropy", "softmax cross-entropy over target rows", cross_entropy::cases, cross_entropy::bench),
+    row("tap", "h + |h| delta (all-layer margins)", tap::cases, tap::bench),
+    row("conv_norm_relu", "convolution, batch-norm and ReLU as fused calls", fused::relu_cases, fused::relu_bench),
+    row("conv_norm_relu_pool", "the same with a max pool behind", fused::pool_cases, fused::pool_bench),
+    row("ingest", "bytes to normalised, augmented images", ingest::cases, ingest::bench),
+    row("norm", "2-norm of a masked vector", vectors::norm_cases, vectors::norm_bench),
+    row("dot", "inner product of masked vectors", vectors::dot_cases, vectors::dot_bench),
+    row("set", "masked sum of scaled vectors (SAM's perturbation)", vectors::set_cases, vectors::set_bench),
+    row("update", "clip, momentum, Nesterov, decay, descend, cast", vectors::update_cases, vectors::update_bench),
+    row("fold_stats", "batch statistics into running ones", vectors::fold_cases, vectors::fold_bench),
 ];
 
 /// The inputs of an operation that takes exactly `N`.

@@ -187,6 +187,8 @@ const PADDED: &[[usize; 7]] = &[
     [2, 2, 1, 7, 3, 1, 1],
     [1, 5, 8, 3, 2, 2, 1],
 ];
+/// The pools of `cnn`.
+const BENCH: &[[usize; 6]] = &[[128, 28, 28, 32, 2, 2], [128, 14, 14, 64, 2, 2]];
 
 fn case([rows, h, w, c, window, stride]: [usize; 6], pad: usize, values: Values, op: Op) -> Case {
     let padding = if pad > 0 { format!(", pad {pad}") } else { String::new() };
@@ -194,21 +196,37 @@ fn case([rows, h, w, c, window, stride]: [usize; 6], pad: usize, values: Values,
     Case::graph(label, rows).feed(&[h, w, c], values).op(op, &[Operand::Feed(0)])
 }
 
+fn max_case(shape: [usize; 6], pad: usize) -> Case {
+    let [.., window, stride] = shape;
+    case(shape, pad, Values::Distinct, Op::MaxPool(MaxPool { window, stride, pad }))
+}
+
+fn avg_case(shape: [usize; 6]) -> Case {
+    let [.., window, stride] = shape;
+    case(shape, 0, Values::Normal, Op::AvgPool(AvgPool { window, stride }))
+}
+
+fn global(rows: usize, h: usize, w: usize, c: usize) -> Case {
+    let case = Case::graph(format!("{rows}x{h}x{w}x{c}, global"), rows).feed(&[h, w, c], Values::Normal);
+    case.op(Op::AvgPool(AvgPool::GLOBAL), &[Operand::Feed(0)])
+}
+
 pub(super) fn max_cases() -> Vec<Case> {
     let padded = PADDED.iter().map(|&[rows, h, w, c, window, stride, pad]| ([rows, h, w, c, window, stride], pad));
-    let shapes = SHAPES.iter().map(|shape| (*shape, 0)).chain(padded);
-    let op = |[.., window, stride]: [usize; 6], pad| Op::MaxPool(MaxPool { window, stride, pad });
-    shapes.map(|(shape, pad)| case(shape, pad, Values::Distinct, op(shape, pad))).collect()
+    SHAPES.iter().map(|shape| (*shape, 0)).chain(padded).map(|(shape, pad)| max_case(shape, pad)).collect()
 }
 
 pub(super) fn avg_cases() -> Vec<Case> {
-    let op = |[.., window, stride]: [usize; 6]| Op::AvgPool(AvgPool { window, stride });
-    let mut cases: Vec<Case> = SHAPES.iter().map(|shape| case(*shape, 0, Values::Normal, op(*shape))).collect();
-    for (h, w) in [(8, 8), (7, 3)] {
-        let global = Case::graph(format!("3x{h}x{w}x64, global"), 3).feed(&[h, w, 64], Values::Normal);
-        cases.push(global.op(Op::AvgPool(AvgPool::GLOBAL), &[Operand::Feed(0)]));
-    }
-    cases
+    let globals = [(8, 8), (7, 3)].map(|(h, w)| global(3, h, w, 64));
+    SHAPES.iter().map(|shape| avg_case(*shape)).chain(globals).collect()
+}
+
+pub(super) fn max_bench() -> Vec<Case> {
+    BENCH.iter().map(|shape| max_case(*shape, 0)).chain([max_case([32, 16, 16, 64, 3, 2], 1)]).collect()
+}
+
+pub(super) fn avg_bench() -> Vec<Case> {
+    BENCH.iter().map(|shape| avg_case(*shape)).chain([global(32, 8, 8, 256)]).collect()
 }
 
 #[cfg(test)]

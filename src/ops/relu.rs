@@ -46,10 +46,17 @@ impl Operation for Relu {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let shapes: [(usize, &[usize]); 3] = [(2, &[28, 28, 32]), (3, &[7, 9, 5]), (5, &[10])];
+    cases_of(&[(2, &[28, 28, 32]), (3, &[7, 9, 5]), (5, &[10])])
+}
+
+pub(super) fn bench() -> Vec<Case> {
+    cases_of(&[(128, &[128]), (128, &[28, 28, 32]), (32, &[32, 32, 64])])
+}
+
+fn cases_of(shapes: &[(usize, &[usize])]) -> Vec<Case> {
     shapes
-        .into_iter()
-        .map(|(rows, shape)| {
+        .iter()
+        .map(|&(rows, shape)| {
             Case::graph(format!("{rows} x {shape:?}"), rows)
                 .feed(shape, Values::AwayFromZero)
                 .op(Op::Relu, &[Operand::Feed(0)])

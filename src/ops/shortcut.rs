@@ -82,6 +82,17 @@ impl Operation for PadShortcut {
     }
 }
 
+fn case([rows, h, w, c, stride, before, after]: [usize; 7]) -> Case {
+    let label = format!("{rows}x{h}x{w}x{c}, stride {stride}, {before} + {after} channels");
+    let op = Op::PadShortcut(PadShortcut { stride, before, after });
+    Case::graph(label, rows).feed(&[h, w, c], Values::Normal).op(op, &[Operand::Feed(0)])
+}
+
+/// The two of ResNet-20.
+pub(super) fn bench() -> Vec<Case> {
+    vec![case([128, 32, 32, 16, 2, 8, 8]), case([128, 16, 16, 32, 2, 16, 16])]
+}
+
 pub(super) fn cases() -> Vec<Case> {
     use Operand::{Feed, Result};
     // (rows, h, w, c, stride, before, after): those of ResNet-20, odd sizes, padding on one side or none, a long stride.
@@ -93,14 +104,7 @@ pub(super) fn cases() -> Vec<Case> {
         [1, 8, 8, 33, 3, 1, 0],
         [4, 1, 1, 10, 2, 5, 5],
     ];
-    let mut cases: Vec<Case> = SHAPES
-        .iter()
-        .map(|&[rows, h, w, c, stride, before, after]| {
-            let label = format!("{rows}x{h}x{w}x{c}, stride {stride}, {before} + {after} channels");
-            let op = Op::PadShortcut(PadShortcut { stride, before, after });
-            Case::graph(label, rows).feed(&[h, w, c], Values::Normal).op(op, &[Feed(0)])
-        })
-        .collect();
+    let mut cases: Vec<Case> = SHAPES.iter().map(|shape| case(*shape)).collect();
     // x is read twice, so that one of the two gradients is added to the other.
     let beside = Case::graph("2x6x6x4, of a value and of its ReLU, added", 2)
         .feed(&[6, 6, 4], Values::AwayFromZero)

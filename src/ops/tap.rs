@@ -105,3 +105,9 @@ pub(super) fn cases() -> Vec<Case> {
         of("2 x [4, 4, 8], not perturbed: identity", 2, &[4, 4, 8], Values::Normal).op(tap(), &[Operand::Feed(0)]),
     ]
 }
+
+/// Behind the first convolutions of WRN-16-4.
+pub(super) fn bench() -> Vec<Case> {
+    let case = Case::graph("32 x [32, 32, 64], perturbed", 32).feed(&[32, 32, 64], Values::Normal);
+    vec![case.op(Op::Tap(Tap::default()), &[Operand::Feed(0)]).with_taps()]
+}

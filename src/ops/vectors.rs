@@ -16,13 +16,21 @@ fn whole(len: usize) -> Ranges {
     std::iter::once(0..len).collect()
 }
 
+/// A label, the length of the vectors, and what of them is visited.
+type Masked = (&'static str, usize, Ranges);
+
 /// The whole vector, a masked part of it, and a single block.
-fn masks() -> Vec<(&'static str, usize, Ranges)> {
+fn masks() -> Vec<Masked> {
     vec![
         ("all", LONG, whole(LONG)),
         ("masked", 40 * BLOCK, ranges(&[BLOCK..3 * BLOCK, 7 * BLOCK..8 * BLOCK, 20 * BLOCK..39 * BLOCK])),
         ("one block", BLOCK, whole(BLOCK)),
     ]
+}
+
+/// All parameters of the models that are timed; WRN-16-4 has 2.75 million.
+fn bench_masks() -> Vec<Masked> {
+    [("cnn", LONG), ("WRN-16-4", 10_750 * BLOCK)].map(|(label, len)| (label, len, whole(len))).into()
 }
 
 fn elements(ranges: &Ranges) -> impl Iterator<Item = usize> + '_ {
@@ -39,11 +47,19 @@ fn case(label: String, kernel: Kernel, reads: Vec<Vec<f32>>, writes: Vec<Vec<f32
 }
 
 pub(super) fn norm_cases() -> Vec<Case> {
+    norms(masks())
+}
+
+pub(super) fn norm_bench() -> Vec<Case> {
+    norms(bench_masks())
+}
+
+fn norms(masks: Vec<Masked>) -> Vec<Case> {
     let spec: Spec = |kernel, reads, _| {
         let Kernel::Norm(ranges) = kernel else { return vec![] };
         vec![vec![elements(ranges).map(|i| reads[0][i] * reads[0][i]).sum::<f64>().sqrt()]]
     };
-    masks()
+    masks
         .into_iter()
         .map(|(label, len, ranges)| {
             case(label.into(), Kernel::Norm(ranges), vec![normal("v", len)], vec![vec![0.0]], spec)
@@ -52,11 +68,19 @@ pub(super) fn norm_cases() -> Vec<Case> {
 }
 
 pub(super) fn dot_cases() -> Vec<Case> {
+    dots(masks())
+}
+
+pub(super) fn dot_bench() -> Vec<Case> {
+    dots(bench_masks())
+}
+
+fn dots(masks: Vec<Masked>) -> Vec<Case> {
     let spec: Spec = |kernel, reads, _| {
         let Kernel::Dot(ranges) = kernel else { return vec![] };
         vec![vec![elements(ranges).map(|i| reads[0][i] * reads[1][i]).sum()]]
     };
-    masks()
+    masks
         .into_iter()
         .map(|(label, len, ranges)| {
             // Correlated vectors: the relative error of an inner product near 0 says nothing.
@@ -123,22 +147,31 @@ fn set_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec
     vec![dst, vec![count]]
 }
 
+fn one(map: Map) -> Term {
+    Term { coefficient: vec![Scale::Const(1.0)], map }
+}
+
+/// SAM's perturbation: c = w + rho g / |g|, scalars (rho, |g|).
+fn perturbation((label, len, ranges): &Masked, norm: f32, what: &str) -> Case {
+    let climb = Term { coefficient: vec![Scale::Read(0), Scale::Read(1), Scale::Div], map: Map::Identity };
+    let reads = vec![normal("w", *len), normal("g", *len), vec![0.05], vec![norm]];
+    let kernel = Kernel::Set { ranges: ranges.clone(), terms: vec![one(Map::Identity), climb] };
+    let writes = vec![vec![0.5; *len], vec![2.0]];
+    case(format!("{label}: w + rho g / |g|{what}"), kernel, reads, writes, set_spec)
+}
+
+pub(super) fn set_bench() -> Vec<Case> {
+    bench_masks().iter().map(|mask| perturbation(mask, 3.7, "")).collect()
+}
+
 pub(super) fn set_cases() -> Vec<Case> {
-    use Scale::{Const, Div, Mul, Read};
-    let one = |map| Term { coefficient: vec![Const(1.0)], map };
-    // SAM's perturbation: c = w + rho g / |g|, scalars (rho, |g|).
-    let sam = || {
-        let climb = Term { coefficient: vec![Read(0), Read(1), Div], map: Map::Identity };
-        vec![one(Map::Identity), climb]
-    };
+    use Scale::{Const, Mul, Read};
     let mut cases = Vec::new();
-    for (label, len, ranges) in masks() {
-        for (norm, what) in [(3.7f32, ""), (0.0, ", |g| = 0"), (f32::INFINITY, ", |g| infinite")] {
-            let reads = vec![normal("w", len), normal("g", len), vec![0.05], vec![norm]];
-            let kernel = Kernel::Set { ranges: ranges.clone(), terms: sam() };
-            let writes = vec![vec![0.5; len], vec![2.0]];
-            cases.push(case(format!("{label}: w + rho g / |g|{what}"), kernel, reads, writes, set_spec));
+    for mask in masks() {
+        for (norm, what) in [(3.7, ""), (0.0, ", |g| = 0"), (f32::INFINITY, ", |g| infinite")] {
+            cases.push(perturbation(&mask, norm, what));
         }
+        let (label, len, ranges) = mask;
         // In place, with every map: d = 0.9 d + |a| - sign(b) / 2 + 2 s a^2.
         let terms = vec![
             Term { coefficient: vec![Const(0.9)], map: Map::Identity },
@@ -178,24 +211,28 @@ fn update_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<
 }
 
 pub(super) fn update_cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (label, len, ranges) in masks() {
-        for (nesterov, clip, fault) in [(false, 0.0, 0.0), (true, 0.5, 0.0), (false, 1e9, 0.0), (true, 0.0, 1.0)] {
-            let groups: Vec<u8> = (0..len / BLOCK).map(|b| (b % 3) as u8).collect();
-            let (w, m, c) = (normal("w", len), normal("m", len), vec![0.5; len]);
-            let scalars = [fault, 7.0, 0.9, clip, 0.1, 5e-4, 0.01, 0.0, 1.0, 0.1].map(|s| vec![s]);
-            let mut reads = vec![normal("g", len), w.clone(), m.clone()];
-            reads.extend(scalars);
-            let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov };
-            let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
-            let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);
-            if let Body::Vector(v) = &mut update.body {
-                v.shared = vec![(1, 0), (2, 1)];
-            }
-            cases.push(update);
-        }
+    let kinds = [(false, 0.0, 0.0), (true, 0.5, 0.0), (false, 1e9, 0.0), (true, 0.0, 1.0)];
+    masks().iter().flat_map(|mask| kinds.map(|(nesterov, clip, fault)| update(mask, nesterov, clip, fault))).collect()
+}
+
+pub(super) fn update_bench() -> Vec<Case> {
+    bench_masks().iter().map(|mask| update(mask, true, 0.0, 0.0)).collect()
+}
+
+fn update((label, len, ranges): &Masked, nesterov: bool, clip: f32, fault: f32) -> Case {
+    let len = *len;
+    let groups: Vec<u8> = (0..len / BLOCK).map(|b| (b % 3) as u8).collect();
+    let (w, m, c) = (normal("w", len), normal("m", len), vec![0.5; len]);
+    let scalars = [fault, 7.0, 0.9, clip, 0.1, 5e-4, 0.01, 0.0, 1.0, 0.1].map(|s| vec![s]);
+    let mut reads = vec![normal("g", len), w.clone(), m.clone()];
+    reads.extend(scalars);
+    let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov };
+    let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
+    let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);
+    if let Body::Vector(v) = &mut update.body {
+        v.shared = vec![(1, 0), (2, 1)];
     }
-    cases
+    update
 }
 
 fn fold_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
@@ -215,9 +252,16 @@ fn fold_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Ve
 }
 
 pub(super) fn fold_cases() -> Vec<Case> {
-    [(1, 0.0), (32, 0.0), (33, 0.0), (5, 1.0)]
-        .into_iter()
-        .map(|(c, fault): (usize, f32)| {
+    folds(&[(1, 0.0), (32, 0.0), (33, 0.0), (5, 1.0)])
+}
+
+pub(super) fn fold_bench() -> Vec<Case> {
+    folds(&[(64, 0.0), (256, 0.0)])
+}
+
+fn folds(list: &[(usize, f32)]) -> Vec<Case> {
+    list.iter()
+        .map(|&(c, fault)| {
             let positive = |name: &str| normal(name, c).iter().map(|v| 10.0 + v).collect::<Vec<f32>>();
             let batch = [vec![100.0; c], normal("mean", c), positive("m2")].concat();
             let running = [vec![4.0; c], normal("running_mean", c), positive("running_var")].concat();
