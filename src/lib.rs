@@ -20,6 +20,7 @@
 // `unsafe` stands in device code, and at the one memory map of `data`.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod clock;

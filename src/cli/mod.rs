@@ -1,5 +1,6 @@
 //! The command line: a table of commands, their help, and how errors reach the user.
 
+mod bench;
 mod check;
 mod compare;
 mod completions;
@@ -42,6 +43,12 @@ pub const COMMANDS: &[Subcommand] = &[
         run: info::run,
     },
     Subcommand { name: "check", about: "Prove operations and models right here", build: check::build, run: check::run },
+    Subcommand {
+        name: "bench",
+        about: "Time operations, steps and data loading here",
+        build: bench::build,
+        run: bench::run,
+    },
     Subcommand {
         name: "completions",
         about: "Write the completions of a shell",

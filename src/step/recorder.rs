@@ -33,6 +33,13 @@ pub struct Program {
     pub reports: Vec<(&'static str, Scalar)>,
 }
 
+impl Program {
+    /// Flops of one run, multiply-adds counted as two.
+    pub fn flops(&self) -> u64 {
+        self.calls.iter().map(Call::flops).sum()
+    }
+}
+
 pub(super) struct VectorInfo {
     pub(super) name: String,
     pub(super) space: Space,

@@ -11,6 +11,7 @@ pub mod norm;
 pub mod norm_backward;
 pub mod norm_stats;
 mod pack;
+pub mod peaks;
 pub mod pointwise;
 pub mod pool;
 pub mod pooling;
@@ -89,6 +90,10 @@ impl CpuDevice {
     }
     pub fn isa(&self) -> Isa {
         self.workers.isa
+    }
+    /// The threads and instructions that its kernels run with.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     fn banks(&mut self) -> Result<&mut Banks> {

@@ -88,7 +88,7 @@ impl Walk {
 
 /// One vector register. Callers promise that the instruction set is there and that all pointers are valid for what is
 /// read or written: one float (`splat`), `COUNT` floats (`load`), or the first `count <= COUNT`.
-trait Vector: Copy {
+pub(super) trait Vector: Copy {
     const COUNT: usize;
     unsafe fn zero() -> Self;
     unsafe fn splat(from: *const f32) -> Self;

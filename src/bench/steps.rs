@@ -1,0 +1,290 @@
+//! Whole steps on one batch of random images: an optimizer's program or the evaluation, replayed as training does it.
+
+use super::limits::Limits;
+use super::{Spread, process, rounded, timed};
+use crate::device::cpu::CpuDevice;
+use crate::device::{DatasetBytes, Device};
+use crate::error::{Error, Kind, Result};
+use crate::exec::{Exec, Recording};
+use crate::graph::{Graph, ImageSource};
+use crate::models::{self, Model};
+use crate::ops::call::{Augment, Counters};
+use crate::optim::{self, Optimizer, Options};
+use crate::recipe::{Recipe, SETTINGS, Value as Setting};
+use crate::rng::{Draws, stream};
+use crate::step::{Division, FAULT, ProgramId, Recorder};
+use crate::train::checkpoint::Remembered;
+use crate::train::engine::{self, Evaluator, TRAIN};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Number formats that a step can compute in.
+pub const DTYPES: &[&str] = &["f32"];
+
+/// Untimed steps: the first ones meet cold caches and memory that the system has not handed out yet.
+const WARM_UP: usize = 3;
+/// Rounds that the timed steps are told in; their medians show how the machine drifted meanwhile.
+const ROUNDS: u32 = 5;
+
+/// What is timed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub model: String,
+    /// The optimizer whose step is timed; None: an evaluation step.
+    pub opt: Option<String>,
+    pub batch: usize,
+    pub dtype: String,
+}
+
+impl Work {
+    /// "step cnn sam, batch 128, f32"
+    pub fn name(&self) -> String {
+        format!("step {} {}, batch {}, {}", self.model, self.opt_or_eval(), self.batch, self.dtype)
+    }
+
+    fn opt_or_eval(&self) -> &str {
+        self.opt.as_deref().unwrap_or("eval")
+    }
+
+    /// That all names are known.
+    ///
+    /// # Errors
+    /// Usage: the first one that is not, with the nearest that is.
+    pub fn check(&self) -> Result<()> {
+        models::find(&self.model)?;
+        if let Some(opt) = &self.opt {
+            optim::find(opt)?;
+        }
+        if !DTYPES.contains(&&self.dtype[..]) {
+            let message = format!("there is no dtype '{}' here; steps compute in {}", self.dtype, DTYPES.join(", "));
+            return Err(Error::usage(message));
+        }
+        Ok(())
+    }
+}
+
+/// What the steps of one work took.
+#[derive(Clone, Debug)]
+pub struct StepTimes {
+    pub work: Work,
+    /// Of each timed step.
+    pub seconds: Spread,
+    pub steps: usize,
+    /// Median seconds a step of each round.
+    pub rounds: Vec<f64>,
+    pub warm_up_seconds: f64,
+    /// Forward, one image; a step counts three times that for each of its gradients, as the peers count it.
+    pub forward_flops: u64,
+    pub step_flops: f64,
+    /// Most memory in use from before the plan was made, in bytes; None where the system does not tell.
+    pub peak_rss: Option<u64>,
+    pub arena_bytes: usize,
+    pub vector_bytes: usize,
+    pub isa: &'static str,
+    pub threads: usize,
+}
+
+impl StepTimes {
+    pub fn images_per_s(&self) -> Spread {
+        self.seconds.rates(self.work.batch as f64)
+    }
+    pub fn gflops(&self) -> f64 {
+        self.step_flops / self.seconds.median / 1e9
+    }
+    /// Of the multiply-add limit.
+    pub fn share(&self, limits: &Limits) -> f64 {
+        self.gflops() / limits.fma.median
+    }
+
+    /// The result with the keys of the peers' scripts, and more.
+    pub fn to_json(&self, limits: &Limits) -> Value {
+        let Work { model, batch, dtype, .. } = &self.work;
+        let rounds: Vec<f64> = self.rounds.iter().map(|seconds| rounded(*batch as f64 / seconds)).collect();
+        json!({
+            "name": self.work.name(),
+            "images_per_s": self.images_per_s().to_json(),
+            "images_per_s_of_rounds": rounds,
+            "steps_per_s": self.seconds.rates(1.0).to_json(),
+            "ms_per_step": rounded(1e3 * self.seconds.median),
+            "steps": self.steps,
+            "warmup_s": rounded(self.warm_up_seconds),
+            "forward_flops_per_image": self.forward_flops,
+            "gflops": rounded(self.gflops()),
+            "share_of_fma": rounded(self.share(limits)),
+            "peak_rss_bytes": self.peak_rss,
+            "arena_bytes": self.arena_bytes,
+            "vector_bytes": self.vector_bytes,
+            "config": {
+                "peer": "samcore",
+                "version": env!("CARGO_PKG_VERSION"),
+                "model": model,
+                "opt": self.work.opt_or_eval(),
+                "batch": batch,
+                "threads": self.threads,
+                "dtype": dtype,
+                "instructions": self.isa,
+            },
+        })
+    }
+}
+
+/// Images of the kind that a model is usually trained on, not augmented: grey 28x28 for `cnn`, coloured 32x32 for others.
+fn source(model: &Model) -> ImageSource {
+    let [h, w, c] = model.images;
+    ImageSource { h, w, c, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment: Augment::default() }
+}
+
+/// Steps that are ready to be run.
+struct Steps {
+    exec: Exec,
+    run: Run,
+    counters: Counters,
+    lr: f32,
+}
+
+enum Run {
+    Train { optimizer: Box<dyn Optimizer>, programs: Vec<ProgramId>, step: u64 },
+    Evaluate(Evaluator),
+}
+
+impl Steps {
+    fn new(work: &Work, graph: &Graph, device: CpuDevice) -> Result<Steps> {
+        let recipe = Recipe::default();
+        let initial = engine::initial(graph, 0, Remembered::default());
+        let (mut exec, run) = match &work.opt {
+            None => {
+                let (exec, evaluator) = engine::evaluation_only(graph, device, work.batch, &initial)?;
+                (exec, Run::Evaluate(evaluator))
+            }
+            Some(opt) => {
+                let row = optim::find(opt)?;
+                let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
+                let mut recorder = Recorder::new(graph, &device);
+                let batch = Division::whole(work.batch);
+                let programs: Vec<ProgramId> = (0..optimizer.phases())
+                    .map(|phase| recorder.program(row.name, batch, |step| optimizer.record(phase, step)))
+                    .collect::<Result<_>>()?;
+                let recording = Recording::of(recorder);
+                let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording)?;
+                engine::put(&mut exec, &initial)?;
+                for setting in SETTINGS {
+                    if let Setting::Number(value) = setting.get(&recipe) {
+                        exec.set_slot(&setting.key(), value as f32)?;
+                    }
+                }
+                (exec, Run::Train { optimizer, programs, step: 0 })
+            }
+        };
+        let image_len = graph.source().map_or(0, |s| s.h * s.w * s.c);
+        let mut draws = Draws::new(0, stream("bench.images"), 0, 0);
+        let images: Vec<u8> = (0..work.batch * image_len).map(|_| draws.below(256) as u8).collect();
+        let labels: Vec<u8> = (0..work.batch).map(|_| draws.below(10) as u8).collect();
+        exec.set_dataset(TRAIN, &DatasetBytes { images: &images, labels: &labels, image_len })?;
+        exec.set_order(TRAIN, &(0..work.batch as u32).collect::<Vec<_>>())?;
+        let counters = Counters { dataset: TRAIN, rows: work.batch as u32, ..Counters::default() };
+        // A tenth of the usual rate: one batch over and over must not run away, and its size costs no time.
+        Ok(Steps { exec, run, counters, lr: 0.1 * recipe.lr as f32 })
+    }
+
+    /// One step, and what the training loop reads of it.
+    fn step(&mut self) -> Result<()> {
+        let exec = &mut self.exec;
+        match &mut self.run {
+            Run::Evaluate(evaluator) => evaluator.run(exec, TRAIN, self.counters.rows as usize).map(|_| ()),
+            Run::Train { optimizer, programs, step } => {
+                exec.set_slot("lr", self.lr)?;
+                let program = programs[optimizer.phase(*step)];
+                exec.run(program, &self.counters)?;
+                *step += 1;
+                for report in 0..exec.program(program).reports.len() {
+                    let scalar = exec.program(program).reports[report].1;
+                    exec.read(scalar)?;
+                }
+                match exec.slot_value(FAULT)? {
+                    0.0 => Ok(()),
+                    _ => Err(Error::new(Kind::NotFinite, format!("step {step} of the benchmark is not finite"))),
+                }
+            }
+        }
+    }
+}
+
+/// Times steps for about `budget`, at least one a round, after some that are not timed.
+///
+/// # Errors
+/// Unknown names; a model that does not fit its images; too little memory.
+pub fn time_steps(work: &Work, device: CpuDevice, budget: Duration) -> Result<StepTimes> {
+    work.check()?;
+    let peak_is_own = process::reset_peak();
+    let (isa, threads) = (device.isa().name(), device.threads());
+    let model = models::find(&work.model)?;
+    let graph = models::classifier(&model, &source(&model), 0.0, 0.0)?;
+    let gradients = match &work.opt {
+        Some(opt) => optim::find(opt)?.gradients,
+        None => 0.0,
+    };
+    let passes = if gradients > 0.0 { 3.0 * gradients } else { 1.0 };
+    let mut steps = Steps::new(work, &graph, device)?;
+    let warm_up_seconds = timed(|| (0..WARM_UP).try_for_each(|_| steps.step()))?;
+    let (mut all, mut rounds) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let first = all.len();
+        while all.len() == first || begun.elapsed() < budget / ROUNDS {
+            all.push(timed(|| steps.step())?);
+        }
+        rounds.push(Spread::of(&all[first..]).median);
+    }
+    let layout = steps.exec.layout();
+    Ok(StepTimes {
+        work: work.clone(),
+        seconds: Spread::of(&all),
+        steps: all.len(),
+        rounds,
+        warm_up_seconds,
+        forward_flops: graph.flops(),
+        step_flops: graph.flops() as f64 * passes * work.batch as f64,
+        peak_rss: process::peak_rss_bytes().filter(|_| peak_is_own),
+        arena_bytes: 4 * layout.arena,
+        vector_bytes: 4 * layout.vectors.iter().sum::<usize>(),
+        isa,
+        threads,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(model: &str, opt: Option<&str>, dtype: &str) -> Work {
+        Work { model: model.into(), opt: opt.map(str::to_owned), batch: 4, dtype: dtype.into() }
+    }
+
+    #[test]
+    fn unknown_names_are_told_before_anything_is_measured() {
+        for (work, message) in [
+            (work("cnm", Some("sam"), "f32"), "unknown model 'cnm'; did you mean 'cnn'?"),
+            (work("cnn", Some("sag"), "f32"), "unknown optimizer 'sag'; did you mean 'sam'?"),
+            (work("cnn", None, "bf16"), "there is no dtype 'bf16' here; steps compute in f32"),
+        ] {
+            assert_eq!(work.check().unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_step_of_every_optimizer_and_an_evaluation_are_timed_as_the_peers_count_them() {
+        let limits = Limits::example();
+        let forward = 37_383_680.0;
+        let opts = optim::OPTIMIZERS.iter().map(|row| (Some(row.name), 3.0 * row.gradients));
+        for (opt, passes) in opts.chain([(None, 1.0)]) {
+            let times = time_steps(&work("cnn", opt, "f32"), CpuDevice::new(2).unwrap(), Duration::ZERO).unwrap();
+            assert_eq!((times.steps, times.rounds.len()), (5, 5));
+            assert_eq!(times.step_flops, 4.0 * passes * forward, "{opt:?}");
+            assert!(times.arena_bytes > 0 && times.vector_bytes >= 4 * 468_010, "{times:?}");
+            let json = times.to_json(&limits);
+            let rates = &json["images_per_s"];
+            assert!(rates["min"].as_f64() <= rates["median"].as_f64() && rates["max"].as_f64() > Some(0.0), "{json}");
+            assert_eq!(json["config"]["opt"], opt.unwrap_or("eval"));
+        }
+    }
+}

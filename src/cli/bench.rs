@@ -1,0 +1,221 @@
+//! `samcore bench`.
+
+mod text;
+
+use super::flags::{apply, flag, flag_like, path, path_flag, switch, text as given, value};
+use super::print;
+use crate::bench::compare::{self, Comparison, Figure};
+use crate::bench::limits::Limits;
+use crate::bench::steps::{DTYPES, Work};
+use crate::bench::{loading, operations, steps};
+use crate::device::cpu::CpuDevice;
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::files::write_atomic;
+use crate::ops::OPS;
+use crate::recipe::{Kind, Recipe, Value as Setting};
+use clap::{Arg, ArgMatches, Command};
+use serde_json::Value;
+use std::ops::Bound::{Excluded, Included};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the command line asks to be measured.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// Operations whose names contain this.
+    Operations(String),
+    Steps(Vec<Work>),
+    /// Loading of the data set of this name, or in this folder.
+    Data(String),
+    /// Nothing: only the names of the operations' cases.
+    List(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Args {
+    pub what: What,
+    /// Time for each measurement.
+    pub budget: Duration,
+    /// Its threads count here.
+    pub recipe: Recipe,
+    /// Where the results go as JSON lines; "-" is stdout, which then holds nothing else.
+    pub json: Option<PathBuf>,
+    /// An earlier such file.
+    pub compare: Option<PathBuf>,
+}
+
+const SECONDS: Kind = Kind::Number(Excluded(0.0), Included(86_400.0));
+const MODE: Kind = Kind::Choice(&["train", "eval"]);
+/// Seconds for each measurement, unless --seconds says otherwise: a call repeats after milliseconds, a step may take one.
+const BUDGET: f64 = 1.0;
+const STEPS_BUDGET: f64 = 10.0;
+/// Images a step, as the peers are timed with.
+const TRAIN_BATCH: &str = "128";
+const EVAL_BATCH: &str = "512";
+const MOST_IMAGES: u64 = u32::MAX as u64;
+
+pub fn build(command: Command) -> Command {
+    let list = |name, values, help| Arg::new(name).long(name).value_name(values).help(help).requires("step");
+    let dtypes = format!("number formats ({}) [f32]", DTYPES.join(", "));
+    command.args([
+        Arg::new("filter").value_name("FILTER").help("only the operations' cases whose names contain this [all]"),
+        Arg::new("step")
+            .long("step")
+            .value_name("MODEL,…")
+            .help("time whole steps of these models instead")
+            .conflicts_with_all(["filter", "data", "list"]),
+        list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
+        list("batch", "N,…", format!("images a step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
+        list("dtype", "NAME,…", dtypes),
+        flag("mode", MODE, "training steps, or evaluation", Some(&Setting::Text("train".into()))).requires("step"),
+        flag("data", Kind::Text, "time the loading of this data set or folder instead", None)
+            .conflicts_with_all(["filter", "list"]),
+        flag("seconds", SECONDS, &format!("time for each measurement [{BUDGET}; steps: {STEPS_BUDGET}]"), None),
+        flag_like("threads", "threads"),
+        path_flag("json", "FILE", "write the results as JSON lines; -: to stdout, instead of tables"),
+        path_flag("compare", "FILE", "show ratios to an earlier --json FILE"),
+        switch("list", "only list the operations' cases"),
+    ])
+}
+
+/// # Errors
+/// Usage: a wrong value, or a name that is not known.
+pub fn args(matches: &ArgMatches) -> Result<Args> {
+    let mut recipe = Recipe::default();
+    apply(matches, "threads", "threads", &mut recipe)?;
+    let filter = given(matches, "filter").unwrap_or_default();
+    let (what, seconds) = match (given(matches, "step"), given(matches, "data")) {
+        (Some(models), _) => (What::Steps(works(matches, &models)?), STEPS_BUDGET),
+        (None, Some(data)) => (What::Data(data), BUDGET),
+        (None, None) if matches.get_flag("list") => (What::List(filter), BUDGET),
+        (None, None) => (What::Operations(filter), BUDGET),
+    };
+    let seconds = match value(matches, "seconds", SECONDS)? {
+        Some(Setting::Number(seconds)) => seconds,
+        _ => seconds,
+    };
+    let budget = Duration::from_secs_f64(seconds);
+    Ok(Args { what, budget, recipe, json: path(matches, "json"), compare: path(matches, "compare") })
+}
+
+/// Every combination of the lists given.
+fn works(matches: &ArgMatches, models: &str) -> Result<Vec<Work>> {
+    let evaluate = value(matches, "mode", MODE)? == Some(Setting::Text("eval".into()));
+    let list = |name: &str, default: &str| words(&given(matches, name).unwrap_or(default.into()));
+    if evaluate && matches.contains_id("opt") {
+        return Err(Error::usage("--opt has no meaning with --mode eval, which takes no step"));
+    }
+    let opts: Vec<Option<String>> =
+        if evaluate { vec![None] } else { list("opt", "sam").into_iter().map(Some).collect() };
+    let batches = list("batch", if evaluate { EVAL_BATCH } else { TRAIN_BATCH });
+    let mut works = Vec::new();
+    for model in words(models) {
+        for opt in &opts {
+            for batch in &batches {
+                for dtype in list("dtype", DTYPES[0]) {
+                    let kind = Kind::Count(1, MOST_IMAGES);
+                    let Setting::Count(batch) = kind.parse(batch).map_err(|e| e.context("--batch"))? else { continue };
+                    let work = Work { model: model.clone(), opt: opt.clone(), batch: batch as usize, dtype };
+                    work.check()?;
+                    works.push(work);
+                }
+            }
+        }
+    }
+    Ok(works)
+}
+
+/// The words of a comma-separated list; an empty one stays, to be told as unknown.
+fn words(list: &str) -> Vec<String> {
+    list.split(',').map(|word| word.trim().to_owned()).collect()
+}
+
+/// Results as they come: shown at once, kept for the file and the comparison.
+struct Results {
+    json: Option<PathBuf>,
+    lines: Vec<Value>,
+}
+
+impl Results {
+    fn to_stdout(&self) -> bool {
+        self.json.as_deref().is_some_and(|path| path.as_os_str() == "-")
+    }
+
+    /// Shows `text`, where stdout is not for JSON.
+    fn show(&self, text: &str) -> Result<()> {
+        if self.to_stdout() { Ok(()) } else { print(text) }
+    }
+
+    fn add(&mut self, line: Value) -> Result<()> {
+        if self.to_stdout() {
+            print(&format!("{line}\n"))?;
+        }
+        self.lines.push(line);
+        Ok(())
+    }
+
+    fn write(&self) -> Result<()> {
+        let Some(path) = self.json.as_deref().filter(|_| !self.to_stdout()) else { return Ok(()) };
+        let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+        write_atomic(path, text.as_bytes())
+    }
+}
+
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let Args { what, budget, recipe, json, compare } = args(matches)?;
+    // Everything that can be refused is refused before minutes are spent.
+    if let What::List(filter) | What::Operations(filter) = &what {
+        let names = operations::names(filter)?;
+        if let What::List(_) = what {
+            return print(&names.iter().map(|name| format!("{name}\n")).collect::<String>());
+        }
+    }
+    let earlier = compare.as_deref().map(compare::read).transpose()?;
+    let mut results = Results { json, lines: vec![] };
+    if let Some(folder) = results.json.as_deref().and_then(|path| path.parent())
+        && !(folder.as_os_str().is_empty() || folder.is_dir())
+    {
+        let message = format!("--json: there is no folder {}", folder.display());
+        return Err(Error::new(ErrorKind::CantCreate, message));
+    }
+    let device = || CpuDevice::new(recipe.threads);
+    // First of all, because it tells the time since the process began.
+    let loading = match &what {
+        What::Data(name) => Some(loading::time_loading(name, device()?, budget)?),
+        _ => None,
+    };
+    let limits = Limits::measure(&device()?);
+    results.show(&text::limits(&limits))?;
+    limits.to_json().into_iter().try_for_each(|line| results.add(line))?;
+    if let Some(loading) = &loading {
+        results.show(&text::loading(loading))?;
+        results.add(loading.to_json())?;
+    }
+    match &what {
+        What::Operations(filter) => {
+            results.show(text::OPERATIONS)?;
+            for (name, case) in OPS.iter().flat_map(|row| operations::cases(row, filter)) {
+                let context = |e: Error| e.context(&name);
+                let calls = operations::time_case(&case, Box::new(device()?), budget).map_err(context)?;
+                results.show(&text::case(&name, &calls, &limits))?;
+                calls.iter().try_for_each(|call| results.add(call.to_json(&name, &limits)))?;
+            }
+            results.show(text::OPERATIONS_FOOT)?;
+        }
+        What::Steps(works) => {
+            results.show(text::STEPS)?;
+            for work in works {
+                let times = steps::time_steps(work, device()?, budget).map_err(|e| e.context(work.name()))?;
+                results.show(&text::step(&times, &limits))?;
+                results.add(times.to_json(&limits))?;
+            }
+        }
+        What::Data(_) | What::List(_) => {}
+    }
+    results.write()?;
+    if let (Some(then), Some(path)) = (earlier, compare) {
+        let now: Vec<Figure> = results.lines.iter().map(Figure::of).collect::<Result<_>>()?;
+        results.show(&text::comparison(&Comparison::of(&then, &now), &path))?;
+    }
+    Ok(())
+}
