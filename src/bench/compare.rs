@@ -148,6 +148,7 @@ impl Comparison {
 mod tests {
     use super::super::limits::Limits;
     use super::*;
+    use crate::rng::{Draws, stream};
 
     fn figure(name: &str, key: &str, median: f64) -> Figure {
         Figure::of(&serde_json::json!({"name": name, key: {"median": median}})).unwrap()
@@ -203,6 +204,26 @@ mod tests {
             assert_eq!((error.exit_code(), error.to_string().lines().count()), (65, 1), "{error}");
         }
         assert!(parse(&[b'{', 0xff, 0xfe]).is_err());
+    }
+
+    #[test]
+    fn no_damage_to_a_result_breaks_the_reader() {
+        let text: String = Limits::example().to_json().iter().map(|line| format!("{line}\n")).collect();
+        let mut draws = Draws::new(1, stream("damage"), 0, 0);
+        for _ in 0..2000 {
+            let mut bytes = text.clone().into_bytes();
+            for _ in 0..1 + draws.below(4) {
+                let at = draws.below(bytes.len() as u32) as usize;
+                match draws.below(3) {
+                    0 => bytes[at] = draws.below(256) as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b"{}[]\":,\n-e9"[draws.below(12) as usize]),
+                }
+            }
+            if let Err(e) = parse(&bytes) {
+                assert!(e.to_string().starts_with("line ") && e.to_string().lines().count() == 1, "{e}");
+            }
+        }
     }
 
     #[test]

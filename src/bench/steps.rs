@@ -93,7 +93,7 @@ impl StepTimes {
     }
     /// Of the multiply-add limit.
     pub fn share(&self, limits: &Limits) -> f64 {
-        self.gflops() / limits.fma.median
+        self.gflops() / limits.fma.max
     }
 
     /// The result with the keys of the peers' scripts, and more.

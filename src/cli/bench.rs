@@ -114,7 +114,8 @@ fn works(matches: &ArgMatches, models: &str) -> Result<Vec<Work>> {
             for batch in &batches {
                 for dtype in list("dtype", DTYPES[0]) {
                     let kind = Kind::Count(1, MOST_IMAGES);
-                    let Setting::Count(batch) = kind.parse(batch).map_err(|e| e.context("--batch"))? else { continue };
+                    let count = kind.parse(batch).map_err(|e| Error::usage(format!("--batch {e}")))?;
+                    let Setting::Count(batch) = count else { continue };
                     let work = Work { model: model.clone(), opt: opt.clone(), batch: batch as usize, dtype };
                     work.check()?;
                     works.push(work);
@@ -218,4 +219,60 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         results.show(&text::comparison(&Comparison::of(&then, &now), &path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args> {
+        let command = build(Command::new("bench"));
+        let matches = command.try_get_matches_from(std::iter::once("bench").chain(line.split_whitespace()));
+        args(&matches.map_err(|e| Error::usage(e.kind().to_string()))?)
+    }
+
+    #[test]
+    fn lists_are_combined_and_have_the_peers_defaults() {
+        let works = |line: &str| match parse(line).unwrap().what {
+            What::Steps(works) => works.iter().map(Work::name).collect::<Vec<_>>(),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(works("--step cnn"), ["step cnn sam, batch 128, f32"]);
+        assert_eq!(works("--step cnn --mode eval"), ["step cnn eval, batch 512, f32"]);
+        assert_eq!(
+            works("--step cnn --opt sgd,sam --batch 32,64 --dtype f32"),
+            [
+                "step cnn sgd, batch 32, f32",
+                "step cnn sgd, batch 64, f32",
+                "step cnn sam, batch 32, f32",
+                "step cnn sam, batch 64, f32",
+            ]
+        );
+        assert_eq!(parse("--step cnn").unwrap().budget, Duration::from_secs(10));
+        let args = parse("conv2d --seconds 0.5 --threads 1").unwrap();
+        assert_eq!((args.what, args.budget), (What::Operations("conv2d".into()), Duration::from_millis(500)));
+        assert_eq!(args.recipe.threads, 1);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_before_anything_is() {
+        for (line, message) in [
+            ("--step cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
+            ("--step cnn,", "unknown model ''; known: "),
+            ("--step cnn --opt sag", "unknown optimizer 'sag'; did you mean 'sam'?"),
+            ("--step cnn --dtype f32,bf16", "there is no dtype 'bf16' here; steps compute in f32"),
+            ("--step cnn --batch 8,0", "--batch must be a whole number from 1 to 4294967295, not '0'"),
+            ("--step cnn --mode test", "--mode must be one of train, eval, not 'test'"),
+            ("--step cnn --mode eval --opt sam", "--opt has no meaning with --mode eval"),
+            ("--seconds 0", "--seconds must be a number above 0 to 86400, not '0'"),
+            ("--seconds nan", "--seconds must be a number above 0 to 86400, not 'nan'"),
+            ("relu --step cnn", "cannot be used"),
+            ("--data fashion-mnist --list", "cannot be used"),
+            ("--batch 8", "required"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.to_string().contains(message), "{line}: {error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
 }

@@ -35,7 +35,7 @@ pub fn limits(l: &Limits) -> String {
     };
     format!("limits of {}\n", l.device)
         + &line("  multiply-add, 1 thread", l.fma_one, "GFLOP/s")
-        + &line(&format!("  multiply-add, {} threads", l.threads), l.fma, "GFLOP/s")
+        + &line(&format!("  multiply-add, all ({})", l.threads), l.fma, "GFLOP/s")
         + &line("  copy, read + write", l.copy, "GB/s")
 }
 
@@ -45,8 +45,9 @@ case and its calls                       ms (min to max)              GFLOP/s   
 ";
 
 pub const OPERATIONS_FOOT: &str = "
-GB/s: every operand once. Of limit: the least time by flops (fma) or by bytes (copy), whichever is longer, over the time
-taken; above 100 % where operands stay in the caches or an algorithm saves multiplications.
+GB/s: every operand once. Of limit: the least time by flops (fma) or by bytes (copy) at the best that was measured of
+that limit, whichever is longer, over the time taken; above 100 % where operands stay in the caches or an algorithm saves
+multiplications.
 ";
 
 /// A case's name and a line for each of its calls.
