@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     /// [n, h, w, ci, co, k, stride, pad]
-    const SHAPES: [[usize; 8]; 22] = [
+    const SHAPES: [[usize; 8]; 32] = [
         // The layers of cnn, of ResNets: first, inner, strided, projection.
         [2, 28, 28, 1, 32, 3, 1, 1],
         [2, 28, 28, 32, 32, 3, 1, 1],
@@ -83,8 +83,20 @@ mod tests {
         [1, 1, 1, 40, 40, 3, 2, 1],
         [1, 2, 1, 40, 3, 1, 3, 0],
         // Images as jobs, without bands; bands because an image is large.
-        [17, 5, 6, 3, 4, 3, 1, 1],
+        [17, 5, 9, 3, 4, 3, 1, 1],
         [16, 40, 41, 80, 2, 3, 2, 1],
+        // Batches of small images: the last stages of ResNets, then odd sizes, one channel, and more images than are
+        // taken at once.
+        [8, 8, 8, 40, 72, 3, 1, 1],
+        [10, 8, 8, 20, 36, 3, 2, 1],
+        [9, 4, 4, 33, 20, 1, 2, 0],
+        [17, 2, 2, 40, 24, 3, 1, 1],
+        [9, 1, 1, 40, 65, 3, 1, 1],
+        [30, 1, 1, 70, 33, 1, 1, 0],
+        [12, 5, 7, 3, 10, 4, 3, 2],
+        [8, 7, 6, 1, 1, 5, 2, 3],
+        [70, 3, 2, 5, 17, 2, 1, 1],
+        [20, 30, 8, 3, 5, 3, 1, 0],
     ];
 
     fn shapes() -> impl Iterator<Item = ConvShape> {

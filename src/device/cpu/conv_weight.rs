@@ -7,6 +7,8 @@ use super::Workers;
 use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
+use super::small::is_small;
+use super::small_weight;
 use super::sweep::{Axis, padded_rows};
 use super::tile::{self, Walk};
 use crate::ops::call::ConvShape;
@@ -127,6 +129,9 @@ fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize
 
 /// Elements of work that [`backward_weight`] needs.
 pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
+    if is_small(s.n, s.w.max(s.out_w())) {
+        return small_weight::workspace(workers, s);
+    }
     let plan = Plan::new(workers.isa, s);
     plan.partials_len() + workers.pool.threads() * plan.scratch_len()
 }
@@ -134,6 +139,9 @@ pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
 /// dw = the gradient of conv(x, w) with respect to w, given dy.
 pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], work: &mut [f32]) {
     assert_eq!((x.len(), dy.len(), dw.len()), (s.x_len(), s.y_len(), s.weight_len()), "conv backward weight of {s:?}");
+    if is_small(s.n, s.w.max(s.out_w())) {
+        return small_weight::backward_weight(workers, s, x, dy, dw, work);
+    }
     let plan = Plan::new(workers.isa, s);
     let (slots, len, depth) = (plan.slots, s.weight_len(), s.k * s.k * s.ci);
     let (partials, scratch) = work.split_at_mut(plan.partials_len());

@@ -18,6 +18,8 @@ pub mod pooling;
 mod run;
 pub mod shortcut;
 pub mod simd;
+mod small;
+mod small_weight;
 mod split;
 mod sweep;
 #[cfg(test)]

@@ -12,12 +12,13 @@ use super::moments::image_moments;
 use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
+use super::split::split;
 use super::tile::{self, Walk};
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
 /// Jobs wanted at least, where a batch has fewer images than this.
-const MIN_JOBS: usize = 16;
+pub(super) const MIN_JOBS: usize = 16;
 /// Elements of a band's padded copy at most: 512 KB, half of the L2 cache of a current server core.
 const MAX_BAND: usize = 128 * 1024;
 
@@ -25,25 +26,25 @@ const MAX_BAND: usize = 128 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
     /// Positions of the source, and of the output.
-    source: usize,
-    out: usize,
+    pub(super) source: usize,
+    pub(super) out: usize,
     k: usize,
     pad: usize,
     /// Distance in the padded copy between neighbouring outputs of a phase, and in the output; one of the two is 1.
     in_step: usize,
-    out_step: usize,
+    pub(super) out_step: usize,
     /// Zeros of the padded copy in front of the source.
     lead: usize,
-    flipped: bool,
+    pub(super) flipped: bool,
 }
 
 /// The outputs `a, a + out_step, ..` of an axis, which all meet the same taps.
 #[derive(Clone, Copy, Debug)]
-struct Phase {
-    taps: usize,
+pub(super) struct Phase {
+    pub(super) taps: usize,
     /// Position in the padded copy of the first tap of the first output.
     start: usize,
-    outputs: usize,
+    pub(super) outputs: usize,
 }
 
 impl Axis {
@@ -69,15 +70,35 @@ impl Axis {
         }
     }
 
-    fn phase(&self, a: usize) -> Phase {
+    pub(super) fn phase(&self, a: usize) -> Phase {
         let taps = self.taps(a);
         let start = if self.flipped && taps > 0 { self.lead + 1 + (a + self.pad) / self.out_step - taps } else { 0 };
         Phase { taps, start, outputs: self.out.saturating_sub(a).div_ceil(self.out_step) }
     }
 
     /// Which kernel row (or column) the `j`-th tap of phase `a` is.
-    fn tap(&self, a: usize, j: usize) -> usize {
+    pub(super) fn tap(&self, a: usize, j: usize) -> usize {
         if self.flipped { (a + self.pad) % self.out_step + self.out_step * (self.taps(a) - 1 - j) } else { j }
+    }
+
+    /// Source position that the `j`-th tap of the `u`-th output of phase `a` meets, if it is one of those [`Axis::inside`].
+    pub(super) fn position(&self, a: usize, u: usize, j: usize) -> usize {
+        self.phase(a).start + u * self.in_step + j - self.lead
+    }
+
+    /// Taps of the `u`-th output of phase `a` that meet the source and not the zeros around it.
+    pub(super) fn inside(&self, a: usize, u: usize) -> Range<usize> {
+        let phase = self.phase(a);
+        let first = phase.start + u * self.in_step;
+        let end = (self.source + self.lead).saturating_sub(first).min(phase.taps);
+        self.lead.saturating_sub(first).min(end)..end
+    }
+
+    /// Taps of phase `a` from the first to the last that meets the source for any output.
+    pub(super) fn met(&self, a: usize) -> Range<usize> {
+        let inside = || (0..self.phase(a).outputs).map(|u| self.inside(a, u)).filter(|taps| !taps.is_empty());
+        let ends = inside().map(|taps| taps.start).min().zip(inside().map(|taps| taps.end).max());
+        ends.map_or(0..0, |(start, end)| start..end)
     }
 
     /// Outputs of the longest phase.
@@ -98,14 +119,14 @@ impl Axis {
 /// All of a batch's convolutions in one direction, from `c` channels to `d`.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
-    n: usize,
-    k: usize,
-    c: usize,
-    d: usize,
-    rows: Axis,
-    cols: Axis,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) c: usize,
+    pub(super) d: usize,
+    pub(super) rows: Axis,
+    pub(super) cols: Axis,
     /// Whether outputs are added to what is there.
-    add: bool,
+    pub(super) add: bool,
 }
 
 impl Sweep {
@@ -123,6 +144,9 @@ impl Sweep {
 
     /// Elements of work that [`Sweep::run`] needs.
     pub fn workspace(&self, workers: &Workers) -> usize {
+        if self.is_small() {
+            return self.small_workspace(workers);
+        }
         self.packed_len(workers.isa) + workers.pool.threads() * self.scratch_len()
     }
 
@@ -198,6 +222,16 @@ impl Sweep {
         partials: Option<&mut [f32]>,
         work: &mut [f32],
     ) {
+        if self.is_small() {
+            self.run_small(workers, from, w, to, work);
+            if let Some(moments) = partials {
+                let image = self.rows.out * self.cols.out * self.d;
+                split(workers, [(moments, 2 * self.d)], |i, [moments]| {
+                    image_moments(workers.isa, &to[i * image..(i + 1) * image], moments);
+                });
+            }
+            return;
+        }
         let (packed, scratch) = work.split_at_mut(self.packed_len(workers.isa));
         self.pack(workers, w, packed);
         let packed = &*packed;

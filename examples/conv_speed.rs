@@ -1,0 +1,124 @@
+//! Speed of the CPU's convolutions on the layers of WideResNets: GFLOP/s forward, backward by data and by weight, best of
+//! several runs, counted as direct convolution.
+//!
+//!     cargo run --release --example conv_speed -- THREADS BATCH [part of a model's name]
+
+use samcore::device::cpu::{Workers, conv, pool::Pool, simd::Isa};
+use samcore::ops::call::ConvShape;
+use samcore::rng::{Draws, stream};
+use std::time::Instant;
+
+/// Model, how many layers are of this shape, h, ci, co, k, stride, pad.
+const LAYERS: &[(&str, usize, [usize; 6])] = &[
+    ("wrn-16-4", 1, [32, 3, 16, 3, 1, 1]),
+    ("wrn-16-4", 1, [32, 16, 64, 3, 1, 1]),
+    ("wrn-16-4", 1, [32, 16, 64, 1, 1, 0]),
+    ("wrn-16-4", 3, [32, 64, 64, 3, 1, 1]),
+    ("wrn-16-4", 1, [32, 64, 128, 3, 2, 1]),
+    ("wrn-16-4", 1, [32, 64, 128, 1, 2, 0]),
+    ("wrn-16-4", 3, [16, 128, 128, 3, 1, 1]),
+    ("wrn-16-4", 1, [16, 128, 256, 3, 2, 1]),
+    ("wrn-16-4", 1, [16, 128, 256, 1, 2, 0]),
+    ("wrn-16-4", 3, [8, 256, 256, 3, 1, 1]),
+    ("wrn-28-10", 1, [32, 3, 16, 3, 1, 1]),
+    ("wrn-28-10", 1, [32, 16, 160, 3, 1, 1]),
+    ("wrn-28-10", 1, [32, 16, 160, 1, 1, 0]),
+    ("wrn-28-10", 7, [32, 160, 160, 3, 1, 1]),
+    ("wrn-28-10", 1, [32, 160, 320, 3, 2, 1]),
+    ("wrn-28-10", 1, [32, 160, 320, 1, 2, 0]),
+    ("wrn-28-10", 7, [16, 320, 320, 3, 1, 1]),
+    ("wrn-28-10", 1, [16, 320, 640, 3, 2, 1]),
+    ("wrn-28-10", 1, [16, 320, 640, 1, 2, 0]),
+    ("wrn-28-10", 7, [8, 640, 640, 3, 1, 1]),
+    ("wide_resnet50_2", 1, [32, 3, 64, 7, 2, 3]),
+    ("wide_resnet50_2", 1, [8, 64, 128, 1, 1, 0]),
+    ("wide_resnet50_2", 1, [8, 64, 256, 1, 1, 0]),
+    ("wide_resnet50_2", 3, [8, 128, 128, 3, 1, 1]),
+    ("wide_resnet50_2", 3, [8, 128, 256, 1, 1, 0]),
+    ("wide_resnet50_2", 3, [8, 256, 128, 1, 1, 0]),
+    ("wide_resnet50_2", 1, [8, 256, 256, 3, 2, 1]),
+    ("wide_resnet50_2", 1, [8, 256, 512, 1, 2, 0]),
+    ("wide_resnet50_2", 3, [4, 256, 256, 3, 1, 1]),
+    ("wide_resnet50_2", 4, [4, 256, 512, 1, 1, 0]),
+    ("wide_resnet50_2", 4, [4, 512, 256, 1, 1, 0]),
+    ("wide_resnet50_2", 1, [4, 512, 512, 3, 2, 1]),
+    ("wide_resnet50_2", 1, [4, 512, 1024, 1, 2, 0]),
+    ("wide_resnet50_2", 5, [2, 512, 512, 3, 1, 1]),
+    ("wide_resnet50_2", 6, [2, 512, 1024, 1, 1, 0]),
+    ("wide_resnet50_2", 6, [2, 1024, 512, 1, 1, 0]),
+    ("wide_resnet50_2", 1, [2, 1024, 1024, 3, 2, 1]),
+    ("wide_resnet50_2", 1, [2, 1024, 2048, 1, 2, 0]),
+    ("wide_resnet50_2", 2, [1, 1024, 1024, 3, 1, 1]),
+    ("wide_resnet50_2", 3, [1, 1024, 2048, 1, 1, 0]),
+    ("wide_resnet50_2", 3, [1, 2048, 1024, 1, 1, 0]),
+];
+
+fn normal(seed: u64, len: usize) -> Vec<f32> {
+    let mut draws = Draws::new(seed, stream("bench"), 0, 0);
+    (0..len).map(|_| draws.uniform(-1.0, 1.0) as f32).collect()
+}
+
+/// Seconds that this thread has run so far, which other programs do not disturb as they do a clock (Linux).
+fn thread_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split(' ').next()?.parse::<f64>().ok()? * 1e-9)
+}
+
+/// Seconds of a run: by this thread's own time where it is the only one, else the fastest by the clock.
+fn seconds(threads: usize, mut f: impl FnMut()) -> f64 {
+    let (begun, before, mut least, mut runs) = (Instant::now(), thread_seconds(), f64::INFINITY, 0);
+    while runs < 3 || begun.elapsed().as_secs_f64() < 0.25 {
+        let t = Instant::now();
+        f();
+        least = least.min(t.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    match (before, thread_seconds()) {
+        (Some(before), Some(after)) if threads == 1 => (after - before) / f64::from(runs),
+        _ => least,
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |i: usize, default: usize| words.get(i).and_then(|w| w.parse().ok()).unwrap_or(default);
+    let (threads, n) = (number(0, 1), number(1, 32));
+    let only = words.get(2).map_or("", |w| w);
+    let workers = Workers { pool: Pool::new(threads), isa: Isa::best() };
+    println!(
+        "{threads} threads, batch {n}, {}; GFLOP/s, and seconds of all such layers in one pass",
+        workers.isa.name()
+    );
+    let mut sums: Vec<(&str, f64, f64)> = vec![];
+    for &(model, count, [h, ci, co, k, stride, pad]) in LAYERS.iter().filter(|l| l.0.contains(only)) {
+        let s = ConvShape { n, h, w: h, ci, co, k, stride, pad };
+        let (mut x, w, mut y) = (normal(1, s.x_len()), normal(2, s.weight_len()), normal(3, s.y_len()));
+        let (dy, mut dw, mut partials) = (normal(4, s.y_len()), normal(5, s.weight_len()), vec![0.0; 2 * n * co]);
+        let work = conv::forward_workspace(&workers, &s)
+            .max(conv::backward_data_workspace(&workers, &s))
+            .max(conv::backward_weight_workspace(&workers, &s));
+        let mut work = vec![0.0; work];
+        let forward = seconds(threads, || conv::forward(&workers, &s, &x, &w, &mut y, Some(&mut partials), &mut work));
+        let weight = seconds(threads, || conv::backward_weight(&workers, &s, &x, &dy, &mut dw, &mut work));
+        // A first layer has no gradient by data.
+        let data =
+            (ci > 3).then(|| seconds(threads, || conv::backward_data(&workers, &s, &dy, &w, &mut x, false, &mut work)));
+        let rate = |seconds: f64| s.flops() as f64 / seconds / 1e9;
+        let total = count as f64 * (forward + weight + data.unwrap_or(0.0));
+        println!(
+            "{model:<16} {count} x {h:>2}x{h:<2} {ci:>4} -> {co:<4} {k}x{k} stride {stride}: {:>4.0} {:>4.0} {:>4.0}  work {:>5.1} MB {total:>8.4} s",
+            rate(forward),
+            data.map_or(0.0, rate),
+            rate(weight),
+            work.len() as f64 * 4e-6,
+        );
+        let flops = count as f64 * s.flops() as f64 * if ci > 3 { 3.0 } else { 2.0 };
+        match sums.iter_mut().find(|sum| sum.0 == model) {
+            Some(sum) => (sum.1, sum.2) = (sum.1 + total, sum.2 + flops),
+            None => sums.push((model, total, flops)),
+        }
+    }
+    for (model, seconds, flops) in sums {
+        println!("{model}: {seconds:.3} s, {:.0} GFLOP/s", flops / seconds / 1e9);
+    }
+}
