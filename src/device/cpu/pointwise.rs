@@ -104,17 +104,14 @@ per_isa! {
     fn dropout_row(s: &Dropout, add: bool, key: [u32; 2], seed: u64, x: &[f32], y: &mut [f32]) = dropout_body;
 }
 
-/// Blocks of four draws made at once, ahead of the loop that uses them, which then runs in vectors.
-const BLOCKS: usize = 64;
+/// Blocks of four draws made at once: one vector of each word with AVX-512.
+const BLOCKS: usize = 16;
 
 #[inline(always)]
 fn dropout_body(s: &Dropout, add: bool, [epoch, index]: [u32; 2], seed: u64, x: &[f32], y: &mut [f32]) {
     let scale = 1.0 / (1.0 - s.p);
     for (tile, (x, y)) in x.chunks(4 * BLOCKS).zip(y.chunks_mut(4 * BLOCKS)).enumerate() {
-        let mut words = [[0u32; 4]; BLOCKS];
-        for (block, words) in words.iter_mut().enumerate() {
-            *words = rng::draw(seed, s.stream, epoch, index, (tile * BLOCKS + block) as u32);
-        }
+        let words = rng::draw_blocks::<BLOCKS>(seed, s.stream, epoch, index, (tile * BLOCKS) as u32);
         for ((y, x), word) in y.iter_mut().zip(x).zip(words.as_flattened()) {
             let scaled = *x * scale;
             let v = if rng::unit(*word) >= s.p { scaled } else { 0.0 };
