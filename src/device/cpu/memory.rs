@@ -16,19 +16,29 @@ struct Bank {
 }
 
 impl Bank {
+    /// Zeros that the system hands out page by page as they are written: what is uploaded before the first step does not
+    /// stand beside an arena that nobody has used yet.
     fn new(len: usize) -> Result<Bank> {
-        let mut values = Vec::new();
-        values.try_reserve_exact(len + ALIGN).map_err(|_| {
+        let values = zeros(len + ALIGN).ok_or_else(|| {
             let mebibytes = len.div_ceil(1 << 18);
             let text = format!("out of memory: {mebibytes} MiB for one buffer; a smaller --batch needs less");
             Error::new(Kind::Unavailable, text)
         })?;
-        values.resize(len + ALIGN, 0.0f32);
         let address = values.as_ptr() as usize / size_of::<f32>();
         Ok(Bank { start: address.next_multiple_of(ALIGN) - address, values, len })
     }
     fn slice(&mut self) -> &mut [f32] {
         &mut self.values[self.start..self.start + self.len]
+    }
+}
+
+/// `len` zeros, as `vec![0.0; len]`; None where there is too little memory.
+fn zeros(len: usize) -> Option<Vec<f32>> {
+    let layout = std::alloc::Layout::array::<f32>(len).ok().filter(|l| l.size() > 0)?;
+    // SAFETY: the layout is that of a vector of this capacity and not empty; all bits zero are valid floats.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout).cast::<f32>();
+        (!start.is_null()).then(|| Vec::from_raw_parts(start, len, len))
     }
 }
 
