@@ -94,6 +94,8 @@ pub struct Recipe {
     pub crop: usize,
     pub crop_padding: Padding,
     pub flip: bool,
+    /// Side in pixels of the square that is cut out of each training image; 0 is none.
+    pub cutout: usize,
     pub seed: u64,
     pub device: Target,
     /// CPU threads; 0 is all.
@@ -137,6 +139,7 @@ impl Default for Recipe {
             crop: 0,
             crop_padding: Padding::Zero,
             flip: true,
+            cutout: 0,
             seed: 0,
             device: Target::Auto,
             threads: 0,
@@ -162,7 +165,8 @@ impl Recipe {
 
     /// What happens to training images on their way in.
     pub fn augment(&self) -> Augment {
-        Augment { crop: self.crop, reflect: self.crop_padding == Padding::Reflect, flip: self.flip }
+        let reflect = self.crop_padding == Padding::Reflect;
+        Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout }
     }
 
     /// Checks every setting against its own range; reading a file or flags has done so already.

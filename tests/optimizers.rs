@@ -28,7 +28,7 @@ const STEPS: usize = 3;
 const CLASSES: usize = 5;
 
 fn source() -> ImageSource {
-    let augment = Augment { crop: 1, reflect: false, flip: true };
+    let augment = Augment { crop: 1, flip: true, ..Augment::default() };
     ImageSource { h: 8, w: 8, c: 2, classes: CLASSES, mean: [0.4; 4], std: [0.3; 4], augment }
 }
 

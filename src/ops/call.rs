@@ -216,6 +216,9 @@ pub struct Augment {
     pub reflect: bool,
     /// Mirror left-right with probability one half.
     pub flip: bool,
+    /// Side in pixels of a square that is set to zero after normalisation, the mean (DeVries and Taylor, 2017). Its centre
+    /// is uniform over the image as the model sees it, so that borders clip some squares; 0 is none.
+    pub cutout: usize,
 }
 
 /// Reads `n` images of the data set that [`Counters`] name, from position `Counters::first + offset` of its order on.

@@ -8,7 +8,8 @@ use crate::rng::{below, draw, stream};
 ///
 /// `images` are bytes `[count, c, h, w]`. The image is padded by `crop` pixels on each side (zero after normalisation, or
 /// mirrored without repeating the border), a window of its own size is cut out at a drawn place, and that is mirrored
-/// left-right with probability one half.
+/// left-right with probability one half. Then a square of side
+/// `cutout`, less what lies beyond the borders, becomes zero.
 pub fn ingest_spec(
     spec: &Ingest,
     images: &[u8],
@@ -17,7 +18,7 @@ pub fn ingest_spec(
     counters: &Counters,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let Ingest { n, h, w, c, classes, offset, augment, .. } = *spec;
-    let Augment { crop, reflect, flip } = augment;
+    let Augment { crop, reflect, flip, cutout } = augment;
     let mut out = (vec![0.0; n * h * w * c], vec![0.0; n * classes], vec![0.0; n]);
     for i in 0..n {
         let real = offset + i < counters.rows as usize;
@@ -28,7 +29,13 @@ pub fn ingest_spec(
         let words = draw(counters.seed, stream("ingest"), counters.epoch, sample as u32, 0);
         let (dx, dy) = (below(words[0], 2 * crop as u32 + 1), below(words[1], 2 * crop as u32 + 1));
         let mirrored = flip && words[2] >> 31 == 1;
+        // The halves of the fourth word place the square: 2^16 positions are many more than an image has.
+        let centre = (below(words[3] << 16, h as u32) as usize, below(words[3] >> 16 << 16, w as u32) as usize);
+        let cut = |at: usize, centre: usize| at + cutout / 2 >= centre && at + cutout / 2 < centre + cutout;
         for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
+            if cut(y, centre.0) && cut(x, centre.1) {
+                continue;
+            }
             let column = if mirrored { w - 1 - x } else { x };
             let place = (
                 source(y as i64 + i64::from(dy) - crop as i64, h as i64, reflect),
@@ -58,21 +65,29 @@ fn source(at: i64, size: i64, reflect: bool) -> Option<usize> {
 
 pub(super) fn cases() -> Vec<Case> {
     let none = Augment::default();
-    let zero = Augment { crop: 2, reflect: false, flip: true };
-    let mirror = Augment { crop: 4, reflect: true, flip: true };
-    [(8, 28, 28, 1, none), (8, 28, 28, 1, zero), (5, 32, 32, 3, mirror), (3, 7, 9, 2, zero), (4, 6, 5, 4, mirror)]
-        .into_iter()
-        .map(|(rows, h, w, c, augment)| {
-            // One row fewer than the batch is real, so that padding is covered.
-            let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 5, rows: rows as u32 - 1 };
-            case(rows, IngestCase { h, w, c, images: 20, augment, counters })
-        })
-        .collect()
+    let zero = Augment { crop: 2, flip: true, ..none };
+    let mirror = Augment { crop: 4, reflect: true, flip: true, cutout: 0 };
+    [
+        (8, 28, 28, 1, none),
+        (8, 28, 28, 1, zero),
+        (5, 32, 32, 3, mirror),
+        (3, 7, 9, 2, zero),
+        (4, 6, 5, 4, mirror),
+        (8, 32, 32, 3, Augment { cutout: 16, ..mirror }),
+        (6, 7, 9, 2, Augment { cutout: 3, ..none }),
+    ]
+    .into_iter()
+    .map(|(rows, h, w, c, augment)| {
+        // One row fewer than the batch is real, so that padding is covered.
+        let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 5, rows: rows as u32 - 1 };
+        case(rows, IngestCase { h, w, c, images: 20, augment, counters })
+    })
+    .collect()
 }
 
 pub(super) fn bench() -> Vec<Case> {
-    let zero = Augment { crop: 2, reflect: false, flip: true };
-    let mirror = Augment { crop: 4, reflect: true, flip: true };
+    let zero = Augment { crop: 2, flip: true, ..Augment::default() };
+    let mirror = Augment { crop: 4, reflect: true, flip: true, cutout: 16 };
     [(128, 28, 28, 1, zero), (32, 32, 32, 3, mirror)]
         .into_iter()
         .map(|(rows, h, w, c, augment)| {

@@ -139,6 +139,8 @@ pub const SETTINGS: &[Setting] = &[
         "what the padding of a crop is filled with"),
     row(DATA, "flip", Kind::Switch, |r| Field::Switch(&mut r.flip),
         "mirror half of the images left-right"),
+    row(DATA, "cutout", Kind::Count(0, 64), |r| Field::Size(&mut r.cutout),
+        "erase a square of N pixels at a random place; 0: none"),
 
     row(MODEL, "model", Kind::Text, |r| Field::Text(&mut r.model),
         "model by name, see 'samcore info models'; auto: the data decide"),

@@ -5,7 +5,7 @@ use super::split::{images_a_job, split};
 use crate::ops::call::{Augment, Counters, Ingest};
 use crate::rng;
 
-/// Stream of the draws of crop and flip.
+/// Stream of the draws of crop, flip and cutout.
 const STREAM: u32 = rng::stream("ingest");
 
 /// Writes x `[n, h, w, c]`, targets `[n, classes]` (one-hot) and weights `[n]` from `images` `[count, c, h, w]` and
@@ -42,6 +42,7 @@ pub fn ingest(
             for (channel, (plane, table)) in bytes.chunks_exact(spec.h * spec.w).zip(&tables).enumerate() {
                 crop.read(spec, plane, table, channel, x);
             }
+            crop.cut(spec, x);
             target.fill(0.0);
             target[usize::from(labels[sample as usize])] = 1.0;
             *weight = if row < counters.rows as usize { 1.0 } else { 0.0 };
@@ -61,7 +62,7 @@ fn tables(spec: &Ingest) -> [[f32; 256]; 4] {
     tables
 }
 
-/// Which part of the padded image is taken, and whether it is mirrored.
+/// Which part of the padded image is taken, whether it is mirrored, and what is cut out of it then.
 struct Crop {
     pad: usize,
     reflect: bool,
@@ -69,11 +70,14 @@ struct Crop {
     dx: usize,
     dy: usize,
     flip: bool,
+    /// Side of the square that is cut out, and a word whose halves place its centre.
+    cutout: usize,
+    centre: u32,
 }
 
 impl Crop {
     fn draw(augment: &Augment, counters: &Counters, sample: u32) -> Crop {
-        let [dx, dy, flip, _] = rng::draw(counters.seed, STREAM, counters.epoch, sample, 0);
+        let [dx, dy, flip, centre] = rng::draw(counters.seed, STREAM, counters.epoch, sample, 0);
         let positions = 2 * augment.crop as u32 + 1;
         Crop {
             pad: augment.crop,
@@ -81,6 +85,22 @@ impl Crop {
             dx: rng::below(dx, positions) as usize,
             dy: rng::below(dy, positions) as usize,
             flip: augment.flip && flip >> 31 == 1,
+            cutout: augment.cutout,
+            centre,
+        }
+    }
+
+    /// Sets the square, as far as it lies in x `[h, w, c]`, to zero.
+    fn cut(&self, spec: &Ingest, x: &mut [f32]) {
+        // Rows by the lower half of the word, columns by the upper one.
+        let span = |half: u32, len: usize| {
+            let centre = rng::below(half << 16, len as u32) as usize;
+            let end = (centre + self.cutout - self.cutout / 2).min(len);
+            centre.saturating_sub(self.cutout / 2)..end
+        };
+        let (rows, columns) = (span(self.centre, spec.h), span(self.centre >> 16, spec.w));
+        for row in x.chunks_exact_mut(spec.w * spec.c).skip(rows.start).take(rows.len()) {
+            row[columns.start * spec.c..columns.end * spec.c].fill(0.0);
         }
     }
 
@@ -153,6 +173,14 @@ mod tests {
     /// Pads the whole image, cuts, mirrors: step by step, pixel by pixel.
     fn naive_pixel(spec: &Ingest, plane: &[u8], words: [u32; 4], channel: usize, row: usize, column: usize) -> f32 {
         let crop = spec.augment.crop as i64;
+        let (side, halves) = (spec.augment.cutout as i64, [words[3] & 0xFFFF, words[3] >> 16]);
+        let mut from_centre = [(row, spec.h), (column, spec.w)].into_iter().zip(halves).map(|((at, len), half)| {
+            let centre = (u64::from(half) * len as u64) >> 16;
+            at as i64 - centre as i64
+        });
+        if from_centre.all(|d| (-(side / 2)..side - side / 2).contains(&d)) {
+            return 0.0;
+        }
         let flipped = spec.augment.flip && words[2] >= 1 << 31;
         let column = if flipped { spec.w - 1 - column } else { column };
         let shift = |word: u32| i64::from(rng::below(word, 2 * crop as u32 + 1)) - crop;
@@ -178,18 +206,19 @@ mod tests {
     }
 
     #[test]
-    fn crop_flip_and_reflect_are_what_they_say() {
+    fn crop_flip_reflect_and_cutout_are_what_they_say() {
         let counters = Counters { seed: 9, epoch: 4, dataset: 0, first: 10, rows: 40 };
         for c in [1, 3, 4] {
-            for (crop, reflect, flip) in [
-                (0, false, false),
-                (0, false, true),
-                (2, false, true),
-                (4, true, true),
-                (6, true, false),
-                (11, false, true),
+            for (crop, reflect, flip, cutout) in [
+                (0, false, false, 0),
+                (0, false, true, 0),
+                (2, false, true, 0),
+                (4, true, true, 4),
+                (6, true, false, 1),
+                (11, false, true, 5),
+                (0, false, false, 30),
             ] {
-                let spec = spec(40, c, Augment { crop, reflect, flip });
+                let spec = spec(40, c, Augment { crop, reflect, flip, cutout });
                 let (images, labels, order) = dataset(&spec);
                 let [x, targets, weights] = run(&spec, &counters);
                 assert_eq!(weights, [1.0; 40]);
@@ -213,7 +242,7 @@ mod tests {
     #[test]
     fn a_batch_in_groups_is_the_whole_batch() {
         let counters = Counters { seed: 1, epoch: 2, dataset: 0, first: 20, rows: 30 };
-        let whole = spec(30, 3, Augment { crop: 2, reflect: true, flip: true });
+        let whole = spec(30, 3, Augment { crop: 2, reflect: true, flip: true, cutout: 3 });
         let groups =
             [(0, 10), (10, 15), (25, 5)].map(|(offset, n)| run(&Ingest { offset, n, ..whole.clone() }, &counters));
         for (part, expected) in run(&whole, &counters).into_iter().enumerate() {
@@ -236,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_epoch_of_augmented_images_differs_from_the_next() {
-        let spec = spec(20, 1, Augment { crop: 2, reflect: false, flip: true });
+        let spec = spec(20, 1, Augment { crop: 2, flip: true, ..Augment::default() });
         let at = |epoch| run(&spec, &Counters { seed: 1, epoch, dataset: 0, first: 0, rows: 20 });
         assert_ne!(at(0)[0], at(1)[0]);
         assert_eq!(at(0)[0], at(0)[0]);
