@@ -14,6 +14,7 @@ pub(crate) use settings::tests;
 pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};
 pub use value::{Kind, Value};
 
+use crate::data::Labels;
 use crate::ops::call::Augment;
 use crate::optim::schedule::{Schedule, Shape};
 
@@ -57,6 +58,7 @@ pub struct Recipe {
     pub data: String,
     /// Share of the training images held out for validation.
     pub val_fraction: f64,
+    pub labels: Labels,
     /// Name of a model; "auto" until the data set has decided. Other models than `cnn` have recipes of their own, which
     /// `cli::flags::resolve` puts between these defaults and what the user gives.
     pub model: String,
@@ -113,6 +115,7 @@ impl Default for Recipe {
         Recipe {
             data: "fashion-mnist".into(),
             val_fraction: 0.0,
+            labels: Labels::Fine,
             model: "auto".into(),
             dropout: 0.0,
             opt: "sgd".into(),

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 const SPLIT: Kind = Kind::Choice(&["test", "train"]);
+const LABELS: Kind = Kind::Choice(&data::Labels::NAMES);
 
 /// What the command line asks of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,9 @@ pub struct Args {
     pub checkpoint: PathBuf,
     /// Whether --data names the data set; else the checkpoint does.
     pub data_given: bool,
-    /// Its data, eval_batch, threads and device count here.
+    /// Whether --labels says which labels of CIFAR-100; else the model's number of classes does.
+    pub labels_given: bool,
+    /// Its data, labels, eval_batch, threads and device count here.
     pub recipe: Recipe,
     /// Evaluate the training images instead of the test images.
     pub train_split: bool,
@@ -36,6 +39,7 @@ pub fn build(command: Command) -> Command {
     command.args([
         checkpoint.required(true).help("file that a run wrote, such as best.safetensors"),
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),
+        flag("labels", LABELS, "which labels of CIFAR-100 [as many as the model has]", None),
         flag("split", SPLIT, "which images", Some(&Value::Text("test".into()))),
         flag_like("batch", "eval-batch"),
         flag_like("threads", "threads"),
@@ -48,12 +52,14 @@ pub fn build(command: Command) -> Command {
 /// Usage: a wrong value.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    for (name, like) in [("data", "data"), ("batch", "eval-batch"), ("threads", "threads"), ("device", "device")] {
-        apply(matches, name, like, &mut recipe)?;
+    for name in ["data", "labels", "threads", "device"] {
+        apply(matches, name, name, &mut recipe)?;
     }
+    apply(matches, "batch", "eval-batch", &mut recipe)?;
     Ok(Args {
         checkpoint: path(matches, "checkpoint").unwrap_or_default(),
         data_given: matches.contains_id("data"),
+        labels_given: matches.contains_id("labels"),
         recipe,
         train_split: value(matches, "split", SPLIT)? == Some(Value::Text("train".into())),
         json: matches.get_flag("json"),
@@ -69,7 +75,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     if !args.data_given {
         recipe.data = of.data.clone();
     }
-    let data = data::load(&recipe.data).map_err(|e| match args.data_given {
+    let labels = |name: &str| if args.labels_given { Ok(recipe.labels) } else { data::labels_for(name, of.classes) };
+    let data = labels(&recipe.data).and_then(|labels| data::load_as(&recipe.data, labels));
+    let data = data.map_err(|e| match args.data_given {
         true => e,
         false => e.context(format!("the data of {}, unless --data gives others", file.display())),
     })?;

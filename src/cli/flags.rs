@@ -165,7 +165,7 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     // What is misspelt is told before the data are read.
     optim::find(&recipe.opt)?;
     let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };
-    let data = data::load(&recipe.data)?;
+    let data = data::load_as(&recipe.data, recipe.labels)?;
     let model = match named {
         Some(model) => model,
         None => models::find(engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(&recipe))?)?,

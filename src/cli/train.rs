@@ -79,7 +79,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 /// Recipe and data of a run that goes on.
 fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
     let recipe = Recipe::default().with(given)?;
-    let data = data::load(&recipe.data)?;
+    let data = data::load_as(&recipe.data, recipe.labels)?;
     Ok((recipe, data))
 }
 

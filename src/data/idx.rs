@@ -1,45 +1,22 @@
 //! IDX, the format of MNIST and its relatives: a magic number `00 00 08 rank`, one big-endian u32 a dimension, then bytes.
 
+use super::Split;
+use super::bytes::{Bytes, open};
 use crate::error::{Error, Kind, Result};
 use crate::files::looks_like;
 use flate2::bufread::GzDecoder;
-use memmap2::Mmap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Deflate packs at most 258 bytes into 2 bits, so that no stream unpacks to more than this many times its length.
 const MAX_RATIO: u64 = 1032;
 
-/// The values of a data file: a memory map of a plain one, memory for what came out of a .gz.
-pub struct Bytes {
-    store: Store,
-    /// Bytes of header before the values.
-    header: usize,
-}
+/// Dimensions of training images, training labels, test images and test labels.
+pub const RANKS: [usize; 4] = [3, 1, 3, 1];
 
-enum Store {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Bytes {
-    /// The unpacked file with its header.
-    pub fn whole_file(&self) -> &[u8] {
-        match &self.store {
-            Store::Mapped(map) => map,
-            Store::Owned(vec) => vec,
-        }
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.whole_file()[self.header..]
-    }
-}
+/// Bytes of a file of labels before the first label.
+pub const LABELS_HEADER: usize = 8;
 
 /// One file: its dimensions, and `dims[0] * dims[1] * ...` bytes.
 pub struct Idx {
@@ -52,23 +29,11 @@ pub struct Idx {
 /// Every dimension is at least 1 and the file is exactly as long as its header says. What is not so is an error that names
 /// the file and the byte; no more memory is used than the header's size plus 64 KiB, whatever the file holds.
 pub fn read(path: &Path, rank: usize) -> Result<Idx> {
-    let unreadable = |e: io::Error| Error::io("read", path, &e);
-    // Asked before opening, because opening a pipe would wait for a writer.
-    let meta = fs::metadata(path).map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(Error::new(Kind::NoInput, format!("cannot read {}: it is not a file", path.display())));
-    }
-    if meta.len() == 0 {
-        return Err(Error::data(format!("{} is empty; fetch it again", path.display())));
-    }
-    let file = File::open(path).map_err(unreadable)?;
+    let (file, len) = open(path)?;
     if path.extension().is_some_and(|e| e == "gz") {
-        return unpack(path, file, meta.len(), rank);
+        return unpack(path, file, len, rank);
     }
-    #[allow(unsafe_code)]
-    // SAFETY: the map is only read. A data file that another process shortens while we run is beyond what a reader can
-    // guard against (SIGBUS); the price of a copy would be the data set's size in memory for each run on a machine.
-    let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+    let map = Bytes::map(path, &file)?;
     let header = 4 + 4 * rank;
     let place = path.display().to_string();
     let (dims, len) = parse_header(&map[..map.len().min(header)], rank, &place)?;
@@ -79,7 +44,7 @@ pub fn read(path: &Path, rank: usize) -> Result<Idx> {
     if map.len() > end {
         return Err(goes_on(&place, end));
     }
-    Ok(Idx { dims, bytes: Bytes { store: Store::Mapped(map), header } })
+    Ok(Idx { dims, bytes: map.behind(header) })
 }
 
 /// Checks the header and returns the dimensions and the number of bytes that follow. `head` is shorter if the file is.
@@ -166,7 +131,7 @@ fn unpack(path: &Path, file: File, packed: u64, rank: usize) -> Result<Idx> {
         let what = "the gzip stream ends here, but the file goes on";
         return Err(Error::data(format!("{}, packed byte {byte}: {what}; fetch it again", path.display())));
     }
-    Ok(Idx { dims, bytes: Bytes { store: Store::Owned(content), header } })
+    Ok(Idx { dims, bytes: Bytes::owned(content, header) })
 }
 
 /// Appends the next `count` unpacked bytes, fewer only where the content ends.
@@ -179,4 +144,48 @@ fn more(gz: &mut GzDecoder<BufReader<File>>, path: &Path, count: usize, to: &mut
     };
     let byte = gz.get_mut().stream_position().unwrap_or(0);
     Err(Error::data(format!("{}, packed byte {byte}: {what}; fetch it again", path.display())))
+}
+
+/// The images of one half of a data set and their labels, from a file each.
+///
+/// # Errors
+/// As for [`read`]; Data: their numbers disagree.
+pub fn read_split(images_path: &Path, labels_path: &Path) -> Result<Split> {
+    let (images, labels) = (read(images_path, 3)?, read(labels_path, 1)?);
+    let (count, h, w) = (images.dims[0], images.dims[1], images.dims[2]);
+    if count != labels.dims[0] {
+        return Err(Error::data(format!(
+            "{} has {count} images but {} has {} labels; they must belong together",
+            images_path.display(),
+            labels_path.display(),
+            labels.dims[0]
+        )));
+    }
+    let (images_path, labels_path) = (images_path.into(), labels_path.into());
+    Ok(Split { images: images.bytes, labels: labels.bytes, count, h, w, c: 1, images_path, labels_path })
+}
+
+/// Training images, training labels, test images and test labels in `folder`.
+///
+/// # Errors
+/// NoInput: one is missing.
+pub fn locate_all(folder: &Path) -> Result<Vec<PathBuf>> {
+    let stems = ["train-images", "train-labels", "t10k-images", "t10k-labels"];
+    stems.iter().zip(RANKS).map(|(stem, rank)| locate(folder, stem, rank)).collect()
+}
+
+/// The IDX file of that stem, in any of the usual spellings; an unpacked one before a .gz.
+fn locate(folder: &Path, stem: &str, rank: usize) -> Result<PathBuf> {
+    let spellings = ["", ".gz"].map(|gz| ["-", "."].map(|dot| format!("{stem}{dot}idx{rank}-ubyte{gz}")));
+    match spellings.iter().flatten().map(|name| folder.join(name)).find(|path| path.exists()) {
+        Some(path) => Ok(path),
+        None => Err(Error::new(
+            Kind::NoInput,
+            format!(
+                "{} has no {stem}-idx{rank}-ubyte or {stem}-idx{rank}-ubyte.gz; a data folder holds train-images, \
+                 train-labels, t10k-images and t10k-labels, or the binary files of CIFAR",
+                folder.display()
+            ),
+        )),
+    }
 }

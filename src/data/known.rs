@@ -1,9 +1,12 @@
-//! The table of data sets that samcore knows by name: where they lie, what identifies them, and their constants.
+//! The data sets that samcore knows by name: where they lie, what identifies them, where they come from.
 
+mod table;
+
+pub use table::DATASETS;
+
+use super::Format;
 use crate::error::{Error, Kind, Result, nearest};
-use crate::files::{sha256_hex, sha256_stream};
-use std::ffi::OsStr;
-use std::fs::File;
+use crate::files::sha256_hex;
 use std::path::{Path, PathBuf};
 
 /// One data set with a name.
@@ -12,86 +15,70 @@ pub struct Known {
     pub about: &'static str,
     /// Folder under a data root (`$SAMCORE_DATA`, `./data`, `data` beside the program).
     pub folder: &'static str,
+    pub format: Format,
     pub class_names: &'static [&'static str],
+    /// Names of the coarse classes, for sets that have two labels an image.
+    pub coarse_names: &'static [&'static str],
     /// Of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
     pub mean: [f32; 4],
     pub std: [f32; 4],
-    /// Training images, training labels, test images, test labels.
-    pub files: [KnownFile; 4],
+    /// As [`Format::files`] lists them, those of the training images first.
+    pub files: &'static [KnownFile],
+    /// Address of the folder from which its authors offer the archives, with a slash at its end.
+    pub url: &'static str,
+    pub archives: &'static [Archive],
 }
 
-/// One original file, plain and as the .gz that its authors offer.
+/// One original file, as it is when unpacked.
 pub struct KnownFile {
-    pub plain: Identity,
-    pub gz: Identity,
+    pub name: &'static str,
+    pub id: Identity,
 }
 
 /// What a file must be to be the original.
+#[derive(Clone, Copy, Debug)]
 pub struct Identity {
     pub len: u64,
     pub sha256: &'static str,
 }
 
-const fn id(len: u64, sha256: &'static str) -> Identity {
-    Identity { len, sha256 }
+/// A packed file that the authors offer.
+#[derive(Clone, Copy, Debug)]
+pub struct Archive {
+    pub name: &'static str,
+    pub id: Identity,
+    pub packing: Packing,
 }
 
-/// All data sets that have a name.
-pub const DATASETS: &[Known] = &[Known {
-    name: "fashion-mnist",
-    about: "70,000 grey 28x28 images of clothes in 10 classes (Xiao, Rasul and Vollgraf, 2017)",
-    folder: "fashion-mnist",
-    class_names: &[
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ],
-    mean: [0.2860, 0.0, 0.0, 0.0],
-    std: [0.3530, 1.0, 1.0, 1.0],
-    files: [
-        KnownFile {
-            plain: id(47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-            gz: id(26_202_446, "f46450982819e161325683178a5324fc64e606fb3758c65c6ca7dcc91aa489fd"),
-        },
-        KnownFile {
-            plain: id(60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-            gz: id(29_491, "bee2410e017aef275ad0716cfa389481fe80dd89f974536e863d982da161f14c"),
-        },
-        KnownFile {
-            plain: id(7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-            gz: id(4_385_785, "55ec2dd7358c56fba81678bf2cd00a44de07bae64c342921600298a2b5eb517d"),
-        },
-        KnownFile {
-            plain: id(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
-            gz: id(5_125, "bad34aa92450454a281e4959ab5a22f03213e21212f4261dadf52e42fa6cd580"),
-        },
-    ],
-}];
+/// What an archive holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// `.gz`: the one file that bears the archive's name without the ending.
+    Gz,
+    /// `.tar.gz`: all files, below the set's folder.
+    TarGz,
+}
+
+impl Identity {
+    /// What keeps a file of this length and SHA-256 from being the original, if anything does.
+    pub fn differs(&self, len: u64, sha256: &str) -> Option<String> {
+        match (len == self.len, sha256 == self.sha256) {
+            (false, _) => Some(format!("it has {len} bytes instead of {}", self.len)),
+            (true, false) => Some(format!("its SHA-256 is {sha256} instead of {}", self.sha256)),
+            (true, true) => None,
+        }
+    }
+}
 
 impl Known {
     pub fn by_name(name: &str) -> Option<&'static Known> {
         DATASETS.iter().find(|known| known.name == name)
     }
 
-    /// The data set whose unpacked files have exactly these contents (in the order of `files`).
-    pub fn by_content(contents: [&[u8]; 4]) -> Option<&'static Known> {
-        let same = |known: &&Known| {
-            let mut pairs = known.files.iter().zip(contents);
-            // Lengths first: a stranger's data is then not hashed at all.
-            pairs.clone().all(|(file, bytes)| file.plain.len == bytes.len() as u64)
-                && pairs.all(|(file, bytes)| file.plain.sha256 == sha256_hex(bytes))
-        };
-        DATASETS.iter().find(same)
-    }
-
     /// Its folder under the first of `roots` that has it.
+    ///
+    /// # Errors
+    /// NoInput: no root has it; the message says where it was looked for and how to get it.
     pub fn find(&self, roots: &[PathBuf]) -> Result<PathBuf> {
         let places: Vec<PathBuf> = roots.iter().map(|root| root.join(self.folder)).collect();
         if let Some(found) = places.iter().find(|place| place.is_dir()) {
@@ -99,32 +86,72 @@ impl Known {
         }
         let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
         let message = format!(
-            "data set {} is not there; looked in {}; set SAMCORE_DATA to the folder that holds {}/",
+            "data set {} is not there; looked in {}; get it with 'samcore data fetch {}', or set SAMCORE_DATA to the folder \
+             that holds {}/",
             self.name,
             places.join(", "),
+            self.name,
             self.folder
         );
         Err(Error::new(Kind::NoInput, message))
     }
 
-    /// An error unless the file at `path` is original file number `which`.
-    pub fn verify(&self, which: usize, path: &Path) -> Result<()> {
-        let file = &self.files[which];
-        let original = if path.extension() == Some(OsStr::new("gz")) { &file.gz } else { &file.plain };
-        let unreadable = |e: std::io::Error| Error::io("read", path, &e);
-        let mut opened = File::open(path).map_err(unreadable)?;
-        let len = opened.metadata().map_err(unreadable)?.len();
-        let found = if len != original.len {
-            format!("it has {len} bytes instead of {}", original.len)
-        } else {
-            let sha256 = sha256_stream(&mut opened).map_err(unreadable)?;
-            if sha256 == original.sha256 {
-                return Ok(());
-            }
-            format!("its SHA-256 is {sha256} instead of {}", original.sha256)
-        };
-        let way_out = "fetch it again, or give the folder instead of the name to use it as it is";
-        Err(Error::data(format!("{} is not the file of {}: {found}; {way_out}", path.display(), self.name)))
+    /// What keeps unpacked `content` from being that of original file number `which`, if anything does.
+    pub fn differs(&self, which: usize, content: &[u8]) -> Option<String> {
+        let id = &self.files[which].id;
+        // A file of another length need not be hashed.
+        let sha256 = if content.len() as u64 == id.len { sha256_hex(content) } else { String::new() };
+        id.differs(content.len() as u64, &sha256)
+    }
+
+    /// That unpacked `content` is that of original file number `which`; `path` is where it comes from.
+    ///
+    /// # Errors
+    /// Data: it is another file.
+    pub fn check(&self, which: usize, path: &Path, content: &[u8]) -> Result<()> {
+        self.differs(which, content).map_or(Ok(()), |found| {
+            let way_out = "fetch it again, or give the folder instead of the name to use it as it is";
+            Err(Error::data(format!("{} is not the file of {}: {found}; {way_out}", path.display(), self.name)))
+        })
+    }
+}
+
+/// Which known data set some files are.
+#[derive(Clone, Copy)]
+pub struct Recognised {
+    /// All files are the originals of this one.
+    pub known: Option<&'static Known>,
+    /// The constants and class names of this one hold: it has the same training images, or the same format.
+    pub like: Option<&'static Known>,
+}
+
+/// Recognises a set by the SHA-256 of its unpacked files; `paths` and `contents` are in the order of [`Known::files`].
+///
+/// # Errors
+/// Data: the files are not those of `expected`, if that is given.
+pub fn recognise(
+    format: Format,
+    expected: Option<&'static Known>,
+    paths: &[PathBuf],
+    contents: &[&[u8]],
+) -> Result<Recognised> {
+    let candidates = || DATASETS.iter().filter(|known| known.format == format);
+    let by_format = candidates().find(|_| format != Format::Idx);
+    // Lengths first: a stranger's data is then not hashed at all.
+    let candidate = expected.or_else(|| candidates().find(|known| known.files[0].id.len == contents[0].len() as u64));
+    let Some(known) = candidate else { return Ok(Recognised { known: None, like: by_format }) };
+    // CIFAR-10 has 184 MB to be hashed, half a second on one old core.
+    let checked: Vec<Result<()>> = std::thread::scope(|threads| {
+        let check = |(i, content)| threads.spawn(move || known.check(i, &paths[i], content));
+        let running: Vec<_> = contents.iter().copied().enumerate().map(check).collect();
+        let died = || Err(Error::internal("a thread that hashes data died"));
+        running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+    });
+    let same_images = checked[0].is_ok();
+    match checked.into_iter().collect::<Result<()>>() {
+        Ok(()) => Ok(Recognised { known: Some(known), like: Some(known) }),
+        Err(e) if expected.is_some() => Err(e),
+        Err(_) => Ok(Recognised { known: None, like: by_format.or(same_images.then_some(known)) }),
     }
 }
 
@@ -141,8 +168,16 @@ pub fn no_such(word: &str) -> Error {
 /// Where known data sets are looked for, in this order: `$SAMCORE_DATA`, `./data`, and the `data` folder beside an ancestor of
 /// the program, which finds a repository's data from `target/release/samcore` wherever it is started.
 pub fn roots() -> Vec<PathBuf> {
-    let named = std::env::var_os("SAMCORE_DATA").filter(|v| !v.is_empty()).map(PathBuf::from);
     let program = std::env::current_exe().unwrap_or_default();
     let beside = program.ancestors().skip(1).map(|folder| folder.join("data"));
-    named.into_iter().chain([PathBuf::from("data")]).chain(beside.filter(|folder| folder.is_dir())).collect()
+    named_root().into_iter().chain([PathBuf::from("data")]).chain(beside.filter(|folder| folder.is_dir())).collect()
+}
+
+/// Where `samcore data fetch` puts sets unless told otherwise: the first of [`roots`].
+pub fn home() -> PathBuf {
+    named_root().unwrap_or_else(|| PathBuf::from("data"))
+}
+
+fn named_root() -> Option<PathBuf> {
+    std::env::var_os("SAMCORE_DATA").filter(|v| !v.is_empty()).map(PathBuf::from)
 }

@@ -1,17 +1,46 @@
-//! Data sets: labelled images of bytes, read from IDX files.
+//! Data sets: labelled images of bytes, read from IDX files or from CIFAR's binary files.
 //!
-//! A set is one of the table [`DATASETS`] by name, or any folder with the four files of an MNIST-like set.
+//! A set is one of the table [`DATASETS`] by name, or any folder with files of one of the formats.
 
+mod bytes;
+mod cifar;
 pub mod idx;
 pub mod known;
 
-pub use idx::Bytes;
+pub use bytes::Bytes;
 pub use known::{DATASETS, Known};
 
 use crate::device::DatasetBytes;
 use crate::error::{Error, Kind, Result};
 use crate::rng::{Draws, stream};
+use known::{Recognised, recognise};
 use std::path::{Path, PathBuf};
+
+/// How the files of a set are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Two files for each half, as MNIST has them: images and labels.
+    Idx,
+    /// `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`.
+    Cifar10,
+    /// `train.bin` and `test.bin`, with a coarse and a fine label an image.
+    Cifar100,
+}
+
+/// Which labels of CIFAR-100 are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// 100 classes; the only labels of other sets.
+    Fine,
+    /// 20 classes.
+    Coarse,
+}
+
+impl Labels {
+    pub const ALL: [Labels; 2] = [Labels::Fine, Labels::Coarse];
+    /// Names as flags and config.toml have them, in the order of `ALL`.
+    pub const NAMES: [&'static str; 2] = ["fine", "coarse"];
+}
 
 /// The images and labels of one half of a data set.
 pub struct Split {
@@ -47,9 +76,11 @@ pub struct DataSet {
     /// The known set's name, or the folder's.
     pub name: String,
     pub folder: PathBuf,
+    pub format: Format,
+    pub labels: Labels,
     pub train: Split,
     pub test: Split,
-    /// One more than the largest label of both splits, at least 2.
+    /// As many as the format says; of IDX files one more than the largest label of both splits, at least 2.
     pub classes: usize,
     pub class_names: Vec<String>,
     /// Of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
@@ -59,28 +90,158 @@ pub struct DataSet {
     pub known: Option<&'static Known>,
 }
 
-/// Loads the data set of a known name, or from a folder with IDX files.
+impl Format {
+    /// The format of the files in `folder`.
+    ///
+    /// # Errors
+    /// NoInput: there are none of any format. Data: only those of CIFAR's Python version.
+    pub fn of(folder: &Path) -> Result<Format> {
+        if let Some(format) = [Format::Cifar10, Format::Cifar100].into_iter().find(|f| cifar::is_in(folder, *f)) {
+            return Ok(format);
+        }
+        let place = folder.display();
+        if cifar::is_pickled(folder) {
+            let way_out = "get the binary version: samcore data fetch cifar-10 (or cifar-100)";
+            let message = format!("{place} holds the Python version of CIFAR (pickles), which is not read; {way_out}");
+            return Err(Error::data(message));
+        }
+        if let Some(known) = DATASETS.iter().find(|known| folder.join(known.folder).is_dir()) {
+            let inside = folder.join(known.folder);
+            let message = format!("{place} holds no data files itself; give {}", inside.display());
+            // A parent of data sets, unless it has a file of its own.
+            if idx::locate_all(folder).is_err() {
+                return Err(Error::new(Kind::NoInput, message));
+            }
+        }
+        Ok(Format::Idx)
+    }
+
+    /// The files of this format in `folder`, those of the training images first.
+    ///
+    /// # Errors
+    /// NoInput: one is missing.
+    pub fn files(self, folder: &Path) -> Result<Vec<PathBuf>> {
+        match self {
+            Format::Idx => idx::locate_all(folder),
+            Format::Cifar10 | Format::Cifar100 => cifar::locate(folder, self),
+        }
+    }
+
+    /// Whether file number `which` holds training labels.
+    pub fn has_training_labels(self, which: usize) -> bool {
+        if self == Format::Idx { which == 1 } else { which < self.training_files() }
+    }
+
+    /// How many of the files are those of the training images.
+    pub fn training_files(self) -> usize {
+        match self {
+            Format::Idx => 2,
+            Format::Cifar10 => 5,
+            Format::Cifar100 => 1,
+        }
+    }
+}
+
+/// Loads the data set of a known name, or from a folder, with its fine labels.
 ///
-/// A known name's files must be the originals, byte for byte. A folder may hold images of any size and up to 256 classes; if
-/// its contents are those of a known set, it gets that set's constants, otherwise mean and deviation come from its images.
+/// # Errors
+/// As for [`load_as`].
 pub fn load(name_or_folder: &str) -> Result<DataSet> {
+    load_as(name_or_folder, Labels::Fine)
+}
+
+/// Loads the data set of a known name, or from a folder with IDX or CIFAR files.
+///
+/// A known name's files must be the originals, byte for byte. A folder may hold any images of its format, in up to 256
+/// classes of IDX files. If it is in CIFAR's format, or its training images are those of a known set, it gets that set's
+/// constants and class names; otherwise mean and deviation come from its images.
+///
+/// # Errors
+/// NoInput: it is not there. Data: a file is not what it should be. Usage: coarse labels of a set that has none.
+pub fn load_as(name_or_folder: &str, labels: Labels) -> Result<DataSet> {
+    let (folder, known) = place(name_or_folder)?;
+    load_from(&folder, labels, known)
+}
+
+/// The labels of a data set that a model of `classes` classes has learned: the coarse ones where there are as many.
+///
+/// # Errors
+/// As for [`place`] and [`Format::of`].
+pub fn labels_for(name_or_folder: &str, classes: usize) -> Result<Labels> {
+    let (folder, known) = place(name_or_folder)?;
+    let format = known.map_or_else(|| Format::of(&folder), |known| Ok(known.format))?;
+    let coarse = cifar::label_classes(format)[cifar::label_place(format, Labels::Coarse)];
+    Ok(if format == Format::Cifar100 && classes == coarse { Labels::Coarse } else { Labels::Fine })
+}
+
+/// The folder of a data set, and the known set if it was named.
+///
+/// # Errors
+/// NoInput: there is none.
+pub fn place(name_or_folder: &str) -> Result<(PathBuf, Option<&'static Known>)> {
     if let Some(known) = Known::by_name(name_or_folder) {
-        return load_folder(&known.find(&known::roots())?, Some(known));
+        return Ok((known.find(&known::roots())?, Some(known)));
     }
     let folder = Path::new(name_or_folder);
     match std::fs::metadata(folder) {
-        Ok(meta) if meta.is_dir() => load_folder(folder, None),
+        Ok(meta) if meta.is_dir() => Ok((folder.into(), None)),
         Ok(_) => Err(Error::new(Kind::NoInput, format!("{name_or_folder} is a file; give the folder that holds it"))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(known::no_such(name_or_folder)),
         Err(e) => Err(Error::io("read folder", folder, &e)),
     }
 }
 
-/// Loads the four files in `folder`, which must be the originals of `expected` if that is given.
+/// Loads the files in `folder` with their fine labels, which must be the originals of `expected` if that is given.
+///
+/// # Errors
+/// As for [`load_as`].
 pub fn load_folder(folder: &Path, expected: Option<&'static Known>) -> Result<DataSet> {
-    let train = load_split(folder, "train", expected.map(|known| (known, 0)))?;
-    let test = load_split(folder, "t10k", expected.map(|known| (known, 2)))?;
-    if (train.c, train.h, train.w) != (test.c, test.h, test.w) {
+    load_from(folder, Labels::Fine, expected)
+}
+
+fn load_from(folder: &Path, labels: Labels, expected: Option<&'static Known>) -> Result<DataSet> {
+    let format = expected.map_or_else(|| Format::of(folder), |known| Ok(known.format))?;
+    if labels == Labels::Coarse && format != Format::Cifar100 {
+        let message = "--labels coarse is for CIFAR-100, whose images have two labels each";
+        return Err(Error::usage(format!("{message}; those of {} have one", folder.display())));
+    }
+    let paths = format.files(folder)?;
+    let (train, test, Recognised { known, like }) = match format {
+        Format::Idx => idx_halves(&paths, expected)?,
+        Format::Cifar10 | Format::Cifar100 => cifar_halves(&paths, format, labels, expected)?,
+    };
+    let classes = match format {
+        Format::Idx => {
+            let largest = train.labels.iter().chain(test.labels.iter()).max().copied().unwrap_or(0);
+            (usize::from(largest) + 1).max(2)
+        }
+        Format::Cifar10 | Format::Cifar100 => cifar::label_classes(format)[cifar::label_place(format, labels)],
+    };
+    let (mean, std) = like.map_or_else(|| mean_std(&train), |known| (known.mean, known.std));
+    let folder_name = || folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+    let names = like.map(|known| if labels == Labels::Fine { known.class_names } else { known.coarse_names });
+    Ok(DataSet {
+        name: known.map_or_else(folder_name, |known| known.name.into()),
+        folder: folder.into(),
+        format,
+        labels,
+        classes,
+        class_names: match names.filter(|names| names.len() == classes) {
+            Some(names) => names.iter().map(|name| name.to_string()).collect(),
+            None => (0..classes).map(|class| class.to_string()).collect(),
+        },
+        train,
+        test,
+        mean,
+        std,
+        known,
+    })
+}
+
+/// The training and the test half out of IDX files.
+fn idx_halves(paths: &[PathBuf], expected: Option<&'static Known>) -> Result<(Split, Split, Recognised)> {
+    let (train, test) = (idx::read_split(&paths[0], &paths[1])?, idx::read_split(&paths[2], &paths[3])?);
+    if (train.h, train.w) != (test.h, test.w) {
         return Err(Error::data(format!(
             "{} has images of {}x{}, {} of {}x{}; both splits need one size",
             train.images_path.display(),
@@ -92,63 +253,23 @@ pub fn load_folder(folder: &Path, expected: Option<&'static Known>) -> Result<Da
         )));
     }
     let contents = [&train.images, &train.labels, &test.images, &test.labels].map(Bytes::whole_file);
-    let known = expected.or_else(|| Known::by_content(contents));
-    let largest = train.labels.iter().chain(test.labels.iter()).max().copied().unwrap_or(0);
-    let classes = (usize::from(largest) + 1).max(2);
-    let (mean, std) = known.map_or_else(|| mean_std(&train), |known| (known.mean, known.std));
-    let folder_name = || folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-    Ok(DataSet {
-        name: known.map_or_else(folder_name, |known| known.name.into()),
-        folder: folder.into(),
-        classes,
-        class_names: match known {
-            Some(known) => known.class_names.iter().map(|name| name.to_string()).collect(),
-            None => (0..classes).map(|class| class.to_string()).collect(),
-        },
-        train,
-        test,
-        mean,
-        std,
-        known,
-    })
+    let recognised = recognise(Format::Idx, expected, paths, &contents)?;
+    Ok((train, test, recognised))
 }
 
-/// Loads `{prefix}-images` and `{prefix}-labels`; `expected` is a known set and the place of the images in its `files`.
-fn load_split(folder: &Path, prefix: &str, expected: Option<(&Known, usize)>) -> Result<Split> {
-    let images_path = locate(folder, &format!("{prefix}-images"), 3)?;
-    let labels_path = locate(folder, &format!("{prefix}-labels"), 1)?;
-    if let Some((known, first)) = expected {
-        known.verify(first, &images_path)?;
-        known.verify(first + 1, &labels_path)?;
-    }
-    let images = idx::read(&images_path, 3)?;
-    let labels = idx::read(&labels_path, 1)?;
-    let (count, h, w) = (images.dims[0], images.dims[1], images.dims[2]);
-    if count != labels.dims[0] {
-        return Err(Error::data(format!(
-            "{} has {count} images but {} has {} labels; they must belong together",
-            images_path.display(),
-            labels_path.display(),
-            labels.dims[0]
-        )));
-    }
-    Ok(Split { images: images.bytes, labels: labels.bytes, count, h, w, c: 1, images_path, labels_path })
-}
-
-/// The IDX file of that stem, in any of the usual spellings; an unpacked one before a .gz.
-fn locate(folder: &Path, stem: &str, rank: usize) -> Result<PathBuf> {
-    let spellings = ["", ".gz"].map(|gz| ["-", "."].map(|dot| format!("{stem}{dot}idx{rank}-ubyte{gz}")));
-    match spellings.iter().flatten().map(|name| folder.join(name)).find(|path| path.exists()) {
-        Some(path) => Ok(path),
-        None => Err(Error::new(
-            Kind::NoInput,
-            format!(
-                "{} has no {stem}-idx{rank}-ubyte or {stem}-idx{rank}-ubyte.gz; a data folder holds train-images, \
-                 train-labels, t10k-images and t10k-labels",
-                folder.display()
-            ),
-        )),
-    }
+/// The training and the test half out of CIFAR files.
+fn cifar_halves(
+    paths: &[PathBuf],
+    format: Format,
+    labels: Labels,
+    expected: Option<&'static Known>,
+) -> Result<(Split, Split, Recognised)> {
+    let files: Vec<Bytes> = paths.iter().map(|path| cifar::read(path, format)).collect::<Result<_>>()?;
+    let contents: Vec<&[u8]> = files.iter().map(Bytes::whole_file).collect();
+    let recognised = recognise(format, expected, paths, &contents)?;
+    let n = format.training_files();
+    let half = |range: std::ops::Range<usize>| cifar::split(&paths[range.clone()], &files[range], format, labels);
+    Ok((half(0..n), half(n..files.len()), recognised))
 }
 
 /// Mean and standard deviation of each channel, of pixels scaled to 0..1. Counting the 256 values first keeps the sums exact.

@@ -94,7 +94,7 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
     if *state == State::Stillborn {
         folder::clear(path)?;
     }
-    let data = data::load(&recipe.data)?;
+    let data = data::load_as(&recipe.data, recipe.labels)?;
     Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?.run()?;
     Ok(())
 }

@@ -66,7 +66,7 @@ impl Plan {
     /// Whatever would keep the runs from beginning: wrong settings, names, files, a budget that does not come out even.
     pub fn new(request: Request) -> Result<Plan> {
         request.validate()?;
-        let data = data::load(&request.recipe.data)?;
+        let data = data::load_as(&request.recipe.data, request.recipe.labels)?;
         Plan::on(&data, request)
     }
 

@@ -2,6 +2,7 @@
 
 use super::value::{Kind, Value};
 use super::{Padding, Recipe, Target};
+use crate::data::Labels;
 use crate::error::{Error, Result};
 use crate::optim::schedule::Shape;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -28,6 +29,7 @@ pub enum Field<'a> {
     Text(&'a mut String),
     List(&'a mut Vec<f64>),
     Names(&'a mut Vec<String>),
+    Labels(&'a mut Labels),
     Shape(&'a mut Shape),
     Padding(&'a mut Padding),
     Target(&'a mut Target),
@@ -49,6 +51,7 @@ impl Setting {
             Field::Text(v) => Value::Text(v.clone()),
             Field::List(v) => Value::List(v.clone()),
             Field::Names(v) => Value::Names(v.clone()),
+            Field::Labels(v) => Value::Text(Labels::NAMES[*v as usize].into()),
             Field::Shape(v) => Value::Text(Shape::NAMES[*v as usize].into()),
             Field::Padding(v) => Value::Text(Padding::NAMES[*v as usize].into()),
             Field::Target(v) => Value::Text(Target::NAMES[*v as usize].into()),
@@ -69,6 +72,7 @@ impl Setting {
             (Field::Text(place), Value::Text(v)) => *place = v,
             (Field::List(place), Value::List(v)) => *place = v,
             (Field::Names(place), Value::Names(v)) => *place = v,
+            (Field::Labels(place), Value::Text(v)) => *place = named(&v, &Labels::NAMES, &Labels::ALL)?,
             (Field::Shape(place), Value::Text(v)) => *place = named(&v, &Shape::NAMES, &Shape::ALL)?,
             (Field::Padding(place), Value::Text(v)) => *place = named(&v, &Padding::NAMES, &Padding::ALL)?,
             (Field::Target(place), Value::Text(v)) => *place = named(&v, &Target::NAMES, &Target::ALL)?,
@@ -130,9 +134,11 @@ const fn row(
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     row(DATA, "data", Kind::Text, |r| Field::Text(&mut r.data),
-        "data set: fashion-mnist, or a folder that holds one"),
+        "a set's name ('samcore data list' shows all) or folder"),
     row(DATA, "val-fraction", SHARE, |r| Field::Number(&mut r.val_fraction),
         "share of the training images held out for validation"),
+    row(DATA, "labels", Kind::Choice(&Labels::NAMES), |r| Field::Labels(&mut r.labels),
+        "which labels of CIFAR-100"),
     row(DATA, "crop", Kind::Count(0, 64), |r| Field::Size(&mut r.crop),
         "random crop out of the image padded by N pixels; 0: none"),
     row(DATA, "crop-padding", Kind::Choice(&Padding::NAMES), |r| Field::Padding(&mut r.crop_padding),
