@@ -4,6 +4,7 @@
 
 mod bytes;
 mod cifar;
+pub mod fetch;
 pub mod idx;
 pub mod known;
 

@@ -1,0 +1,179 @@
+//! Getting a known data set from its authors: download, compare, unpack, and only then give it its name.
+
+mod download;
+mod unpack;
+
+pub use download::{Patience, Progress};
+
+use super::bytes::{Bytes, open};
+use super::known::{Archive, Known, Packing};
+use super::{Format, idx};
+use crate::error::{Error, Kind, Result};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// Where a set comes from and goes to.
+pub struct Order<'a> {
+    pub known: &'a Known,
+    /// Address of the folder with the archives; none: that of the authors.
+    pub url: Option<&'a str>,
+    /// Data root in which the set's folder is made. Archives wait there too, under their own names.
+    pub out: &'a Path,
+    pub patience: Patience,
+}
+
+/// What came of an order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The folder was complete before.
+    Complete(PathBuf),
+    /// The folder was made, or completed.
+    Fetched(PathBuf),
+}
+
+/// Fetches a data set; `tell` hears how far a download has come.
+///
+/// An archive that lies in `out` already is used without a download, and stays. A download that broke off goes on where it
+/// ended. The set's folder gets its name when every file in it is the original, byte for byte; files that are there are
+/// never replaced.
+///
+/// # Errors
+/// Unavailable: no network, or the server does not have it; the message says how to do without. Data: what came, or an archive
+/// or file that is there, is not the original. CantCreate: the folder cannot be written, or another fetch is at work in it.
+pub fn fetch(order: &Order<'_>, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<Outcome> {
+    let Order { known, out, .. } = *order;
+    let folder = out.join(known.folder);
+    let missing = missing(known, &folder)?;
+    if missing.is_empty() {
+        return Ok(Outcome::Complete(folder));
+    }
+    fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, &e))?;
+    let _lock = lock(out)?;
+    let needed = |archive: &&Archive| match archive.packing {
+        Packing::Gz => missing.iter().any(|i| archive.name.strip_suffix(".gz") == Some(known.files[*i].name)),
+        Packing::TarGz => true,
+    };
+    let archives: Vec<&Archive> = known.archives.iter().filter(needed).collect();
+    let mut downloaded = Vec::new();
+    for archive in &archives {
+        let path = out.join(archive.name);
+        if path.exists() {
+            check_archive(archive, &path)?;
+            continue;
+        }
+        let url = format!("{}/{}", order.url.unwrap_or(known.url).trim_end_matches('/'), archive.name);
+        download::download(archive, &url, &path, order.patience, tell).map_err(|e| match e.kind {
+            Kind::Unavailable => by_hand(order, &archives, &e),
+            _ => e,
+        })?;
+        downloaded.push(path);
+    }
+    let unpacked = out.join(format!(".{}.part", known.folder));
+    let placed = unpack_all(known, &archives, out, &unpacked, &missing).and_then(|()| place(&unpacked, &folder));
+    // A second run would begin with the same removal; the first error is the one to tell.
+    let _ = fs::remove_dir_all(&unpacked);
+    placed?;
+    for path in downloaded {
+        fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+    }
+    Ok(Outcome::Fetched(folder))
+}
+
+/// Numbers of the set's files that `folder` lacks.
+fn missing(known: &Known, folder: &Path) -> Result<Vec<usize>> {
+    let mut missing = Vec::new();
+    for (i, file) in known.files.iter().enumerate() {
+        let spellings = match known.format {
+            Format::Idx => vec![folder.join(file.name), folder.join(format!("{}.gz", file.name))],
+            Format::Cifar10 | Format::Cifar100 => vec![folder.join(file.name)],
+        };
+        let Some(path) = spellings.into_iter().find(|path| path.exists()) else {
+            missing.push(i);
+            continue;
+        };
+        let content = match known.format {
+            Format::Idx => idx::read(&path, idx::RANKS[i]).map(|idx| idx.bytes),
+            Format::Cifar10 | Format::Cifar100 => open(&path).and_then(|(file, _)| Bytes::map(&path, &file)),
+        };
+        let differs = content.map_or_else(|e| Some(e.to_string()), |bytes| known.differs(i, bytes.whole_file()));
+        if let Some(found) = differs {
+            let stays = "fetch replaces no files, so move it away or give another --out";
+            return Err(Error::data(format!("{} is there, but not the original: {found}; {stays}", path.display())));
+        }
+    }
+    Ok(missing)
+}
+
+/// Keeps a second fetch from writing into the same folder; the system lets go when this one ends, however it ends.
+fn lock(folder: &Path) -> Result<File> {
+    let opened = File::open(folder).map_err(|e| Error::io("open", folder, &e))?;
+    match opened.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another fetch is at work in {}; wait until it is done", folder.display());
+            Err(Error::new(Kind::CantCreate, message))
+        }
+        // Some file systems have no locks; two fetches would then spoil each other's download, which its SHA-256 shows.
+        _ => Ok(opened),
+    }
+}
+
+/// That a file which somebody has put in place of a download is what it is taken for.
+fn check_archive(archive: &Archive, path: &Path) -> Result<()> {
+    let found = download::identity(path)?;
+    archive.id.differs(found.0, &found.1).map_or(Ok(()), |found| {
+        Err(Error::data(format!("{} is not the original: {found}; move it away and fetch again", path.display())))
+    })
+}
+
+/// The error for a set that cannot be downloaded: why, and how to do without.
+fn by_hand(order: &Order<'_>, archives: &[&Archive], cause: &Error) -> Error {
+    let Order { known, out, .. } = *order;
+    let wanted: Vec<String> = archives
+        .iter()
+        .filter(|archive| !out.join(archive.name).exists())
+        .map(|archive| format!("{} ({} bytes, SHA-256 {})", archive.name, archive.id.len, archive.id.sha256))
+        .collect();
+    let (name, url, out) = (known.name, known.url, out.display());
+    let message = format!(
+        "{cause}; without a network, get {} from {url} by other means, put it into {out}, and run 'samcore data fetch {name}' \
+         again",
+        wanted.join(", ")
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
+/// Unpacks the files that are missing into the new folder `to`, each compared with the original.
+fn unpack_all(known: &Known, archives: &[&Archive], from: &Path, to: &Path, missing: &[usize]) -> Result<()> {
+    if to.exists() {
+        // Of a fetch that was killed while it unpacked.
+        fs::remove_dir_all(to).map_err(|e| Error::io("remove folder", to, &e))?;
+    }
+    fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
+    for archive in archives {
+        let path = from.join(archive.name);
+        match archive.packing {
+            Packing::Gz => unpack::gz(known, archive, &path, to)?,
+            Packing::TarGz => unpack::tar_gz(known, &path, to, missing)?,
+        }
+    }
+    match missing.iter().map(|i| known.files[*i].name).find(|name| !to.join(name).exists()) {
+        Some(name) => Err(Error::data(format!("the archives of {} hold no {name}", known.name))),
+        None => Ok(()),
+    }
+}
+
+/// Gives the unpacked files their place: the whole folder at once, or the files that an existing folder lacks.
+fn place(unpacked: &Path, folder: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io("create", folder, &e);
+    if !folder.exists() {
+        return fs::rename(unpacked, folder).map_err(failed);
+    }
+    for entry in fs::read_dir(unpacked).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        fs::rename(entry.path(), folder.join(entry.file_name())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
