@@ -7,6 +7,8 @@ mod cifar;
 pub mod fetch;
 pub mod idx;
 pub mod known;
+pub mod noise;
+pub mod verify;
 
 pub use bytes::Bytes;
 pub use known::{DATASETS, Known};

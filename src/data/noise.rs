@@ -1,0 +1,195 @@
+//! Label noise: a copy of a data set in which some training labels are wrong. Test labels stay as they are.
+
+use super::{DataSet, Format, Labels, cifar, idx, load_as};
+use crate::error::{Error, Kind, Result};
+use crate::files::write_atomic;
+use crate::rng::{below, draw, stream};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+/// The file that tells which labels of a set were changed, beside its data.
+pub const NOISE_FILE: &str = "noise.json";
+
+/// Which labels become wrong, and how. Each draw is keyed by the image's number alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// Probability that an image's label is drawn anew.
+    pub rate: f64,
+    pub seed: u64,
+    /// Draw from all classes, the right one among them (Zhang et al., 2017), so that fewer labels than `rate` are wrong;
+    /// instead of from the other classes, so that all that are drawn are wrong (symmetric noise, as in the SAM paper).
+    pub all_classes: bool,
+    /// Which labels of CIFAR-100; the others stay right.
+    pub labels: Labels,
+}
+
+/// Which labels were right before, as [`NOISE_FILE`] tells.
+pub struct Record {
+    labels: Labels,
+    /// Numbers of the images, ascending, and their labels.
+    original: Vec<(usize, u8)>,
+}
+
+impl Record {
+    /// The record in a data set's folder, if there is one.
+    ///
+    /// # Errors
+    /// Data: it is not as [`Noise::write`] leaves it.
+    pub fn read(folder: &Path) -> Result<Option<Record>> {
+        let path = folder.join(NOISE_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+        let parsed = || {
+            let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            let name = record["labels"].as_str()?;
+            let place = Labels::NAMES.iter().position(|n| *n == name)?;
+            let (images, labels) = (record["indices"].as_array()?, record["original"].as_array()?);
+            let pair = |(i, label): (&serde_json::Value, &serde_json::Value)| {
+                Some((usize::try_from(i.as_u64()?).ok()?, u8::try_from(label.as_u64()?).ok()?))
+            };
+            let original = images.iter().zip(labels).map(pair).collect::<Option<Vec<_>>>()?;
+            (images.len() == labels.len()).then_some(Record { labels: Labels::ALL[place], original })
+        };
+        let wrong = || Error::data(format!("{} is not what 'samcore data noise' writes", path.display()));
+        parsed().map(Some).ok_or_else(wrong)
+    }
+
+    /// Puts the labels back in the content of a file of training labels; `first` is the number of its first image.
+    /// Returns the number of its images.
+    pub fn undo(&self, format: Format, first: usize, content: &mut [u8]) -> usize {
+        let (row, place) = match format {
+            Format::Idx => (1, idx::LABELS_HEADER),
+            _ => (cifar::label_classes(format).len() + cifar::PIXELS, cifar::label_place(format, self.labels)),
+        };
+        let images = content.len().saturating_sub(place).div_ceil(row);
+        for (image, label) in &self.original {
+            if let Some(i) = image.checked_sub(first).filter(|i| *i < images) {
+                content[place + i * row] = *label;
+            }
+        }
+        images
+    }
+}
+
+/// What [`Noise::write`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub images: usize,
+    /// Labels that were drawn anew, and those of them that are another class now.
+    pub drawn: usize,
+    pub changed: usize,
+}
+
+impl Noise {
+    /// The new label of image number `index`, if one is drawn.
+    pub fn draw(&self, index: u32, label: u8, classes: usize) -> Option<u8> {
+        let [chosen, class, ..] = draw(self.seed, stream("label-noise"), 0, index, 0);
+        if f64::from(chosen) / 4_294_967_296.0 >= self.rate {
+            return None;
+        }
+        let classes = classes as u32;
+        Some(match self.all_classes {
+            true => below(class, classes) as u8,
+            // The other classes in a row, with the right one left out.
+            false => {
+                let class = below(class, classes - 1) as u8;
+                class + u8::from(class >= label)
+            }
+        })
+    }
+
+    /// Writes the noisy copy of a data set into the folder `to`, which must be new or empty.
+    ///
+    /// # Errors
+    /// As for [`load_as`]; CantCreate: `to` holds something, or cannot be written.
+    pub fn write(&self, name_or_folder: &str, to: &Path) -> Result<Written> {
+        let set = load_as(name_or_folder, self.labels)?;
+        let taken = fs::read_dir(to).map(|mut entries| entries.next().is_some()).unwrap_or(to.exists());
+        if taken {
+            let message = format!("{} is there already; give --out a new folder", to.display());
+            return Err(Error::new(Kind::CantCreate, message));
+        }
+        let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = to.file_name().ok_or_else(|| Error::usage(format!("{} is no name for a folder", to.display())))?;
+        fs::create_dir_all(parent).map_err(|e| Error::io("create folder", parent, &e))?;
+        let part = parent.join(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+        let written = self.write_files(&set, &part).and_then(|written| {
+            // A rename replaces an empty folder, and nothing else.
+            fs::rename(&part, to).map_err(|e| Error::io("create", to, &e))?;
+            Ok(written)
+        });
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&part);
+        }
+        written
+    }
+
+    fn write_files(&self, set: &DataSet, to: &Path) -> Result<Written> {
+        let classes = set.classes;
+        let drawn: Vec<Option<u8>> =
+            (0u32..).zip(set.train.labels.iter()).map(|(i, label)| self.draw(i, *label, classes)).collect();
+        fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
+        let mut rest = drawn.iter();
+        for (i, path) in set.format.files(&set.folder)?.iter().enumerate() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let noisy = match set.format {
+                Format::Idx => (i == 1).then(|| idx_labels(set, &drawn)),
+                Format::Cifar10 | Format::Cifar100 if i < set.format.training_files() => {
+                    let mut rows = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+                    let row = cifar::label_classes(set.format).len() + cifar::PIXELS;
+                    let place = cifar::label_place(set.format, self.labels);
+                    for (row, new) in rows.chunks_exact_mut(row).zip(&mut rest) {
+                        row[place] = new.unwrap_or(row[place]);
+                    }
+                    Some(rows)
+                }
+                Format::Cifar10 | Format::Cifar100 => None,
+            };
+            match noisy {
+                Some(content) => write_atomic(&to.join(name.trim_end_matches(".gz")), &content)?,
+                None => {
+                    let copy = to.join(&*name);
+                    fs::copy(path, &copy).map_err(|e| Error::io("write", &copy, &e))?;
+                }
+            }
+        }
+        let changed: Vec<(usize, u8)> = drawn
+            .iter()
+            .zip(set.train.labels.iter())
+            .enumerate()
+            .filter(|(_, (new, label))| new.is_some_and(|new| new != **label))
+            .map(|(i, (_, label))| (i, *label))
+            .collect();
+        let written = Written { images: drawn.len(), drawn: drawn.iter().flatten().count(), changed: changed.len() };
+        let (indices, original): (Vec<usize>, Vec<u8>) = changed.into_iter().unzip();
+        let record = json!({
+            "source": set.folder.display().to_string(),
+            "data": set.name,
+            "rate": self.rate,
+            "seed": self.seed,
+            "convention": if self.all_classes { "all-classes" } else { "symmetric" },
+            "labels": Labels::NAMES[self.labels as usize],
+            "classes": classes,
+            "images": written.images,
+            "drawn": written.drawn,
+            "changed": written.changed,
+            "indices": indices,
+            "original": original,
+        });
+        write_atomic(&to.join(NOISE_FILE), format!("{record}\n").as_bytes())?;
+        Ok(written)
+    }
+}
+
+/// An IDX file of the training labels with those that were drawn.
+fn idx_labels(set: &DataSet, drawn: &[Option<u8>]) -> Vec<u8> {
+    let mut content = set.train.labels.whole_file()[..idx::LABELS_HEADER].to_vec();
+    content.extend(set.train.labels.iter().zip(drawn).map(|(label, new)| new.unwrap_or(*label)));
+    content
+}
+
+#[cfg(test)]
+mod tests;
