@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod compare;
 mod completions;
+mod data;
 mod eval;
 pub mod flags;
 mod info;
@@ -49,6 +50,7 @@ pub const COMMANDS: &[Subcommand] = &[
         build: bench::build,
         run: bench::run,
     },
+    Subcommand { name: "data", about: "Fetch, verify and change data sets", build: data::build, run: data::run },
     Subcommand {
         name: "completions",
         about: "Write the completions of a shell",
@@ -97,11 +99,16 @@ pub fn command() -> Command {
         .version(VERSION)
         .override_usage("samcore <COMMAND> [OPTIONS]")
         .after_help(after_help())
-        .subcommands(COMMANDS.iter().map(|c| {
-            // The last of a flag given twice counts, so that a script can append to its own defaults.
-            let own = Command::new(c.name).about(c.about).args_override_self(true);
-            (c.build)(own.after_help("Values in [brackets] are the defaults."))
-        }))
+        .subcommands(subcommands(COMMANDS))
+}
+
+/// The commands of a table as clap has them.
+fn subcommands(table: &'static [Subcommand]) -> impl Iterator<Item = Command> {
+    table.iter().map(|c| {
+        // The last of a flag given twice counts, so that a script can append to its own defaults.
+        let own = Command::new(c.name).about(c.about).args_override_self(true);
+        (c.build)(own.after_help("Values in [brackets] are the defaults."))
+    })
 }
 
 fn after_help() -> String {
@@ -171,6 +178,11 @@ mod tests {
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
+            ("samcore data", "an action is missing: list, fetch, verify, noise; 'samcore data --help' tells more"),
+            ("samcore data fech", "unknown command 'fech'; did you mean 'fetch'?"),
+            ("samcore data fetch cifar10", "unknown data set 'cifar10'; did you mean 'cifar-10'?"),
+            ("samcore data fetch cifar-10 --url ftp://x", "--url must begin with http:// or https://, not 'ftp://x'"),
+            ("samcore data noise a --out b --rate 0", "--rate must be a number above 0 to 1, not '0'"),
             ("samcore train --zzzzzzz", "unknown flag '--zzzzzzz'; '--help' lists all"),
             ("samcore train folder", "unknown argument 'folder'; '--help' lists all"),
             ("samcore train --lr", "a value is required for '--lr <X>' but none was supplied"),

@@ -1,0 +1,76 @@
+//! Promises of `samcore data`, made by the real program, and of training and evaluation on CIFAR's files.
+
+mod common;
+
+use common::{Folder, files, samcore};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+/// The files of CIFAR-100 with `rows` images each; fine label r, coarse label 19 - r, and a picture of its own a row.
+fn write_cifar100(folder: &Path, rows: u8) {
+    fs::create_dir_all(folder).unwrap();
+    for name in ["train.bin", "test.bin"] {
+        let row = |r: u8| [19 - r, r].into_iter().chain((0..3072).map(move |i| (i / 8 * usize::from(r)) as u8));
+        fs::write(folder.join(name), (0..rows).flat_map(row).collect::<Vec<u8>>()).unwrap();
+    }
+}
+
+#[test]
+fn known_sets_are_listed_with_size_place_and_origin() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = samcore(here, "data list").well().stdout;
+    assert!(text.contains("fashion-mnist") && text.contains("download 30.9 MB; data/fashion-mnist\n"), "{text}");
+    let list = samcore(here, "data list --json").well().json();
+    for known in samcore::data::DATASETS {
+        let row = list["data_sets"].as_array().unwrap().iter().find(|row| row["name"] == known.name).unwrap();
+        assert_eq!(row["archives"][0]["sha256"], known.archives[0].id.sha256);
+        assert!(text.contains(known.about));
+    }
+}
+
+#[test]
+fn verify_tells_sound_from_damaged_by_its_exit_code_and_a_table() {
+    let folder = Folder::with_images("data-verify", 20, 10, 2);
+    let done = samcore(&folder.0, "data verify data --json").well().json();
+    assert_eq!((&done["sound"], &done["splits"][0]["images"]), (&json!(true), &json!(20)));
+    assert_eq!(done["files"][1]["verdict"], "sound");
+    let labels = folder.path("data/train-labels-idx1-ubyte");
+    let sound = fs::read(&labels).unwrap();
+    fs::write(&labels, &sound[..20]).unwrap();
+    let done = samcore(&folder.0, "data verify data");
+    assert_eq!(done.code, 65);
+    assert!(done.stdout.contains("train-labels-idx1-ubyte") && done.stdout.contains("damaged"), "{}", done.stdout);
+    assert!(done.stderr.contains("train-labels-idx1-ubyte is truncated: it ends at byte 20 of 28"), "{}", done.stderr);
+    let done = samcore(&folder.0, "data verify data --json");
+    assert_eq!((done.code, &done.json()["files"][1]["verdict"]), (65, &json!("damaged")));
+    samcore(&folder.0, "data verify elsewhere").refused(66, "there is no data set and no folder 'elsewhere'");
+}
+
+#[test]
+fn a_noisy_copy_is_the_same_for_the_same_seed_and_is_trained_on() {
+    let folder = Folder::with_images("data-noise", 40, 10, 2);
+    let noise = "data noise data --rate 0.5 --seed 3";
+    let told = samcore(&folder.0, &format!("{noise} --out noisy")).well().stdout;
+    assert!(told.contains("of 40 training labels are wrong in noisy"), "{told}");
+    samcore(&folder.0, &format!("{noise} --out again")).well();
+    assert!(files(&folder.path("noisy")) == files(&folder.path("again")));
+    samcore(&folder.0, &format!("{noise} --out again")).refused(73, "again is there already; give --out a new folder");
+    samcore(&folder.0, "train --data noisy --model cnn --batch 20 --epochs 1 --out run").well();
+    samcore(&folder.0, "data noise data --rate 1.5 --out x").refused(2, "--rate must be a number above 0 to 1");
+    samcore(&folder.0, "data noise data --rate 1 --labels coarse --out x")
+        .refused(2, "--labels coarse is for CIFAR-100");
+    assert!(!folder.path("x").exists());
+}
+
+#[test]
+fn coarse_labels_are_trained_on_and_evaluated_without_being_named_again() {
+    let folder = Folder::new("data-coarse");
+    write_cifar100(&folder.path("cifar"), 10);
+    samcore(&folder.0, "train --data cifar --labels coarse --model cnn --batch 5 --epochs 1 --cutout 8 --out run")
+        .well();
+    let scores = samcore(&folder.0, "eval run/last.safetensors --json").well().json();
+    assert_eq!(scores["images"], 10);
+    samcore(&folder.0, "eval run/last.safetensors --labels fine")
+        .refused(65, "of 20 classes, cifar has 32x32x3 of 100");
+}
