@@ -1,7 +1,7 @@
-//! Speed of the CPU's convolutions on the layers of WideResNets: GFLOP/s forward, backward by data and by weight, best of
-//! several runs, counted as direct convolution.
+//! Times the CPU's convolutions on the layers of WideResNets: GFLOP/s forward, backward by data and by weight, counted as
+//! direct convolution with all its zeros.
 //!
-//!     cargo run --release --example conv_speed -- THREADS BATCH [part of a model's name]
+//!     cargo bench --bench conv -- THREADS BATCH [part of a model's name]
 
 use samcore::device::cpu::{Workers, conv, pool::Pool, simd::Isa};
 use samcore::ops::call::ConvShape;
@@ -53,7 +53,7 @@ const LAYERS: &[(&str, usize, [usize; 6])] = &[
     ("wide_resnet50_2", 3, [1, 2048, 1024, 1, 1, 0]),
 ];
 
-fn normal(seed: u64, len: usize) -> Vec<f32> {
+fn uniform(seed: u64, len: usize) -> Vec<f32> {
     let mut draws = Draws::new(seed, stream("bench"), 0, 0);
     (0..len).map(|_| draws.uniform(-1.0, 1.0) as f32).collect()
 }
@@ -80,20 +80,20 @@ fn seconds(threads: usize, mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
     let number = |i: usize, default: usize| words.get(i).and_then(|w| w.parse().ok()).unwrap_or(default);
     let (threads, n) = (number(0, 1), number(1, 32));
     let only = words.get(2).map_or("", |w| w);
     let workers = Workers { pool: Pool::new(threads), isa: Isa::best() };
+    let isa = workers.isa.name();
     println!(
-        "{threads} threads, batch {n}, {}; GFLOP/s, and seconds of all such layers in one pass",
-        workers.isa.name()
+        "{threads} threads, batch {n}, {isa}: GFLOP/s forward, by data, by weight; work; all such layers of one pass"
     );
     let mut sums: Vec<(&str, f64, f64)> = vec![];
     for &(model, count, [h, ci, co, k, stride, pad]) in LAYERS.iter().filter(|l| l.0.contains(only)) {
         let s = ConvShape { n, h, w: h, ci, co, k, stride, pad };
-        let (mut x, w, mut y) = (normal(1, s.x_len()), normal(2, s.weight_len()), normal(3, s.y_len()));
-        let (dy, mut dw, mut partials) = (normal(4, s.y_len()), normal(5, s.weight_len()), vec![0.0; 2 * n * co]);
+        let (mut x, w, mut y) = (uniform(1, s.x_len()), uniform(2, s.weight_len()), uniform(3, s.y_len()));
+        let (dy, mut dw, mut partials) = (uniform(4, s.y_len()), uniform(5, s.weight_len()), vec![0.0; 2 * n * co]);
         let work = conv::forward_workspace(&workers, &s)
             .max(conv::backward_data_workspace(&workers, &s))
             .max(conv::backward_weight_workspace(&workers, &s));
@@ -106,7 +106,8 @@ fn main() {
         let rate = |seconds: f64| s.flops() as f64 / seconds / 1e9;
         let total = count as f64 * (forward + weight + data.unwrap_or(0.0));
         println!(
-            "{model:<16} {count} x {h:>2}x{h:<2} {ci:>4} -> {co:<4} {k}x{k} stride {stride}: {:>4.0} {:>4.0} {:>4.0}  work {:>5.1} MB {total:>8.4} s",
+            "{model:<16} {count} x {h:>2}x{h:<2} {ci:>4} -> {co:<4} {k}x{k} stride {stride}: {:>4.0} {:>4.0} {:>4.0} {:>6.1} MB \
+             {total:>8.4} s",
             rate(forward),
             data.map_or(0.0, rate),
             rate(weight),
