@@ -1,5 +1,6 @@
 //! How long work will take, before it begins.
 
+use super::limits::fma_gflops;
 use std::time::Duration;
 
 /// Share of the multiply-add limit that whole training steps reach: 0.6 to 0.8 for the models in the table, less for
@@ -15,6 +16,15 @@ pub const EFFICIENCY: f64 = 0.6;
 ///     assert_eq!(estimate::about(time), "about 4 days");
 pub fn duration(flops: f64, fma_gflops: f64) -> Duration {
     Duration::try_from_secs_f64(flops / (EFFICIENCY * 1e9 * fma_gflops)).unwrap_or(Duration::MAX)
+}
+
+/// What to tell before work of `flops` begins on `threads` threads (0: all), if it takes longer than an hour.
+pub fn warning(flops: f64, threads: usize) -> Option<String> {
+    let time = duration(flops, fma_gflops(threads, 30));
+    let hour = Duration::from_secs(3600);
+    (time > hour).then(|| {
+        format!("this will take {} on this machine, by an estimate; Ctrl-C saves, and --resume goes on", about(time))
+    })
 }
 
 /// Units and from how many seconds on they are used.

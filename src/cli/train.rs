@@ -2,6 +2,7 @@
 
 use super::flags::{check_resumable, count, flag, given, path, path_flag, resolve, setting_flags, switch, text};
 use super::print;
+use crate::bench::estimate;
 use crate::data::{self, DataSet};
 use crate::error::Result;
 use crate::models;
@@ -72,7 +73,12 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         None => resolve(&given)?,
     };
     let place = Where { out, name, resume, steps, quiet };
-    let summary = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?.run()?;
+    let threads = recipe.threads;
+    let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
+    if let Some(warning) = estimate::warning(session.flops_left(), threads).filter(|_| !quiet) {
+        eprintln!("{warning}");
+    }
+    let summary = session.run()?;
     report(&summary, json)
 }
 

@@ -4,6 +4,7 @@ use super::folder::{self, REQUEST, State};
 use super::plan::{Plan, Run};
 use super::results::Results;
 use super::{figure, html, report};
+use crate::bench::estimate;
 use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
@@ -95,7 +96,12 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
         folder::clear(path)?;
     }
     let data = data::load_as(&recipe.data, recipe.labels)?;
-    Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?.run()?;
+    let threads = recipe.threads;
+    let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
+    if let Some(warning) = estimate::warning(session.flops_left(), threads).filter(|_| !quiet) {
+        eprintln!("{warning}");
+    }
+    session.run()?;
     Ok(())
 }
 

@@ -164,6 +164,17 @@ impl Session {
         Ok(session)
     }
 
+    /// Floating-point operations that are left to do: the steps, and an evaluation after each epoch.
+    pub fn flops_left(&self) -> f64 {
+        let flops = |id: &ProgramId| self.exec.program(*id).flops() as f64;
+        let step = self.programs.steps.iter().map(flops).sum::<f64>() / self.programs.steps.len() as f64;
+        let evaluator = &self.programs.evaluator;
+        let image = flops(&evaluator.program) / evaluator.rows as f64;
+        let steps = (self.last_step - self.position.step.min(self.last_step)) as f64;
+        let images = (self.data.test.count + self.val_order.len()) as f64;
+        steps * (step + image * images / self.per_epoch as f64)
+    }
+
     /// Trains to the end, or to a signal.
     ///
     /// # Errors
