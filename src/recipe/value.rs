@@ -22,7 +22,7 @@ pub enum Kind {
     Switch,
     /// A whole number from the first to the second, both included.
     Count(u64, u64),
-    /// A finite number between two bounds.
+    /// A finite number between two bounds, as it is and as the f32 that devices get.
     Number(Bound<f64>, Bound<f64>),
     /// Numbers between 0 and 1 in ascending order, possibly none.
     Shares,
@@ -78,7 +78,9 @@ impl Kind {
         match (self, value) {
             (Kind::Switch, Value::Switch(_)) => true,
             (Kind::Count(min, max), Value::Count(v)) => (min..=max).contains(&v),
-            (Kind::Number(low, high), Value::Number(v)) => v.is_finite() && (*low, *high).contains(v),
+            (Kind::Number(low, high), Value::Number(v)) => {
+                [*v, f64::from(*v as f32)].iter().all(|v| v.is_finite() && (*low, *high).contains(v))
+            }
             (Kind::Shares, Value::List(v)) => {
                 v.iter().all(|x| *x > 0.0 && *x < 1.0) && v.windows(2).all(|pair| pair[0] < pair[1])
             }
@@ -185,6 +187,10 @@ mod tests {
             (share, "NaN", "must be a number from 0 to below 1, not 'NaN'"),
             (positive, "0", "must be a number above 0, not '0'"),
             (positive, "inf", "must be a number above 0, not 'inf'"),
+            // As f32 these are infinite, 0 and 1.
+            (positive, "1e39", "must be a number above 0, not '1e39'"),
+            (positive, "1e-50", "must be a number above 0, not '1e-50'"),
+            (share, "0.999999999", "must be a number from 0 to below 1, not '0.999999999'"),
             (positive, "0,1", "must be a number above 0, not '0,1'"),
             (Kind::Shares, "0.6,0.3", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.6,0.3'"),
             (Kind::Shares, "0.5,1", "must be ascending numbers between 0 and 1, such as 0.3,0.6,0.8, not '0.5,1'"),
