@@ -217,7 +217,7 @@ mod tests {
                 match draws.below(3) {
                     0 => bytes[at] = draws.below(256) as u8,
                     1 => bytes.truncate(at.max(1)),
-                    _ => bytes.insert(at, b"{}[]\":,\n-e9"[draws.below(12) as usize]),
+                    _ => bytes.insert(at, b"{}[]\":,\n-e9"[draws.below(11) as usize]),
                 }
             }
             if let Err(e) = parse(&bytes) {
