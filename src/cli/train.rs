@@ -168,7 +168,11 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_flag() {
         for s in SETTINGS {
-            let wrong = if matches!(s.kind, Kind::Text) { " " } else { "-1" };
+            let wrong = match s.kind {
+                Kind::Text => " ",
+                Kind::Names => "a,,b",
+                _ => "-1",
+            };
             let e = parse(&[&format!("--{}={wrong}", s.name)]).unwrap_err();
             assert_eq!(e.to_string(), format!("--{} must be {}, not '{wrong}'", s.name, s.kind));
             assert_eq!(e.exit_code(), 2);

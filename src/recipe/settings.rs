@@ -201,7 +201,7 @@ pub const SETTINGS: &[Setting] = &[
         "key of all random draws"),
 
     row(RESUMABLE, "device", Kind::Choice(&Target::NAMES), |r| Field::Target(&mut r.device),
-        "what to compute on; auto: the best there is"),
+        "what to compute on; auto: the best"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),

@@ -102,7 +102,7 @@ impl Banks {
 }
 
 /// Most operands that any kernel reads: the update's nine.
-const MOST: usize = 12;
+const MOST: usize = 16;
 
 #[derive(Clone, Copy)]
 struct View {
