@@ -155,6 +155,25 @@ fn a_run_that_cannot_begin_says_why_and_leaves_no_folder() {
         .refused(73, "cannot create folder");
 }
 
+#[test]
+fn a_models_own_recipe_yields_to_the_config_file_and_that_to_flags() {
+    let folder = Folder::with_images("recipe", 40, 20, 2);
+    fs::write(folder.path("mine.toml"), "model = \"wrn-10-1\"\nlr = 0.02\nwarmup = 0.1\n").unwrap();
+    let line = "train --data data --config mine.toml --warmup 0.3 --batch 8 --eval-batch 20 --steps 1 --out run";
+    run(&folder.0, line).well();
+    let config = fs::read_to_string(folder.path("run/config.toml")).unwrap();
+    for (key, from) in [
+        ("model = \"wrn-10-1\"", "the file"),
+        ("warmup = 0.3", "a flag over the file"),
+        ("lr = 0.02", "the file over the model"),
+        ("epochs = 200", "the model over the default"),
+        ("crop_padding = \"reflect\"", "the model over the default"),
+        ("label_smoothing = 0.0", "the default"),
+    ] {
+        assert!(config.lines().any(|line| line == key), "{key} of {from}: {config}");
+    }
+}
+
 /// Two layers, a model that the table does not have.
 fn perceptron(g: &mut Graph, x: Var, spec: &Spec) -> Result<Var> {
     let h = nn::linear(g, x, "hidden", 16)?;
