@@ -8,15 +8,13 @@ use crate::bench::operations::CallTime;
 use crate::bench::steps::StepTimes;
 use std::path::Path;
 
-/// Digits that a figure deserves: three or four of them.
+/// Three digits, of whole numbers all; not below a millionth.
 fn figure(value: f64) -> String {
-    match value {
-        v if !v.is_finite() => "-".into(),
-        v if v >= 99.95 => format!("{v:.0}"),
-        v if v >= 9.995 => format!("{v:.1}"),
-        v if v >= 0.9995 => format!("{v:.2}"),
-        v => format!("{v:.4}"),
+    if !value.is_finite() {
+        return "-".into();
     }
+    let decimals = 2.0 - value.abs().max(1e-9).log10().floor();
+    format!("{value:.*}", decimals.clamp(0.0, 6.0) as usize)
 }
 
 /// "(12.0 to 13.1)"
@@ -148,17 +146,19 @@ mod tests {
     fn columns_stand_below_their_heads_for_small_and_large_figures() {
         for (value, shown) in [
             (12_345.6, "12346"),
-            (99.96, "100"),
+            (123.4, "123"),
             (12.345, "12.3"),
-            (9.999, "10.0"),
             (1.2345, "1.23"),
-            (0.01234, "0.0123"),
+            (0.001234, "0.00123"),
+            (1.3e-4, "0.000130"),
+            (0.0, "0.000000"),
+            (f64::NAN, "-"),
         ] {
             assert_eq!(figure(value), shown);
         }
         let at = |v| Spread { median: v, min: v, max: v };
         let limits = Limits::example();
-        for (seconds, flops) in [(1e-6, 0), (0.012, 123_000_000), (100.0, 1 << 50)] {
+        for (seconds, flops) in [(1.3e-7, 0), (0.012, 123_000_000), (100.0, 1 << 50)] {
             let call = CallTime { part: "forward".into(), seconds: at(seconds), repeats: 3, flops, bytes: 1 << 20 };
             let text = case("conv", &[call], &limits);
             let line = text.lines().nth(1).unwrap();

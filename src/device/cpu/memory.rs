@@ -101,7 +101,7 @@ impl Banks {
     }
 }
 
-/// Most operands that any kernel reads: the update's nine.
+/// Most operands that any kernel reads: the update's seven and a rate and a decay for each of four groups.
 const MOST: usize = 16;
 
 #[derive(Clone, Copy)]

@@ -154,7 +154,7 @@ impl ModuleMapper for Climb<'_> {
     }
 }
 
-/// The gradient at w + rho g/|g|.
+/// The gradient at w + rho g/|g|. Running statistics are not held still in it, at no cost worth telling.
 fn sam_gradients<M: Net>(net: &M, x: &Tensor<4>, y: &Tensor<1, Int>) -> GradientsParams {
     let gradients = net.gradients(x, y);
     let mut squares = Squares { gradients: &gradients, sum: 0.0 };

