@@ -23,6 +23,9 @@ pub type MakeDevice<'a> = &'a dyn Fn() -> Result<Box<dyn Device>>;
 /// Relative L2 tolerances of an f32 device against the f64 spec.
 pub const FORWARD: f64 = 1e-5;
 pub const BACKWARD: f64 = 1e-4;
+/// Of a whole model's gradients: in the last block of wide_resnet50_2 PyTorch's own float32 is off by 1.1e-4, with the
+/// branches of float64. A single flipped branch costs ten times as much.
+pub const MODEL: f64 = 3e-4;
 /// Of the spec's own gradient against central differences of the spec, both in f64.
 pub const DIFFERENCE: f64 = 1e-6;
 /// Factor of the componentwise bound |error| <= c eps sqrt(K) spec(|inputs|), K being the terms of one sum: an L2 norm

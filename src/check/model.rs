@@ -3,7 +3,7 @@
 use super::differences::difference_error;
 use super::graph_case::device_branches;
 use super::rig::Rig;
-use super::{BACKWARD, DIFFERENCE, FORWARD, MakeDevice, Verdict, widen};
+use super::{DIFFERENCE, FORWARD, MODEL, MakeDevice, Verdict, widen};
 use crate::device::DatasetBytes;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -86,7 +86,7 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
         let param = g.param_of(p);
         let loc = Loc { offset: param.offset, len: param.len(), ..rig.role(Role::Gradient) };
         let got = rig.download(loc)?;
-        out.compare(format!("gradient of {}", param.name), &got, gradients.of(*v), BACKWARD);
+        out.compare(format!("gradient of {}", param.name), &got, gradients.of(*v), MODEL);
     }
     // The gradient over all parameters at once against the slope of the loss along it.
     let gradient: Vec<f64> = params.iter().flat_map(|v| gradients.of(*v).to_vec()).collect();
