@@ -141,6 +141,8 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::files::TestFolder;
+    use std::collections::BTreeSet;
+    use std::path::Path;
 
     /// As a reader sees it, but for the requests at the beginnings of lines.
     fn plain(of: Option<&str>) -> String {
@@ -178,6 +180,32 @@ mod tests {
         }
         for (_, code, meaning) in KINDS {
             assert!(page.contains(&format!(".TP\n{code}\n{meaning}\n")), "{page}");
+        }
+    }
+
+    /// The names behind every look at a variable in the sources below `folder`.
+    fn variables_in(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                variables_in(&path, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(path).unwrap();
+            let looks = source.split("env::var").skip(1).filter_map(|rest| rest.split_once("(\""));
+            let names = looks.filter(|(between, _)| between.is_empty() || *between == "_os");
+            found.extend(names.map(|(_, rest)| rest.split('"').next().unwrap_or_default().to_string()));
+        }
+    }
+
+    #[test]
+    fn every_variable_that_the_program_heeds_is_documented() {
+        let mut found = BTreeSet::new();
+        variables_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        found.retain(|name| name.starts_with("SAMCORE_") && !name.starts_with("SAMCORE_TEST_"));
+        assert!(found.contains("SAMCORE_DATA"), "{found:?}");
+        for name in found {
+            assert!(ENVIRONMENT.iter().any(|e| e.0 == name), "{name} belongs into the table ENVIRONMENT");
         }
     }
 
