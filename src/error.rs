@@ -68,11 +68,11 @@ impl Error {
         use std::io::ErrorKind as E;
         let reading = what.starts_with("read") || what.starts_with("open") || what.starts_with("list");
         let kind = match e.kind() {
-            E::NotFound | E::PermissionDenied if reading => Kind::NoInput,
-            E::NotFound | E::PermissionDenied | E::AlreadyExists | E::ReadOnlyFilesystem | E::NotADirectory => {
-                Kind::CantCreate
-            }
-            _ => Kind::Io,
+            // What is no text, where text was to be read.
+            E::InvalidData if reading => Kind::Data,
+            _ if !path_is_at_fault(e.kind()) => Kind::Io,
+            _ if reading => Kind::NoInput,
+            _ => Kind::CantCreate,
         };
         Error::new(kind, format!("cannot {what} {}: {e}", path.display()))
     }
@@ -93,6 +93,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Whether the path is wrong or closed to us, rather than the device or a disk that is full.
+fn path_is_at_fault(e: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as E;
+    matches!(e, E::NotFound | E::PermissionDenied | E::AlreadyExists | E::ReadOnlyFilesystem)
+        || matches!(e, E::NotADirectory | E::IsADirectory | E::InvalidFilename)
+}
 
 /// The candidate nearest to `word` by edit distance, if near enough to be a slip of the keyboard.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -145,8 +152,28 @@ mod tests {
     }
 
     #[test]
+    fn an_operating_systems_error_is_told_apart_by_what_was_done() {
+        use std::io::ErrorKind as E;
+        for (error, reading, writing) in [
+            (E::NotFound, Kind::NoInput, Kind::CantCreate),
+            (E::PermissionDenied, Kind::NoInput, Kind::CantCreate),
+            (E::NotADirectory, Kind::NoInput, Kind::CantCreate),
+            (E::IsADirectory, Kind::NoInput, Kind::CantCreate),
+            (E::InvalidFilename, Kind::NoInput, Kind::CantCreate),
+            (E::ReadOnlyFilesystem, Kind::NoInput, Kind::CantCreate),
+            (E::InvalidData, Kind::Data, Kind::Io),
+            (E::StorageFull, Kind::Io, Kind::Io),
+            (E::Other, Kind::Io, Kind::Io),
+        ] {
+            let kind = |what: &str| Error::io(what, Path::new("x"), &error.into()).kind;
+            assert_eq!((kind("read"), kind("write")), (reading, writing), "{error:?}");
+        }
+    }
+
+    #[test]
     fn exit_codes_are_distinct() {
         let mut codes: Vec<i32> = KINDS.iter().map(|k| k.1).collect();
+        codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), KINDS.len());
     }
