@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Graph;
+use crate::params::Param;
 use crate::safetensors::{self, Contents, Data, Metadata, Tensor};
 use std::fmt;
 use std::path::Path;
@@ -40,6 +41,16 @@ impl fmt::Display for Subject {
         let Subject { model, data, h, w, c, classes, mean, std } = self;
         let (mean, std) = (&mean[..(*c).min(4)], &std[..(*c).min(4)]);
         write!(f, "{model} on {h}x{w}x{c} images of {classes} classes of {data} (mean {mean:?}, deviation {std:?})")
+    }
+}
+
+impl Subject {
+    /// Whether there are such images: nothing is computed or allocated by sizes that a file makes up.
+    fn can_be(&self) -> bool {
+        const MOST: usize = 1 << 16;
+        let Subject { h, w, c, classes, mean, std, .. } = self;
+        let sizes = [h, w, classes].iter().all(|n| (1..=MOST).contains(*n)) && (1..=mean.len()).contains(c);
+        sizes && mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_normal() && *s > 0.0)
     }
 }
 
@@ -228,6 +239,9 @@ impl Checkpoint {
         let mut subject = Subject::default();
         let mut position = Position::default();
         read_fields(SUBJECT, &mut subject, metadata, path)?;
+        if !subject.can_be() {
+            return Err(wrong(path, &format!("its metadata describes a {subject}, which cannot be")));
+        }
         read_fields(POSITION, &mut position, metadata, path)?;
         Ok(Opened { subject, position, contents })
     }
@@ -246,11 +260,11 @@ impl Opened {
     /// # Errors
     /// Data: a tensor is missing, of another shape, or belongs to no part of the model.
     pub fn vectors(&self, graph: &Graph, remembered: Remembered, path: &Path) -> Result<Vectors> {
-        let floats = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+        let floats = |name: &str, shape: &[usize]| -> Result<&[f32]> {
             let missing = || wrong(path, &format!("tensor '{name}' is missing; it is a checkpoint of another model"));
             let tensor = self.contents.get(name).ok_or_else(missing)?;
             match &tensor.data {
-                Data::F32(values) if tensor.shape == shape => Ok(values.clone()),
+                Data::F32(values) if tensor.shape == shape => Ok(values),
                 Data::F32(_) => {
                     Err(wrong(path, &format!("tensor '{name}' is {:?} where the model has {shape:?}", tensor.shape)))
                 }
@@ -258,10 +272,12 @@ impl Opened {
             }
         };
         let padded = |prefix: &str| -> Result<Vec<f32>> {
+            // All are found first, so that no more is allocated than the file holds.
+            let found = |p: &Param| floats(&format!("{prefix}{}", p.name), &p.file_shape());
+            let parts: Vec<&[f32]> = graph.params().list().iter().map(found).collect::<Result<_>>()?;
             let mut vector = vec![0.0; graph.params().vector_len()];
-            for p in graph.params().list() {
-                let values = floats(&format!("{prefix}{}", p.name), &p.file_shape())?;
-                vector[p.offset..p.offset + p.len()].copy_from_slice(&p.from_file(&values));
+            for (p, values) in graph.params().list().iter().zip(parts) {
+                vector[p.offset..p.offset + p.len()].copy_from_slice(&p.from_file(values));
             }
             Ok(vector)
         };
@@ -271,7 +287,7 @@ impl Opened {
                 let c = s.channels;
                 for (i, what) in [(1, "running_mean"), (2, "running_var")] {
                     let values = floats(&format!("{prefix}{}.{what}", s.name), &[c])?;
-                    running[s.offset + i * c..][..c].copy_from_slice(&values);
+                    running[s.offset + i * c..][..c].copy_from_slice(values);
                 }
                 let name = format!("{prefix}{}.num_batches_tracked", s.name);
                 let batches = match self.contents.get(&name).map(|t| &t.data) {
