@@ -127,10 +127,14 @@ fn toml_value(value: &Value) -> String {
         // The debug form is the shortest that reads back exactly, and always has the point or exponent TOML asks for.
         Value::Number(v) => format!("{v:?}"),
         Value::List(v) => format!("{v:?}"),
-        Value::Names(v) => format!("{v:?}"),
-        // JSON's escapes are TOML's too, but TOML forbids a bare delete character.
-        Value::Text(v) => serde_json::Value::from(v.as_str()).to_string().replace('\u{7f}', "\\u007f"),
+        Value::Names(v) => format!("[{}]", v.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")),
+        Value::Text(v) => quoted(v),
     }
+}
+
+/// A string of TOML. JSON's escapes are TOML's too, but TOML forbids a bare delete character.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ pub const SETTINGS: &[Setting] = &[
         "key of all random draws"),
 
     row(RESUMABLE, "device", Kind::Choice(&Target::NAMES), |r| Field::Target(&mut r.device),
-        "what to compute on; auto: the best"),
+        "where to compute; auto: the best one"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),
@@ -231,7 +231,7 @@ pub(crate) mod tests {
             (Kind::Switch, Value::Switch(v)) => Value::Switch(!v),
             (Kind::Count(..), Value::Count(v)) => Value::Count(v + 1),
             (Kind::Number(..), Value::Number(v)) => Value::Number(v / 3.0 + 0.1),
-            (Kind::Names, _) => Value::Names(vec!["conv1".into(), "a.b".into()]),
+            (Kind::Names, _) => Value::Names(vec!["conv1".into(), "a.\\\"\u{7f}\u{0}é".into()]),
             (Kind::Shares, _) => Value::List(vec![0.1, 1.0 / 3.0]),
             (Kind::Choice(names), Value::Text(v)) => {
                 Value::Text(names.iter().find(|n| **n != v).unwrap_or(&"").to_string())
