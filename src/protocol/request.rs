@@ -138,7 +138,8 @@ impl Request {
                     self.optimizers = names.ok_or_else(|| wrong("names of optimizers, such as [\"sgd\", \"sam\"]"))?;
                 }
                 ("seeds", DeValue::Array(seeds)) => {
-                    let seed = |v: &DeValue<'_>| v.as_integer().and_then(|i| i.as_str().parse().ok());
+                    let seed =
+                        |v: &DeValue<'_>| v.as_integer().and_then(|i| u64::from_str_radix(i.as_str(), i.radix()).ok());
                     let seeds = seeds.iter().map(|s| seed(s.get_ref())).collect::<Option<_>>();
                     self.seeds = seeds.ok_or_else(|| wrong("whole numbers, such as [0, 1, 2]"))?;
                 }
@@ -277,6 +278,12 @@ mod tests {
             let e = Request::from_toml(text, "f").unwrap_err();
             assert!(e.kind == Kind::Data && e.to_string().starts_with(message), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn seeds_in_a_file_may_be_spelt_in_every_way_of_toml() {
+        let request = Request::from_toml("seeds = [0x10, 0b11, 1_0]", "f").unwrap();
+        assert_eq!(request.seeds, [16, 3, 10]);
     }
 
     #[test]
