@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::models;
 use crate::optim::{self, OptimizerRow};
 use crate::recipe::Recipe;
+use crate::step::Recorder;
 use crate::train::{engine, orders};
 
 /// What a comparison is going to do.
@@ -82,10 +83,16 @@ impl Plan {
         }
         let model = models::find(&recipe.model)?;
         let source = engine::source(data, recipe.augment());
-        models::classifier(&model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
+        let graph = models::classifier(&model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
         let (train, held_out) = orders(recipe, data)?;
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
+        // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze.
+        let device = engine::device(recipe)?;
+        for row in &rows {
+            let recipe = Recipe { opt: row.name.into(), ..recipe.clone() };
+            engine::record(&mut Recorder::new(&graph, &device), &graph, &recipe)?;
+        }
         let costs: Vec<(&str, f64)> = rows.iter().map(|row| (row.name, row.gradients)).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
         let share = |(optimizer, epochs): (&'static OptimizerRow, usize)| Share {
