@@ -180,6 +180,10 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         return Err(Error::new(ErrorKind::CantCreate, message));
     }
     let device = || CpuDevice::new(recipe.threads);
+    if let Some(folder) = results.json.as_deref().filter(|path| path.is_dir()) {
+        let message = format!("--json: {} is a folder; give the name of a file", folder.display());
+        return Err(Error::new(ErrorKind::CantCreate, message));
+    }
     // First of all, because it tells the time since the process began.
     let loading = match &what {
         What::Data(name) => Some(loading::time_loading(name, device()?, budget)?),
