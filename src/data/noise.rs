@@ -11,6 +11,9 @@ use std::path::Path;
 /// The file that tells which labels of a set were changed, beside its data.
 pub const NOISE_FILE: &str = "noise.json";
 
+/// Largest such file that is read: a million wrong labels take 10 MB.
+const LARGEST: u64 = 16 << 20;
+
 /// Which labels become wrong, and how. Each draw is keyed by the image's number alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
@@ -41,7 +44,12 @@ impl Record {
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+        let failed = |e: std::io::Error| Error::io("read", &path, &e);
+        let wrong = || Error::data(format!("{} is not what 'samcore data noise' writes", path.display()));
+        if fs::metadata(&path).map_err(failed)?.len() > LARGEST {
+            return Err(wrong());
+        }
+        let bytes = fs::read(&path).map_err(failed)?;
         let parsed = || {
             let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
             let name = record["labels"].as_str()?;
@@ -53,7 +61,6 @@ impl Record {
             let original = images.iter().zip(labels).map(pair).collect::<Option<Vec<_>>>()?;
             (images.len() == labels.len()).then_some(Record { labels: Labels::ALL[place], original })
         };
-        let wrong = || Error::data(format!("{} is not what 'samcore data noise' writes", path.display()));
         parsed().map(Some).ok_or_else(wrong)
     }
 
