@@ -45,6 +45,12 @@ fn bash_completes_commands_flags_and_values() {
         (&["samcore", "eval", "--split", "t"], &["test", "train"]),
         (&["samcore", "check", "conv2"], &["conv2d"]),
         (&["samcore", "completions", "z"], &["zsh"]),
+        (&["samcore", "data", "ve"], &["verify"]),
+        (&["samcore", "data", "fetch", "cifar-1"], &["cifar-10", "cifar-100"]),
+        (&["samcore", "data", "noise", "--la"], &["--labels"]),
+        (&["samcore", "data", "noise", "--labels", "c"], &["coarse"]),
+        (&["samcore", "compare", "--budget", "equal-e"], &["equal-epochs"]),
+        (&["samcore", "man", "comp"], &["compare", "completions"]),
     ] {
         let Some(offered) = offered(&folder, words) else { return };
         assert_eq!(offered, expected, "{words:?}");
@@ -66,6 +72,8 @@ fn names_that_complete_do_not_change_what_a_wrong_one_is_told() {
         ("completions", "the following required arguments were not provided: <SHELL>"),
         ("completions bsah", "unknown shell 'bsah'; did you mean 'bash'?"),
         ("man chekc", "unknown command 'chekc'; did you mean 'check'?"),
+        ("data fetch cifar10", "unknown data set 'cifar10'; did you mean 'cifar-10'?"),
+        ("man data verfy", "unknown action of 'data' 'verfy'; did you mean 'verify'?"),
         ("train --opt", "a value is required for '--opt <NAME>' but none was supplied"),
     ] {
         samcore(&folder.0, line).refused(2, message);

@@ -35,6 +35,7 @@ fn script(name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::data;
     use crate::recipe::SETTINGS;
 
     #[test]
@@ -45,6 +46,10 @@ mod tests {
                 // Fish has the flag's name as a word of its own, the others have it with its dashes.
                 let flag = if name == "fish" { format!("-l {} ", s.name) } else { format!("--{}", s.name) };
                 assert!(script.contains(&flag), "{name}: {flag}");
+            }
+            for action in data::ACTIONS {
+                assert!(script.contains(action.about) || name == "bash", "{name}: {}", action.name);
+                assert!(script.contains(action.name), "{name}: {}", action.name);
             }
             for value in ["fashion-mnist", "cnn", "sam", "one-cycle"] {
                 assert!(script.contains(value), "{name}: {value}");

@@ -1,6 +1,6 @@
 //! `samcore data`: known data sets, fetching and verifying them, and label noise.
 
-use super::flags::{apply, flag, flag_like, path, path_flag, switch, text, value};
+use super::flags::{Named, apply, flag, flag_like, path, path_flag, switch, text, value};
 use super::{Subcommand, print, subcommands};
 use crate::data::fetch::{Order, Outcome, Patience, Progress, fetch};
 use crate::data::known::home;
@@ -9,7 +9,7 @@ use crate::data::verify::{FileReport, HalfReport, Report, Verdict, verify};
 use crate::data::{DATASETS, Known, known};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
 use crate::recipe::{Kind, Recipe, Value};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::Bound::{Excluded, Included};
@@ -53,26 +53,35 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
+/// The argument that an action is about; completion offers the known sets.
+fn named(name: &'static str, placeholder: &'static str) -> Arg {
+    let names = DATASETS.iter().map(|known| known.name).collect();
+    Arg::new(name).value_name(placeholder).required(true).value_parser(Named(names)).hide_possible_values(true)
+}
+
+fn data_or_folder() -> Arg {
+    named("data", "DATA").value_hint(ValueHint::DirPath).help("data set by name, or its folder")
+}
+
 fn build_list(command: Command) -> Command {
     command.arg(switch("json", "write the result as one JSON object"))
 }
 
 fn build_fetch(command: Command) -> Command {
     command.args([
-        Arg::new("name").value_name("NAME").required(true).help("data set, as 'samcore data list' shows them"),
+        named("name", "NAME").help("data set, as 'samcore data list' shows them"),
         path_flag("out", "DIR", "where its folder is made [$SAMCORE_DATA, or else data]"),
         flag("url", Kind::Text, "address of the folder with its archives [that of its authors]", None),
     ])
 }
 
 fn build_verify(command: Command) -> Command {
-    let data = Arg::new("data").value_name("DATA").required(true);
-    command.args([data.help("data set by name, or its folder"), switch("json", "write the result as one JSON object")])
+    command.args([data_or_folder(), switch("json", "write the result as one JSON object")])
 }
 
 fn build_noise(command: Command) -> Command {
     command.args([
-        Arg::new("data").value_name("DATA").required(true).help("data set by name, or its folder"),
+        data_or_folder(),
         path_flag("out", "DIR", "the new folder").required(true),
         flag("rate", RATE, "probability that a label is drawn anew", None).required(true),
         flag_like("seed", "seed"),

@@ -1,7 +1,7 @@
 //! `samcore man`: a manual page for the program and one for each command, from the table of flags.
 
 use super::flags::{Named, path, path_flag, text};
-use super::{COMMANDS, command, print};
+use super::{COMMANDS, Subcommand, command, data, print};
 use crate::error::{Error, KINDS, Result, unknown};
 use crate::files::write_atomic;
 use clap::{Arg, ArgMatches, Command};
@@ -19,6 +19,11 @@ pub const EXAMPLES: &[(&str, &str)] = &[
     ("samcore train --config runs/sam/config.toml --seed 1", "The same run from another seed."),
     ("samcore train --tensorboard --out runs/watched && tensorboard --logdir runs", "Watch runs in TensorBoard."),
     ("samcore check conv2d cnn", "Hold an operation and a model to their definitions."),
+    ("samcore data fetch cifar-10", "Download a data set, and go on with it after a break."),
+    (
+        "samcore data noise cifar-10 --rate 0.4 --out noisy",
+        "A copy in which two of five training labels are wrong, for --data noisy.",
+    ),
     ("samcore info --model cnn", "Layers, parameters and cost of a model."),
     ("samcore completions bash > ~/.local/share/bash-completion/completions/samcore", "Complete in bash."),
     ("samcore man --out ~/.local/share/man/man1", "Install these pages."),
@@ -46,48 +51,78 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 pub fn build(command: Command) -> Command {
-    let about = Arg::new("about").value_name("COMMAND").value_parser(Named(names())).hide_possible_values(true);
+    let name = |id: &'static str, placeholder: &'static str, names| {
+        Arg::new(id).value_name(placeholder).value_parser(Named(names)).hide_possible_values(true)
+    };
     command.args([
-        about.help("page of this command [of samcore as a whole]"),
+        name("about", "COMMAND", names(COMMANDS)).help("page of this command [of samcore as a whole]"),
+        name("action", "ACTION", names(data::ACTIONS))
+            .help("page of this action of the command, as in 'man data fetch'"),
         path_flag("out", "DIR", "write all pages to files in DIR [one page to stdout]"),
     ])
 }
 
-fn names() -> Vec<&'static str> {
-    COMMANDS.iter().map(|c| c.name).collect()
+fn names(table: &[Subcommand]) -> Vec<&'static str> {
+    table.iter().map(|c| c.name).collect()
+}
+
+/// The actions of a command, of which most have none.
+fn actions(command: &str) -> &'static [Subcommand] {
+    if command == "data" { data::ACTIONS } else { &[] }
+}
+
+/// What each page is about: nothing for the program, a command, or a command and its action.
+fn pages() -> Vec<Vec<&'static str>> {
+    let of = |c: &Subcommand| {
+        let own = names(actions(c.name)).into_iter().map(|action| vec![c.name, action]);
+        [vec![c.name]].into_iter().chain(own).collect::<Vec<_>>()
+    };
+    [vec![]].into_iter().chain(COMMANDS.iter().flat_map(of)).collect()
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let about = text(matches, "about");
-    if let Some(word) = about.as_deref().filter(|word| !names().contains(word)) {
-        return Err(unknown("command", word, &names()));
-    }
-    let Some(folder) = path(matches, "out") else { return print(&page(about.as_deref())?) };
+    let about: Vec<String> = ["about", "action"].iter().filter_map(|id| text(matches, id)).collect();
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    check(&about)?;
+    let Some(folder) = path(matches, "out") else { return print(&page(&about)?) };
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, &e))?;
-    let pages: Vec<Option<&str>> = match &about {
-        Some(name) => vec![Some(name)],
-        None => [None].into_iter().chain(names().into_iter().map(Some)).collect(),
-    };
-    for of in pages {
+    for of in pages().iter().filter(|of| of.starts_with(&about)) {
         write_atomic(&folder.join(file_name(of)), page(of)?.as_bytes())?;
     }
     Ok(())
 }
 
-fn file_name(of: Option<&str>) -> String {
-    of.map_or("samcore.1".into(), |name| format!("samcore-{name}.1"))
+/// That there is a page about this.
+fn check(about: &[&str]) -> Result<()> {
+    match *about {
+        [command, ..] if !names(COMMANDS).contains(&command) => Err(unknown("command", command, &names(COMMANDS))),
+        [command, action] if actions(command).is_empty() => {
+            Err(Error::usage(format!("'{command}' has no actions, and so no '{action}'")))
+        }
+        [command, action] if !names(actions(command)).contains(&action) => {
+            Err(unknown(&format!("action of '{command}'"), action, &names(actions(command))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn file_name(of: &[&str]) -> String {
+    format!("{}.1", [&["samcore"], of].concat().join("-"))
 }
 
 /// The page of one command, or of the program: what the flags say, then what the tables of this program say.
-fn page(of: Option<&str>) -> Result<String> {
-    let mut whole = command().disable_help_subcommand(true);
+fn page(of: &[&str]) -> Result<String> {
+    let whole = command().disable_help_subcommand(true);
+    let mut whole = whole.mut_subcommands(|c| c.disable_help_subcommand(true));
     whole.build();
-    let shown = of.and_then(|name| whole.find_subcommand(name)).unwrap_or(&whole).clone();
+    let found = of.iter().try_fold(&whole, |command, name| command.find_subcommand(name));
+    let shown = found.unwrap_or(&whole).clone();
+    let has_parts = shown.has_subcommands();
     // An empty date would be left out and the others take its place.
     let man = Man::new(shown).date(" ").source(concat!("samcore ", env!("CARGO_PKG_VERSION"))).manual("User Commands");
     let mut parts = vec![Man::render_title, Man::render_name_section, Man::render_synopsis_section];
     parts.extend([Man::render_description_section, Man::render_options_section]);
-    if of.is_none() {
+    if has_parts {
         parts.push(Man::render_subcommands_section);
     }
     let mut text = Vec::new();
@@ -95,16 +130,17 @@ fn page(of: Option<&str>) -> Result<String> {
         part(&man, &mut text).map_err(|e| Error::internal(format!("cannot write a manual page: {e}")))?;
     }
     let mut page = String::from_utf8_lossy(&text).into_owned();
-    if of.is_some() {
+    if !has_parts {
         page += &section("DEFAULTS", "Values in [brackets] are the defaults.", [], roman);
     }
     let codes = KINDS.iter().map(|(_, code, meaning)| (code.to_string(), *meaning));
     page += &section("EXIT STATUS", "", [("0".to_string(), "done")].into_iter().chain(codes), bold);
     page += &section("ENVIRONMENT", "", rows(ENVIRONMENT), bold);
-    if of.is_none_or(|name| name == "train") {
+    if of.is_empty() || of == ["train"] {
         page += &section("FILES", FOLDER, rows(FILES), italic);
     }
-    let belongs = |line: &str| of.is_none_or(|name| line.split_whitespace().nth(1) == Some(name));
+    let belongs =
+        |line: &str| line.split_whitespace().skip(1).zip(of).filter(|(word, of)| word == *of).count() == of.len();
     let examples: Vec<(String, &str)> = rows(EXAMPLES).filter(|(line, _)| belongs(line)).collect();
     if !examples.is_empty() {
         page += &section("EXAMPLES", "", examples, bold);
@@ -145,33 +181,37 @@ mod tests {
     use std::path::Path;
 
     /// As a reader sees it, but for the requests at the beginnings of lines.
-    fn plain(of: Option<&str>) -> String {
+    fn plain(of: &[&str]) -> String {
         let marks = [("\\-", "-"), ("\\*(Aq", "'"), ("\\fB", ""), ("\\fI", ""), ("\\fR", "")];
         marks.iter().fold(page(of).unwrap(), |page, (mark, text)| page.replace(mark, text))
     }
 
     #[test]
-    fn each_page_has_every_flag_of_its_command() {
+    fn each_page_has_every_flag_of_its_command_and_leads_to_those_below_it() {
         let mut whole = command();
         whole.build();
-        for name in names() {
-            let page = plain(Some(name));
-            let of = whole.find_subcommand(name).unwrap();
-            assert!(page.contains(&format!("samcore-{name} - {}", of.get_about().unwrap())), "{page}");
-            for arg in of.get_arguments() {
+        let pages = pages();
+        assert_eq!(pages.len(), 1 + COMMANDS.len() + data::ACTIONS.len());
+        for path in &pages {
+            let page = plain(path);
+            let of = path.iter().fold(&whole, |command, name| command.find_subcommand(name).unwrap());
+            let title = [&["samcore"], &path[..]].concat().join("-");
+            assert!(page.contains(&format!("{title} - {}", of.get_about().unwrap())), "{page}");
+            for arg in of.get_arguments().filter(|arg| arg.get_help().is_some()) {
                 let (long, help) = (arg.get_long().unwrap_or_default(), arg.get_help().unwrap().to_string());
-                assert!(page.contains(&format!("--{long}")) || arg.is_positional(), "{name}: --{long}");
-                assert!(page.contains(&help), "{name}: {help}");
+                assert!(page.contains(&format!("--{long}")) || arg.is_positional(), "{path:?}: --{long}");
+                assert!(page.contains(&help), "{path:?}: {help}");
             }
+            for below in pages.iter().filter(|below| below.len() == path.len() + 1 && below.starts_with(path)) {
+                assert!(page.contains(&file_name(below).replace(".1", "(1)")), "{below:?}: {page}");
+            }
+            assert!(!page.contains("-help(1)"), "{path:?}: there is no such page");
         }
     }
 
     #[test]
-    fn the_whole_programs_page_has_commands_codes_variables_files_and_examples() {
-        let page = plain(None);
-        for name in names() {
-            assert!(page.contains(&format!("samcore-{name}(1)")), "{page}");
-        }
+    fn the_whole_programs_page_has_codes_variables_files_and_examples() {
+        let page = plain(&[]);
         for (title, terms) in [("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES), ("EXAMPLES", EXAMPLES)] {
             let (_, section) = page.split_once(&format!(".SH {title}\n")).unwrap();
             for (term, meaning) in terms {
@@ -181,6 +221,11 @@ mod tests {
         for (_, code, meaning) in KINDS {
             assert!(page.contains(&format!(".TP\n{code}\n{meaning}\n")), "{page}");
         }
+        let fetch = plain(&["data", "fetch"]);
+        assert!(
+            fetch.contains("samcore data fetch cifar-10\n") && !fetch.contains("samcore data noise cifar-10"),
+            "{fetch}"
+        );
     }
 
     /// The names behind every look at a variable in the sources below `folder`.
@@ -226,10 +271,16 @@ mod tests {
             run(matches.subcommand().unwrap().1)
         };
         call(&["--out", folder.to_str().unwrap()]).unwrap();
-        for of in [None].into_iter().chain(names().into_iter().map(Some)) {
-            assert_eq!(std::fs::read_to_string(folder.join(file_name(of))).unwrap(), page(of).unwrap());
+        for of in pages() {
+            assert_eq!(std::fs::read_to_string(folder.join(file_name(&of))).unwrap(), page(&of).unwrap());
         }
-        let e = call(&["trian"]).unwrap_err();
-        assert_eq!((e.kind, e.to_string()), (Kind::Usage, "unknown command 'trian'; did you mean 'train'?".into()));
+        for (words, message) in [
+            (&["trian"][..], "unknown command 'trian'; did you mean 'train'?"),
+            (&["data", "fecth"], "unknown action of 'data' 'fecth'; did you mean 'fetch'?"),
+            (&["train", "fetch"], "'train' has no actions, and so no 'fetch'"),
+        ] {
+            let e = call(words).unwrap_err();
+            assert_eq!((e.kind, e.to_string()), (Kind::Usage, message.into()));
+        }
     }
 }
