@@ -5,6 +5,7 @@ use samcore::models::MODELS;
 use samcore::ops::OPS;
 use samcore::optim::OPTIMIZERS;
 use samcore::recipe::SETTINGS;
+use std::collections::BTreeSet;
 
 fn read(path: &str) -> String {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -26,19 +27,45 @@ fn ci_runs_the_test_command_of_the_readme() {
     assert!(read(".ci/run").lines().any(|line| line == command));
 }
 
+/// Every long flag of a command and of those below it.
+fn add_flags(command: &clap::Command, to: &mut BTreeSet<String>) {
+    to.extend(command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)));
+    // Clap adds these two itself.
+    to.extend(["help".to_owned(), "version".to_owned()]);
+    command.get_subcommands().for_each(|below| add_flags(below, to));
+}
+
+/// Command lines of the documents' code blocks: indented, without the comment behind them.
+fn command_lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("    samcore "));
+    lines.map(|line| line.split(['#', '>', '|']).next().unwrap_or(line).trim()).filter(|line| !line.contains('…'))
+}
+
+#[test]
+fn every_command_line_of_the_documents_can_be_read() {
+    let mut read_lines = 0;
+    for file in ["README.md", "CONTRIBUTING.md"] {
+        for line in command_lines(&read(file)) {
+            let words = ["samcore"].into_iter().chain(line.split_whitespace());
+            if let Err(e) = samcore::cli::command().try_get_matches_from(words) {
+                assert_eq!(e.exit_code(), 0, "{file}: samcore {line}: {e}");
+            }
+            read_lines += 1;
+        }
+    }
+    assert!(read_lines > 10, "{read_lines} command lines");
+}
+
 #[test]
 fn every_flag_that_the_documents_name_exists() {
-    let own = ["config", "out", "name", "resume", "steps", "json", "quiet", "help", "split", "model", "classes"];
-    let own = own
-        .into_iter()
-        .chain(["channels", "size", "batch", "list", "release", "locked", "example", "rounds", "seeds", "check"]);
-    let known: Vec<&str> = own.chain(SETTINGS.iter().map(|s| s.name)).collect();
+    let mut known: BTreeSet<String> = ["release", "locked", "example", "rounds", "check"].map(str::to_owned).into();
+    add_flags(&samcore::cli::command(), &mut known);
     for file in ["README.md", "CONTRIBUTING.md"] {
         // Lines with arrows are diagrams.
         let text: String = read(file).lines().filter(|line| !line.contains("-->")).flat_map(|l| [l, "\n"]).collect();
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).filter_map(|w| w.strip_prefix("--"));
         for flag in words.filter(|w| w.starts_with(|c: char| c.is_ascii_alphabetic())) {
-            assert!(known.contains(&flag), "{file} names --{flag}, which is no flag");
+            assert!(known.contains(flag), "{file} names --{flag}, which is no flag");
         }
     }
 }
