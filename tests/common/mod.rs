@@ -3,10 +3,12 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+use flate2::Compression;
 use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -115,19 +117,35 @@ pub fn write_images(folder: &Path, train: usize, test: usize, stride: usize) {
     for (split, count) in [("train", train), ("t10k", test)] {
         let pixels = unpack(&format!("{split}-images-idx3-ubyte"), 16, count * 784);
         let taken = |i: &usize| (i / 28 % 28).is_multiple_of(stride) && (i % 28).is_multiple_of(stride);
-        let side = 28usize.div_ceil(stride);
-        let mut images = header(3, &[count, side, side]);
-        images.extend((0..pixels.len()).filter(taken).map(|i| pixels[i]));
-        fs::write(folder.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
-        let mut labels = header(1, &[count]);
-        labels.extend(unpack(&format!("{split}-labels-idx1-ubyte"), 8, count));
-        fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();
+        let side = 28usize.div_ceil(stride) as u32;
+        let images: Vec<u8> = (0..pixels.len()).filter(taken).map(|i| pixels[i]).collect();
+        fs::write(folder.join(format!("{split}-images-idx3-ubyte")), idx(&[count as u32, side, side], &images))
+            .unwrap();
+        let labels = unpack(&format!("{split}-labels-idx1-ubyte"), 8, count);
+        fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), idx(&[count as u32], &labels)).unwrap();
     }
 }
 
-fn header(rank: u8, dims: &[usize]) -> Vec<u8> {
-    let dims = dims.iter().flat_map(|d| (*d as u32).to_be_bytes());
-    [0, 0, 8, rank].into_iter().chain(dims).collect()
+/// Writes the files of CIFAR-10 with `rows` images each: image r has label r and a picture of its own.
+pub fn write_cifar10(folder: &Path, rows: u8) {
+    fs::create_dir_all(folder).unwrap();
+    let row = |r: u8| std::iter::once(r).chain((0..3072).map(move |i| (i / 8 * (usize::from(r) + 1)) as u8));
+    let content: Vec<u8> = (0..rows).flat_map(row).collect();
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        fs::write(folder.join(format!("{name}.bin")), &content).unwrap();
+    }
+}
+
+/// An IDX file of unsigned bytes.
+pub fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
+    let dims_bytes = dims.iter().flat_map(|d| d.to_be_bytes());
+    [0, 0, 8, dims.len() as u8].into_iter().chain(dims_bytes).chain(values.iter().copied()).collect()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// `count` bytes of a file of Fashion-MNIST, behind its header.

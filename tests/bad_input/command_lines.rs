@@ -1,0 +1,151 @@
+//! Command lines and the files that they name.
+
+use crate::common::{Folder, write_images};
+use crate::{refused, samcore};
+use std::fs;
+
+/// What is wrong, the command line, its exit code, and what the message must contain.
+type Row = (&'static str, &'static str, i32, &'static [&'static str]);
+
+/// With every unknown name the nearest one is suggested.
+#[rustfmt::skip]
+const WORDS: &[Row] = &[
+    ("no command", "", 2, &["a command is missing"]),
+    ("unknown command", "trian", 2, &["unknown command 'trian'; did you mean 'train'?"]),
+    ("unknown flag", "train --epoch 3", 2, &["unknown flag '--epoch'; did you mean '--epochs'?"]),
+    ("a flag without value", "train --lr", 2, &["a value is required for '--lr <X>'"]),
+    ("unknown model", "train --data data --model cnm", 2, &["unknown model 'cnm'; did you mean 'cnn'?"]),
+    ("a model unlike any", "train --data data --model vit", 2, &["unknown model 'vit'; ", "cnn"]),
+    ("unknown ResNet", "train --model resnet19", 2, &["unknown model 'resnet19'; did you mean 'resnet18'?"]),
+    ("unknown optimizer", "train --opt samm --data none", 2, &["unknown optimizer 'samm'; did you mean 'sam'?"]),
+    ("unknown schedule", "train --schedule cosin", 2, &["--schedule must be one of cosine, step", "did you mean 'cosine'?"]),
+    ("unknown device", "train --device cudaa", 2, &["--device", "not 'cudaa'; did you mean 'cuda'?"]),
+    ("unknown split", "eval x --split tset", 2, &["--split must be one of test, train", "did you mean 'test'?"]),
+    ("unknown topic", "info modles", 2, &["unknown topic 'modles'; did you mean 'models'?"]),
+    ("unknown operation", "check rellu", 2, &["unknown operation or model 'rellu'; did you mean 'relu'?"]),
+    ("unknown shell", "completions bsah", 2, &["unknown shell 'bsah'; did you mean 'bash'?"]),
+    ("unknown page", "man chekc", 2, &["unknown command 'chekc'; did you mean 'check'?"]),
+    ("unknown action", "data fech", 2, &["unknown command 'fech'; did you mean 'fetch'?"]),
+
+    ("rho below 0", "train --rho -0.1", 2, &["--rho must be a number of at least 0, not '-0.1'"]),
+    ("rho NaN", "train --rho nan", 2, &["--rho must be a number of at least 0, not 'nan'"]),
+    ("rho infinite", "train --rho 1e999", 2, &["--rho must be a number of at least 0, not '1e999'"]),
+    ("lr of 0", "train --lr 0", 2, &["--lr must be a number above 0, not '0'"]),
+    ("no batch", "train --batch 0", 2, &["--batch must be a whole number from 1"]),
+    ("a batch of half an image", "train --batch 0.5", 2, &["--batch must be a whole number from 1", "'0.5'"]),
+    ("no epoch", "train --epochs 0", 2, &["--epochs must be a whole number from 1"]),
+    ("a seed below 0", "check --seed -3", 2, &["--seed must be a whole number from 0"]),
+    ("a seed beyond 64 bits", "train --seed 18446744073709551616", 2, &["--seed must be a whole number from 0"]),
+    ("classes by word", "info --classes none", 2, &["--classes must be a whole number from 1"]),
+
+    ("D that is not 6n + 4", "train --model wrn-17-4", 2, &["wrn-17-4: D must be 6n + 4, such as 16 or 22"]),
+    ("D too small", "train --model wrn-4-1", 2, &["wrn-4-1: D must be 6n + 4, such as 10 or 16"]),
+    ("K of 0", "train --model wrn-16-0", 2, &["wrn-16-0: K must be at least 1"]),
+    ("no K", "train --model wrn-16", 2, &["wrn-16: a wide ResNet is named wrn-D-K"]),
+    ("D beyond all bounds", "info --model wrn-9999999999999999999999-1", 2, &["wrn-9999999999999999999999-1"]),
+    ("K beyond all bounds", "info --model wrn-16-99999999999", 2, &["wrn-16-99999999999: D may be at most"]),
+    ("images too small", "info --model cnn --size 3", 2, &["model cnn on 3x3x1 images", "pool2: max_pool"]),
+];
+
+/// On the folder that [`world`] makes; all train `cnn` on 40 images of 14 x 14 into a new folder.
+#[rustfmt::skip]
+const TRAINING: &[Row] = &[
+    ("a batch beyond the set", "--batch 41", 2, &["--batch 41 is more than the 40 training images of data"]),
+    ("a batch beyond what is left", "--batch 32 --val-fraction 0.5", 2, &["--batch 32 is more than the 20 training images"]),
+    ("no validation image", "--batch 8 --val-fraction 0.001", 2, &["a validation fraction of 0.001 leaves 0 of 40 images"]),
+    ("m that does not divide", "--batch 8 --opt sam --m 3", 2, &["--m 3 does not divide the batch of 8 images", "m may be 1, 2, 4, 8"]),
+    ("m beyond the batch", "--batch 8 --opt sam --m 16", 2, &["--m 16 does not divide the batch of 8 images"]),
+    ("accumulate that does not divide", "--batch 8 --accumulate 3", 2, &["--accumulate 3 does not divide the batch of 8 images"]),
+    ("parts that do not divide m", "--batch 12 --opt sam --m 4 --accumulate 4", 2, &["--accumulate 4 makes parts of 3 images", "--m 4"]),
+    ("freezing what is not there", "--batch 8 --freeze conv1,fc3", 2, &["--freeze fc3: no parameter", "did you mean 'fc"]),
+    ("freezing a novel", "--batch 8 --freeze transformer", 2, &["--freeze transformer: no parameter", "they begin with: conv1, bn1"]),
+    ("freezing all", "--batch 8 --freeze conv1,conv2,conv3,conv4,bn1,bn2,bn3,bn4,fc1,fc2", 2, &["leaves no parameter to train"]),
+    ("a mirror larger than the image", "--batch 8 --crop 14 --crop-padding reflect", 2, &["--crop 14 mirrors more than"]),
+    ("a name that is a path", "--batch 8 --name a/b", 2, &["--name must consist of letters"]),
+    ("no GPU", "--batch 8 --device cuda", 69, &["--device cuda", "--device cpu"]),
+    ("a folder with files", "--batch 8 --out data", 73, &["data is not empty", "give --out another folder"]),
+    ("a folder below a file", "--batch 8 --out typo.toml/run", 73, &["cannot create folder typo.toml/run"]),
+    ("a config that is missing", "--config none.toml", 66, &["cannot read none.toml"]),
+    ("a config that is a folder", "--config data", 66, &["cannot read data"]),
+    ("a config below a file", "--config typo.toml/x", 66, &["cannot read typo.toml/x"]),
+    ("a config with an unknown key", "--config typo.toml", 65, &["typo.toml line 2: unknown key 'bacth'; did you mean 'batch'?"]),
+    ("a config out of range", "--config range.toml", 65, &["range.toml line 1: momentum must be a number from 0 to below 1"]),
+    ("a config of another type", "--config type.toml", 65, &["type.toml line 1: lr must be a number above 0, not \"fast\""]),
+    ("a config that is no TOML", "--config broken.toml", 65, &["broken.toml line 1"]),
+    ("a config that is no text", "--config binary.toml", 65, &["binary.toml: byte 5 is not UTF-8 text"]),
+];
+
+/// The commands about other things than one run.
+#[rustfmt::skip]
+const OTHERS: &[Row] = &[
+    ("a model for other images", "train --data tiny --model cnn --batch 4", 2, &["model cnn on 3x3x1 images: pool2: max_pool"]),
+    ("no model for these images", "train --data data", 2, &["no model is chosen by itself for 14x14x1 images; give --model"]),
+
+    ("unknown budget", "compare --budget equal", 2, &["--budget must be one of equal-gradients, equal-epochs, not 'equal'"]),
+    ("a budget beyond 32 bits", "compare --data data --model cnn --batch 8 --epochs 4294967295 --out new", 2, &["--epochs 4294967295 makes 8589934590 epochs of the cheapest"]),
+    ("no seeds", "compare --seeds 0", 2, &["--seeds must be a number of seeds from 1"]),
+    ("a seed twice", "compare --seeds 1,2,1", 2, &["--seeds names 1 twice"]),
+    ("an optimizer twice", "compare --opt sam,sam", 2, &["--opt names sam twice"]),
+    ("an unknown optimizer among them", "compare --opt sgd,samm", 2, &["unknown optimizer 'samm'; did you mean 'sam'?"]),
+    ("a folder of other things", "compare --data data --model cnn --batch 8 --out data", 73, &["data holds t10k-images-idx3-ubyte, which is no run"]),
+    ("no comparison", "compare --resume data", 66, &["data is not the folder of a comparison"]),
+    ("another comparison", "compare --data data --model cnn --batch 20 --epochs 1 --seeds 1 --out cmp --lr 0.02", 73, &["cmp", "lr"]),
+    ("other settings", "compare --resume cmp --lr 0.02", 2, &["lr"]),
+    ("an unknown key", "compare --config typo.toml", 65, &["typo.toml line 2: unknown key 'bacth'"]),
+    ("seeds that are none", "compare --config seeds.toml", 65, &["seeds.toml line 2: seeds must be whole numbers, such as [0, 1, 2]"]),
+    ("m that does not divide", "compare --data data --model cnn --batch 8 --m 3 --out new", 2, &["--m 3 does not divide the batch"]),
+    ("freezing what is not there", "compare --data data --model cnn --batch 8 --freeze x --out new", 2, &["--freeze x: no parameter"]),
+    ("no GPU for a comparison", "compare --data data --model cnn --batch 8 --device cuda --out new", 69, &["--device cuda"]),
+
+    ("no file to compare with", "bench relu --compare none.json", 66, &["cannot read none.json"]),
+    ("a folder to compare with", "bench relu --compare data", 66, &["cannot read data"]),
+    ("an empty file to compare with", "bench relu --compare empty", 65, &["empty: line 1: there is no result"]),
+    ("a config to compare with", "bench relu --compare typo.toml", 65, &["typo.toml: line 1: no whole JSON value"]),
+    ("a damaged result", "bench relu --compare cut.json", 65, &["cut.json: line 2: no whole JSON value in the line (column 8)"]),
+    ("a result without name", "bench relu --compare nameless.json", 65, &["nameless.json: line 1: there is no \"name\""]),
+    ("images to compare with", "bench relu --compare data/train-images-idx3-ubyte", 65, &["data/train-images-idx3-ubyte: line 1"]),
+    ("results into a folder", "bench relu --json data", 73, &["--json: data is a folder"]),
+    ("results into no folder", "bench relu --json none/x.json", 73, &["--json: there is no folder none"]),
+    ("a dtype that is not there", "bench --step cnn --dtype bf16", 2, &["there is no dtype 'bf16' here"]),
+    ("loading of no data set", "bench --data nowhere", 66, &["no data set and no folder 'nowhere'"]),
+
+    ("noise beyond 1", "data noise data --rate 1.5 --out new", 2, &["--rate must be a number above 0 to 1, not '1.5'"]),
+    ("noise into a folder that is there", "data noise data --rate 0.5 --out cmp", 73, &["cmp is there already; give --out a new folder"]),
+    ("noise into a file", "data noise data --rate 0.5 --out typo.toml", 73, &["typo.toml is there already"]),
+    ("noise below a file", "data noise data --rate 0.5 --out typo.toml/new", 73, &["typo.toml"]),
+    ("pages below a file", "man --out typo.toml/man1", 73, &["cannot create folder typo.toml/man1"]),
+];
+
+/// Two data sets, a small comparison, and files that are wrong.
+fn world() -> Folder {
+    let folder = Folder::with_images("bad-lines", 40, 20, 2);
+    write_images(&folder.path("tiny"), 8, 8, 10);
+    for (name, content) in [
+        ("typo.toml", &b"lr = 0.1\nbacth = 64\n"[..]),
+        ("range.toml", b"momentum = 1.0\n"),
+        ("type.toml", b"lr = \"fast\"\n"),
+        ("broken.toml", b"lr = = 1\n"),
+        ("binary.toml", b"lr = \xff\xfe"),
+        ("seeds.toml", b"lr = 0.1\nseeds = [0, -1]\n"),
+        ("empty", b""),
+        ("cut.json", b"{\"name\": \"a\", \"ms\": {\"median\": 1.5}}\n{\"name\":"),
+        ("nameless.json", b"{\"ms\": {\"median\": 1.5}}\n"),
+    ] {
+        fs::write(folder.path(name), content).unwrap();
+    }
+    let settings = "--data data --model cnn --batch 20 --epochs 1 --lr 0.01";
+    samcore(&folder.0, &format!("compare {settings} --seeds 1 --out cmp")).well();
+    folder
+}
+
+#[test]
+fn each_mistake_gets_one_line_its_exit_code_and_changes_nothing() {
+    let folder = world();
+    for (what, line, code, words) in WORDS.iter().chain(OTHERS) {
+        refused(&folder, what, line, *code, words);
+    }
+    for (what, flags, code, words) in TRAINING {
+        let out = if flags.contains("--out") || flags.contains("--name") { "" } else { "--out run" };
+        refused(&folder, what, &format!("train --data data --model cnn {flags} {out}"), *code, words);
+    }
+}
