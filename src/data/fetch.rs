@@ -1,7 +1,7 @@
 //! Getting a known data set from its authors: download, compare, unpack, and only then give it its name.
 
 mod download;
-mod unpack;
+pub mod unpack;
 
 pub use download::{Patience, Progress};
 

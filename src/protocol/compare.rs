@@ -121,7 +121,10 @@ pub fn resume_line(folder: &Path) -> String {
 }
 
 /// Writes results.json, table.md, curves.svg and report.html, each as a whole.
-fn write(results: &Results<'_>, folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// CantCreate, Io: one cannot be written.
+pub fn write(results: &Results<'_>, folder: &Path) -> Result<()> {
     let figure = figure::curves(results).to_svg();
     let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure];
     folder::OUTPUTS.iter().zip(texts).try_for_each(|(name, text)| write_atomic(&folder.join(name), text.as_bytes()))

@@ -109,11 +109,11 @@ pub fn mutate(draws: &mut Draws, seeds: &[Vec<u8>]) -> Vec<u8> {
 type Change = fn(&mut Vec<u8>, &mut Draws, &[Vec<u8>]);
 
 const CHANGES: &[Change] = &[
-    flip_bit,
-    set_byte,
-    set_number,
-    set_number,
-    nudge_number,
+    |bytes, draws, _| flip_bit(bytes, draws),
+    |bytes, draws, _| set_byte(bytes, draws),
+    |bytes, draws, _| set_number(bytes, draws),
+    |bytes, draws, _| set_number(bytes, draws),
+    |bytes, draws, _| nudge_number(bytes, draws),
     write_decimal,
     write_decimal,
     truncate,
@@ -142,14 +142,14 @@ fn range(draws: &mut Draws, len: usize) -> std::ops::Range<usize> {
     start..(start + draws.below(most as u32 + 1) as usize).min(len)
 }
 
-fn flip_bit(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
+fn flip_bit(bytes: &mut [u8], draws: &mut Draws) {
     let at = place(draws, bytes.len());
     if let Some(byte) = bytes.get_mut(at) {
         *byte ^= 1 << draws.below(8);
     }
 }
 
-fn set_byte(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
+fn set_byte(bytes: &mut [u8], draws: &mut Draws) {
     let at = place(draws, bytes.len());
     if let Some(byte) = bytes.get_mut(at) {
         *byte = if draws.below(2) == 0 { *any(draws, NUMBERS) as u8 } else { draws.below(256) as u8 };
@@ -157,7 +157,7 @@ fn set_byte(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
 }
 
 /// A number of 1, 2, 4 or 8 bytes in either order, over what is there.
-fn set_number(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
+fn set_number(bytes: &mut [u8], draws: &mut Draws) {
     let number = match draws.below(4) {
         // Lengths that nearly agree.
         0 => (bytes.len() as u64).wrapping_add(u64::from(draws.below(33))).wrapping_sub(16),
@@ -166,7 +166,7 @@ fn set_number(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
     overwrite(bytes, draws, |_| number);
 }
 
-fn nudge_number(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
+fn nudge_number(bytes: &mut [u8], draws: &mut Draws) {
     let by = u64::from(draws.below(9)).wrapping_sub(4);
     overwrite(bytes, draws, |before| before.wrapping_add(by));
 }

@@ -1,7 +1,14 @@
 //! The parsers, a row each: everything that reads what comes from outside.
 
+#[path = "data.rs"]
+mod data_targets;
+#[path = "results.rs"]
+mod result_targets;
+
+use data_targets::*;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use result_targets::*;
 use samcore::cli;
 use samcore::data::{self, Known, idx, known};
 use samcore::error::Result;
@@ -37,11 +44,21 @@ pub const TARGETS: &[Target] = &[
     Target { name: "idx-gz", file: "idx-ubyte.gz", seeds: || idx_files().iter().map(|b| gzip(b)).collect(), parse: parse_idx },
     Target { name: "idx-gz-packed-anew", file: "idx-ubyte", seeds: idx_files, parse: pack_and_parse_idx },
     Target { name: "data-folder", file: "train-images-idx3-ubyte", seeds: || vec![images(5)], parse: parse_folder },
+    Target { name: "cifar-10", file: "data_batch_1.bin", seeds: || vec![cifar_rows(1, 2)], parse: parse_cifar10 },
+    Target { name: "cifar-100", file: "train.bin", seeds: || vec![cifar_rows(2, 2)], parse: parse_cifar100 },
+    Target { name: "tar-gz", file: "archive.tar.gz", seeds: || archives().iter().map(|b| gzip(b)).collect(), parse: parse_archive },
+    Target { name: "tar-gz-packed-anew", file: "archive.tar", seeds: archives, parse: pack_and_parse_archive },
+    Target { name: "noise-record", file: "noise.json", seeds: noise_records, parse: parse_noise_record },
     Target { name: "safetensors", file: "weights.safetensors", seeds: weights, parse: parse_safetensors },
     Target { name: "checkpoint", file: "last.safetensors", seeds: checkpoints, parse: |path, _| parse_checkpoint(path) },
     Target { name: "checkpoint-signed-anew", file: "last.safetensors", seeds: checkpoints, parse: sign_and_parse_checkpoint },
     Target { name: "recipe", file: "config.toml", seeds: recipes, parse: parse_recipe },
     Target { name: "metrics", file: "metrics.csv", seeds: || vec![METRICS.into()], parse: parse_metrics },
+    Target { name: "comparison-request", file: "compare.toml", seeds: requests, parse: parse_request },
+    Target { name: "comparison-metrics", file: "metrics.csv", seeds: || vec![METRICS.into()], parse: parse_compared_metrics },
+    Target { name: "comparison-config", file: "config.toml", seeds: compared_configs, parse: parse_compared_config },
+    Target { name: "comparison-environment", file: "env.json", seeds: environments, parse: parse_environment },
+    Target { name: "bench-result", file: "result.json", seeds: bench_results, parse: parse_bench_result },
     Target { name: "steps", file: "steps.jsonl", seeds: || vec![STEPS.into()], parse: parse_steps },
     Target { name: "names", file: "names", seeds: || words("cnn sam fashion-mnist weight-decay"), parse: parse_names },
     Target { name: "flag-values", file: "values", seeds: || words("0.1 3 true 0.3,0.6,0.8 cosine reflect 1e-4"), parse: parse_values },
@@ -298,7 +315,11 @@ fn command_lines() -> Vec<Vec<u8>> {
         "eval runs/sam/best.safetensors --split test",
         "check conv2d cnn --seed 3",
         "info --model cnn --classes 100",
-        "man train --out x",
+        "man data fetch --out x",
+        "compare --opt sgd,sam --seeds 3 --budget equal-gradients --dry-run --out x",
+        "bench --step cnn --opt sam --batch 8,16 --json out.json --compare old.json",
+        "data noise cifar-10 --rate 0.4 --all-classes --out noisy",
+        "data fetch fashion-mnist --url http://127.0.0.1:1",
     ];
     lines.map(|line| line.as_bytes().to_vec()).to_vec()
 }

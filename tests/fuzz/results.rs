@@ -1,0 +1,114 @@
+//! Targets of what comparisons and benchmarks have written.
+
+use super::{METRICS, text};
+use samcore::bench::compare::{self, Comparison};
+use samcore::error::Kind;
+use samcore::optim;
+use samcore::protocol::folder::{self, State};
+use samcore::protocol::plan::Subject;
+use samcore::protocol::{self, Plan, Request, Results, Run, Share};
+use samcore::recipe::Recipe;
+use std::fs;
+use std::path::Path;
+
+pub fn requests() -> Vec<Vec<u8>> {
+    let request = Request { optimizers: vec!["sam".into()], seeds: vec![7, 1 << 40], ..Request::default() };
+    let by_hand = "opt = [\n  \"sgd\",\n]\nseeds = [0x10, 1_0]\nbudget = 'equal-epochs'\nlr = 0.2 # mine\n";
+    vec![
+        Request::default().to_toml().into(),
+        request.to_toml().into(),
+        by_hand.into(),
+        Recipe::default().to_toml().into(),
+    ]
+}
+
+pub fn parse_request(path: &Path, bytes: &[u8]) -> bool {
+    let (read, settings) = (Request::read(path), Request::settings(path));
+    let Ok(request) = Request::from_toml(&text(bytes), "case") else { return false };
+    request.validate().unwrap();
+    assert_eq!(Request::from_toml(&request.to_toml(), "again"), Ok(request.clone()));
+    if std::str::from_utf8(bytes).is_ok() {
+        assert!(read == Ok(request) && settings.is_ok());
+    }
+    true
+}
+
+/// A comparison of one run, of two epochs of 4 steps.
+fn plan() -> Plan {
+    let recipe = Recipe { model: "cnn".into(), opt: "sam".into(), epochs: 2, data: "none".into(), ..Recipe::default() };
+    let request =
+        Request { recipe: recipe.clone(), optimizers: vec!["sam".into()], seeds: vec![0], ..Request::default() };
+    let share = Share { optimizer: optim::find("sam").unwrap(), epochs: 2, steps: 8 };
+    let run = Run { name: "sam-seed0".into(), share: 0, recipe };
+    let data = Subject { name: "none".into(), known: false, images: [512, 0, 10] };
+    Plan { request, shares: vec![share], runs: vec![run], data, steps_per_epoch: 4 }
+}
+
+pub fn compared_configs() -> Vec<Vec<u8>> {
+    vec![plan().runs[0].recipe.to_toml().into()]
+}
+
+pub fn environments() -> Vec<Vec<u8>> {
+    let seeds =
+        [r#"{"samcore":"0.1.0","commit":"abc","threads":2,"cpu":"A <fast> one","date":"2026-01-01"}"#, "[1,null]"];
+    seeds.map(|seed| seed.as_bytes().to_vec()).to_vec()
+}
+
+/// The run's folder as a comparison finds it, with the file under test in it.
+fn compared(path: &Path, bytes: &[u8]) -> bool {
+    let (plan, root) = (plan(), path.parent().unwrap().join("comparison"));
+    let run = root.join(&plan.runs[0].name);
+    fs::create_dir_all(&run).unwrap();
+    let defaults = [("config.toml", compared_configs().remove(0)), ("metrics.csv", METRICS.to_vec())];
+    for (name, content) in defaults {
+        if !run.join(name).exists() {
+            fs::write(run.join(name), content).unwrap();
+        }
+    }
+    fs::write(run.join(path.file_name().unwrap()), bytes).unwrap();
+    let state = folder::state(&run, &plan.runs[0], &plan);
+    if let Err(e) = &state {
+        assert!([Kind::Data, Kind::CantCreate].contains(&e.kind), "{e}");
+    }
+    let mut results = Results::new(&plan);
+    let added = results.add(0, &root);
+    protocol::compare::write(&results, &root).unwrap();
+    state == Ok(State::Finished) && added.is_ok()
+}
+
+pub fn parse_compared_metrics(path: &Path, bytes: &[u8]) -> bool {
+    compared(path, bytes)
+}
+
+pub fn parse_compared_config(path: &Path, bytes: &[u8]) -> bool {
+    compared(path, bytes)
+}
+
+/// Its environment decides nothing, so that whether it is JSON is all there is to tell.
+pub fn parse_environment(path: &Path, bytes: &[u8]) -> bool {
+    assert!(compared(path, bytes));
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok()
+}
+
+pub fn bench_results() -> Vec<Vec<u8>> {
+    let lines = r#"{"name":"limits fma","gflops":{"median":100.5,"min":99.0,"max":101.0},"threads":2}
+{"name":"limits copy","gb_per_s":{"median":20,"min":19,"max":21}}
+
+{"name":"step cnn sam, batch 128, f32","images_per_s":{"median":1e3,"min":9e2,"max":1.1e3},"opt":"sam"}
+{"name":"relu 8x8","ms":{"median":0.25}}
+"#;
+    vec![lines.into(), r#"{"name":"ä","ms":{"median":1e-300}}"#.into()]
+}
+
+pub fn parse_bench_result(path: &Path, bytes: &[u8]) -> bool {
+    let Ok(figures) = compare::parse(bytes) else {
+        assert!(compare::read(path).is_err());
+        return false;
+    };
+    assert_eq!(compare::read(path), Ok(figures.clone()));
+    let same = Comparison::of(&figures, &figures);
+    assert!(same.pairs.len() == figures.len() && same.pairs.iter().all(|pair| pair.speed == 1.0));
+    let none = Comparison::of(&figures, &[]);
+    assert_eq!(none.missing.len(), figures.len());
+    true
+}
