@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Folder, samcore as run};
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
