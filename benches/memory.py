@@ -69,12 +69,10 @@ def main():
     ap.add_argument("--out", type=pathlib.Path, help="write the raw results here as JSON")
     args = ap.parse_args()
     shared = ["--opt", args.opt, "--batch", str(args.batch), "--threads", str(args.threads)]
-    ours = ["target/release/samcore", "bench", "--step", args.model, *shared]
+    ours = ["target/release/samcore", "bench", "--step", args.model, *shared, "--seconds", "1", "--json", "-"]
     if args.ours:
         ours = shlex.split(args.ours)
-    name = args.model.replace("wrn-", "wrn", 1)
-    torch = [sys.executable, "benches/peers/torch_cpu.py", "--model", name, "--channels-last", *shared]
-    torch += ["--warmup", "0", "--steps", "2"]
+    torch = [sys.executable, "benches/peers/torch_cpu.py", "--model", args.model, *shared, "--seconds", "1"]
     rounds = []
     for number in range(args.rounds):
         pair = {"samcore": run(ours), "pytorch": run(torch)}
