@@ -37,6 +37,8 @@ from common import Draws, philox, stream  # noqa: E402
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 ROW = 1 + 3 * 32 * 32
 CROP = 4
+# Steps whose losses are told one by one: how fast rounding errors grow.
+FIRST = 22
 
 
 class Block(nn.Module):
@@ -166,7 +168,7 @@ def torch_run(args, data, initial, work):
         opt.zero_grad()
         loss = F.cross_entropy(model(x), y)
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     for epoch in range(len(epochs), args.epochs):
         begun, sum_loss = time.time(), 0.0
@@ -176,7 +178,10 @@ def torch_run(args, data, initial, work):
             chosen = order[i * args.batch : (i + 1) * args.batch]
             x = torch.from_numpy(augment(images[chosen], chosen, args.seed, epoch))
             x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels[chosen])
-            sum_loss += gradient(x, y)
+            sum_loss += (loss := gradient(x, y))
+            if epoch == 0 and i < FIRST:
+                with open(work / "torch_steps.txt", "w" if i == 0 else "a") as file:
+                    file.write(f"{loss}\n")
             with torch.no_grad():
                 norm = torch.sqrt(sum((p.grad**2).sum() for p in params))
                 moves = [p.grad * (args.rho / norm) for p in params]
@@ -210,6 +215,13 @@ def samcore_epochs(run):
     with open(run / "metrics.csv", newline="") as rows:
         wanted = ("epoch", "train_loss", "test_loss", "test_accuracy", "seconds")
         return [{k: float(row[k]) for k in wanted} for row in csv.DictReader(rows)]
+
+
+def first_losses(run, work):
+    """Losses of the first steps in both, and by how much they differ."""
+    ours = [json.loads(line)["loss"] for line in open(run / "steps.jsonl")][:FIRST]
+    theirs = [float(line) for line in open(work / "torch_steps.txt")]
+    return [{"samcore": a, "pytorch": b, "difference": a - b} for a, b in zip(ours, theirs)]
 
 
 def main():
@@ -257,6 +269,7 @@ def main():
         "samcore": ours,
         "pytorch": theirs,
         "difference_in_points": difference,
+        "loss_of_first_steps": first_losses(run, work),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
