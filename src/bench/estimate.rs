@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const EFFICIENCY: f64 = 0.6;
 
 /// Time for `flops` (see [`Program::flops`](crate::step::Program::flops)) on a machine whose multiply-add limit is
-/// `fma_gflops` (see [`fma_gflops`](super::limits::fma_gflops)).
+/// `fma_gflops` (see [`fma_gflops`]).
 ///
 ///     # use samcore::bench::estimate;
 ///     let (steps, step_flops, gflops) = (78_200, 603e9, 233.0);
