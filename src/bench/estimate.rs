@@ -18,13 +18,13 @@ pub fn duration(flops: f64, fma_gflops: f64) -> Duration {
     Duration::try_from_secs_f64(flops / (EFFICIENCY * 1e9 * fma_gflops)).unwrap_or(Duration::MAX)
 }
 
-/// What to tell before work of `flops` begins on `threads` threads (0: all), if it takes longer than an hour.
-pub fn warning(flops: f64, threads: usize) -> Option<String> {
+/// Tells on stderr, before work of `flops` begins on `threads` threads (0: all), how long it takes if that is over an hour.
+pub fn warn(flops: f64, threads: usize) {
     let time = duration(flops, fma_gflops(threads, 30));
-    let hour = Duration::from_secs(3600);
-    (time > hour).then(|| {
-        format!("this will take {} on this machine, by an estimate; Ctrl-C saves, and --resume goes on", about(time))
-    })
+    if time > Duration::from_secs(3600) {
+        let about = about(time);
+        eprintln!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");
+    }
 }
 
 /// Units and from how many seconds on they are used.

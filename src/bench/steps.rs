@@ -10,7 +10,7 @@ use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Model};
 use crate::ops::call::{Augment, Counters};
 use crate::optim::{self, Optimizer, Options};
-use crate::recipe::{Recipe, SETTINGS, Value as Setting};
+use crate::recipe::Recipe;
 use crate::rng::{Draws, stream};
 use crate::step::{Division, FAULT, ProgramId, Recorder};
 use crate::train::checkpoint::Remembered;
@@ -167,11 +167,7 @@ impl Steps {
                 let recording = Recording::of(recorder);
                 let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording)?;
                 engine::put(&mut exec, &initial)?;
-                for setting in SETTINGS {
-                    if let Setting::Number(value) = setting.get(&recipe) {
-                        exec.set_slot(&setting.key(), value as f32)?;
-                    }
-                }
+                engine::set_numbers(&mut exec, &recipe)?;
                 (exec, Run::Train { optimizer, programs, step: 0 })
             }
         };

@@ -75,8 +75,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let place = Where { out, name, resume, steps, quiet };
     let threads = recipe.threads;
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
-    if let Some(warning) = estimate::warning(session.flops_left(), threads).filter(|_| !quiet) {
-        eprintln!("{warning}");
+    if !quiet {
+        estimate::warn(session.flops_left(), threads);
     }
     let summary = session.run()?;
     report(&summary, json)

@@ -98,8 +98,8 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
     let data = data::load_as(&recipe.data, recipe.labels)?;
     let threads = recipe.threads;
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
-    if let Some(warning) = estimate::warning(session.flops_left(), threads).filter(|_| !quiet) {
-        eprintln!("{warning}");
+    if !quiet {
+        estimate::warn(session.flops_left(), threads);
     }
     session.run()?;
     Ok(())

@@ -9,7 +9,7 @@ use crate::models;
 use crate::ops::call::{Augment, Counters};
 use crate::optim::{self, Optimizer, Options};
 use crate::params::Param;
-use crate::recipe::{Recipe, Target};
+use crate::recipe::{Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Remembered, Subject, Vectors};
 use crate::train::records::Scores;
@@ -197,6 +197,20 @@ pub fn put(exec: &mut Exec, vectors: &Vectors) -> Result<()> {
     if let Some((weights, running)) = &vectors.average {
         exec.upload_to(exec.vector(EMA)?, weights)?;
         exec.upload_to(exec.vector(EMA_RUNNING)?, running)?;
+    }
+    Ok(())
+}
+
+/// Sets the slots of all settings that are numbers: each has the slot of its own name, in programs that use it. The
+/// learning rate is set anew each step.
+///
+/// # Errors
+/// Those of the device.
+pub fn set_numbers(exec: &mut Exec, recipe: &Recipe) -> Result<()> {
+    for setting in SETTINGS {
+        if let Value::Number(value) = setting.get(recipe) {
+            exec.set_slot(&setting.key(), value as f32)?;
+        }
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::models::{self, Model};
 use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
-use crate::recipe::{Recipe, SETTINGS, Target, Value};
+use crate::recipe::{Recipe, Target};
 use crate::rng::permutation;
 use crate::step::{C, DROPPED, FAULT, ProgramId, Recorder, W};
 use std::time::Instant;
@@ -97,12 +97,7 @@ impl Session {
             }
         };
         exec.set_slot(DROPPED, position.dropped as f32)?;
-        // A number among the settings is the slot of that name, for programs that have it; "lr" is set anew each step.
-        for setting in SETTINGS {
-            if let Value::Number(value) = setting.get(&recipe) {
-                exec.set_slot(&setting.key(), value as f32)?;
-            }
-        }
+        engine::set_numbers(&mut exec, &recipe)?;
         let last_step = place.steps.unwrap_or(u64::MAX).min(total);
         if recipe.tensorboard && position.step < last_step {
             records.also_for_tensorboard(&folder, position.step + 1)?;
