@@ -102,7 +102,7 @@ impl Exec {
     /// Those of the device.
     pub fn set_slot(&mut self, name: &str, value: f32) -> Result<()> {
         let Some(offset) = self.slot(name) else { return Ok(()) };
-        self.device.upload(Loc { memory: Memory::Scalars, offset, len: 1 }, &[value])
+        self.device.upload(Loc::new(Memory::Scalars, offset, 1), &[value])
     }
 
     /// Reads a slot by name, 0 where no program uses it.
@@ -111,7 +111,7 @@ impl Exec {
     /// Those of the device.
     pub fn slot_value(&mut self, name: &str) -> Result<f32> {
         let Some(offset) = self.slot(name) else { return Ok(0.0) };
-        self.read_at(Loc { memory: Memory::Scalars, offset, len: 1 })
+        self.read_at(Loc::new(Memory::Scalars, offset, 1))
     }
 
     /// Reads a scalar that a program left.
@@ -138,7 +138,7 @@ impl Exec {
     }
 
     fn whole(&self, id: usize) -> Loc {
-        Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.vectors[id].1 }
+        Loc::new(Memory::Vector(id as u16), 0, self.vectors[id].1)
     }
 
     /// Copies a whole vector from the device.

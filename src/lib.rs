@@ -27,6 +27,7 @@ pub mod clock;
 pub mod data;
 #[allow(unsafe_code)]
 pub mod device;
+pub mod dtype;
 pub mod error;
 pub mod exec;
 pub mod files;

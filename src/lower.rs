@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
-use crate::ops::call::{Augment, Call, Ingest, Kernel, Loc, Memory, NormShape, Role};
+use crate::ops::call::{Augment, Call, Groups, Ingest, Kernel, Loc, Memory, NormShape, Role};
 use crate::ops::site::Site;
 use crate::ops::value::Shape;
 use crate::ops::{MaxPool, Op};
@@ -31,7 +31,7 @@ pub(crate) struct Lowering<'a> {
     /// Length of each temporary buffer.
     pub(crate) temps: Vec<usize>,
     pub(crate) values: Vec<Option<Loc>>,
-    partials: Vec<Option<Loc>>,
+    partials: Vec<Option<(Loc, Groups)>>,
     /// Values that the root depends on.
     live: Vec<bool>,
     /// Values whose gradient someone asks for.
@@ -220,7 +220,7 @@ impl<'a> Lowering<'a> {
 
     fn temp(&mut self, len: usize) -> Loc {
         self.temps.push(len);
-        Loc { memory: Memory::Temp(self.temps.len() as u32 - 1), offset: 0, len }
+        Loc::new(Memory::Temp(self.temps.len() as u32 - 1), 0, len)
     }
 
     fn push(&mut self, label: String, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
@@ -249,7 +249,7 @@ impl<'a> Lowering<'a> {
 }
 
 fn role(role: Role, offset: usize, len: usize) -> Loc {
-    Loc { memory: Memory::Role(role), offset, len }
+    Loc::new(Memory::Role(role), offset, len)
 }
 
 /// One node as its operation sees it.
@@ -273,7 +273,7 @@ impl NodeSite<'_, '_> {
 }
 
 /// A value that has no place is a mistake in the order of lowering; the empty location makes `verify` and the device fail.
-const NOWHERE: Loc = Loc { memory: Memory::Temp(u32::MAX), offset: 0, len: 0 };
+const NOWHERE: Loc = Loc::new(Memory::Temp(u32::MAX), 0, 0);
 
 impl Site for NodeSite<'_, '_> {
     fn rows(&self) -> usize {
@@ -338,7 +338,7 @@ impl Site for NodeSite<'_, '_> {
         let tail = self.lowering.tails[self.node.0 as usize];
         (tail.relu.is_some(), tail.pool.map_or(1, |p| p.1))
     }
-    fn partial_statistics(&mut self, len: usize, kernel: Kernel) -> Option<Loc> {
+    fn partial_statistics(&mut self, channels: usize, kernel: Kernel) -> Option<Loc> {
         let l = &mut *self.lowering;
         let read_by_norm = l.graph.consumers(self.node).any(|c| {
             l.live[c.0 as usize]
@@ -346,14 +346,12 @@ impl Site for NodeSite<'_, '_> {
                 && l.graph.node(c).inputs[0] == self.node
                 && !l.running(c)
         });
-        if !read_by_norm || !l.device.fuses(&kernel) {
-            return None;
-        }
-        let loc = l.temp(len);
-        l.partials[self.node.0 as usize] = Some(loc);
+        let groups = l.device.groups(&kernel).filter(|_| read_by_norm)?;
+        let loc = l.temp(2 * groups.count * channels);
+        l.partials[self.node.0 as usize] = Some((loc, groups));
         Some(loc)
     }
-    fn partials_of_input(&self, i: usize) -> Option<Loc> {
+    fn partials_of_input(&self, i: usize) -> Option<(Loc, Groups)> {
         self.lowering.partials[self.input_var(i).0 as usize]
     }
     fn tap_delta(&self, index: usize) -> Option<Loc> {

@@ -1,6 +1,7 @@
 //! The layout of parameters: one padded vector in forward order, and how each tensor appears in files.
 
-use crate::ops::call::{BLOCK, Ranges};
+use crate::dtype::Element;
+use crate::ops::call::{BLOCK, Cast, Ranges};
 use crate::ops::value::ParamKind;
 use crate::rng::{Draws, stream};
 
@@ -146,6 +147,15 @@ impl Params {
             }
         }
         ranges.into()
+    }
+
+    /// How the vector is stored with weights of convolutions and linear layers as `element`.
+    pub fn cast(&self, element: Element) -> Cast {
+        let mut starts = vec![Cast::WIDE; self.len / BLOCK];
+        for p in self.list.iter().filter(|p| p.kind.is_factor()) {
+            starts[p.offset / BLOCK..][..p.padded() / BLOCK].fill(p.offset as u32);
+        }
+        Cast { element, starts: starts.into() }
     }
 
     /// The padded vector of initial values.

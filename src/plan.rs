@@ -98,7 +98,7 @@ pub fn plan(graph: &Graph, key: &Key, device: &dyn Device) -> Result<Plan> {
     for call in &mut calls {
         let len = device.workspace(call);
         if len > 0 {
-            call.workspace = Some(Loc { memory: Memory::Temp(lens.len() as u32), offset: 0, len });
+            call.workspace = Some(Loc::new(Memory::Temp(lens.len() as u32), 0, len));
             lens.push(len);
         }
     }
@@ -106,7 +106,7 @@ pub fn plan(graph: &Graph, key: &Key, device: &dyn Device) -> Result<Plan> {
     let (offsets, arena) = place(&lens, &lifetimes);
     let settle = |loc: &mut Loc| {
         if let Memory::Temp(id) = loc.memory {
-            *loc = Loc { memory: Memory::Arena, offset: offsets[id as usize] + loc.offset, len: loc.len };
+            *loc = Loc { memory: Memory::Arena, offset: offsets[id as usize] + loc.offset, ..*loc };
         }
     };
     for call in &mut calls {

@@ -23,7 +23,7 @@ pub struct Scalar(u16);
 
 impl Scalar {
     pub(crate) fn loc(self) -> Loc {
-        Loc { memory: Memory::Scalars, offset: self.0 as usize, len: 1 }
+        Loc::new(Memory::Scalars, self.0 as usize, 1)
     }
 }
 
@@ -273,7 +273,7 @@ impl Step<'_, '_> {
     }
 
     fn whole(&self, v: Vector) -> Loc {
-        Loc { memory: v.memory(), offset: 0, len: self.recorder.vectors[v.id as usize].len }
+        Loc::new(v.memory(), 0, self.recorder.vectors[v.id as usize].len)
     }
 
     /// Elements of `v` that its mask covers.
@@ -290,7 +290,7 @@ impl Step<'_, '_> {
         let len = self.recorder.device.workspace(&call);
         if len > 0 {
             // Vector calls stand between passes, when nothing in the arena is alive.
-            call.workspace = Some(Loc { memory: Memory::Arena, offset: 0, len });
+            call.workspace = Some(Loc::new(Memory::Arena, 0, len));
             self.recorder.arena = self.recorder.arena.max(len);
         }
         self.calls.push(call);
@@ -350,7 +350,7 @@ impl Step<'_, '_> {
             terms.iter().map(|t| CallTerm { coefficient: t.coefficient.code(&mut slots), map: t.map }).collect();
         reads.extend(slots.iter().map(|s| s.loc()));
         let dropped = self.slot(DROPPED);
-        let kernel = Kernel::Set { ranges: self.ranges(dst), terms };
+        let kernel = Kernel::Set { ranges: self.ranges(dst), terms, cast: self.recorder.cast_of(dst) };
         self.emit("set", kernel, reads, vec![self.whole(dst), dropped.loc()]);
         Ok(())
     }
@@ -376,7 +376,7 @@ impl Step<'_, '_> {
         let rates: &[&str] = if self.recorder.heads.is_some() { &["lr", "head_lr"] } else { &["lr"] };
         let blocks = self.recorder.graph.params().vector_len() / BLOCK;
         let groups = self.recorder.heads.clone().unwrap_or_else(|| vec![0; blocks].into());
-        let update = Update { ranges: self.ranges(g), groups, nesterov };
+        let update = Update { ranges: self.ranges(g), groups, nesterov, cast: self.recorder.cast_of(C) };
         let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), fault.loc(), norm.loc()];
         reads.extend(["momentum", "clip"].map(|n| self.slot(n).loc()));
         for rate in rates {
@@ -386,7 +386,7 @@ impl Step<'_, '_> {
         for pass in stats.iter().flat_map(|s| s.first..s.first + s.count) {
             let stats = self.statistics(pass);
             for s in self.recorder.moving_statistics() {
-                let of = |v: Vector| Loc { memory: v.memory(), offset: s.offset, len: 3 * s.channels };
+                let of = |v: Vector| Loc::new(v.memory(), s.offset, 3 * s.channels);
                 let kernel = Kernel::FoldStats { c: s.channels, momentum_bits: s.momentum_bits };
                 let label = format!("{}.fold", s.name);
                 self.emit(&label, kernel, vec![of(stats), fault.loc()], vec![of(RUNNING)]);

@@ -85,10 +85,10 @@ fn vector_ready(body: &VectorCase, device: Box<dyn Device>) -> Result<(Ready, Ve
         let len = values.len();
         places.push(if len == 1 {
             scalars += 1;
-            Loc { memory: Memory::Scalars, offset: scalars - 1, len }
+            Loc::new(Memory::Scalars, scalars - 1, len)
         } else {
             layout.vectors.push(len);
-            Loc { memory: Memory::Vector(layout.vectors.len() as u16 - 1), offset: 0, len }
+            Loc::new(Memory::Vector(layout.vectors.len() as u16 - 1), 0, len)
         });
     }
     let (mut reads, writes) = (places[..body.reads.len()].to_vec(), places[body.reads.len()..].to_vec());
@@ -98,7 +98,7 @@ fn vector_ready(body: &VectorCase, device: Box<dyn Device>) -> Result<(Ready, Ve
     let mut call = Call { kernel: body.kernel.clone(), reads, writes, workspace: None, label: "check".into() };
     layout.arena = device.workspace(&call);
     if layout.arena > 0 {
-        call.workspace = Some(Loc { memory: Memory::Arena, offset: 0, len: layout.arena });
+        call.workspace = Some(Loc::new(Memory::Arena, 0, layout.arena));
     }
     let rig = Rig::with_layout(device, layout)?;
     Ok((Ready { rig, calls: vec![call], counters: Counters::default() }, places))

@@ -78,7 +78,7 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
 
     rig.poison()?;
     rig.run(&rig.bind(&used), &counters)?;
-    let scalar = |rig: &mut Rig| rig.download(Loc { memory: Memory::Scalars, offset: 0, len: 1 });
+    let scalar = |rig: &mut Rig| rig.download(Loc::new(Memory::Scalars, 0, 1));
     out.compare("loss", &scalar(&mut rig)?, &[loss], FORWARD);
     let params: Vec<_> = g.vars().filter(|v| matches!(g.node(*v).op, Op::Param(_))).collect();
     for v in &params {

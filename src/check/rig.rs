@@ -57,7 +57,7 @@ impl Rig {
     }
 
     pub fn vector(&self, id: usize) -> Loc {
-        Loc { memory: Memory::Vector(id as u16), offset: 0, len: self.layout.vectors[id] }
+        Loc::new(Memory::Vector(id as u16), 0, self.layout.vectors[id])
     }
 
     /// Where a place of a plan lies on this rig.
@@ -112,7 +112,7 @@ impl Rig {
     /// # Errors
     /// Those of the device.
     pub fn poison(&mut self) -> Result<()> {
-        let arena = Loc { memory: Memory::Arena, offset: 0, len: self.layout.arena };
+        let arena = Loc::new(Memory::Arena, 0, self.layout.arena);
         self.upload(arena, &vec![f32::NAN; self.layout.arena])?;
         for role in [Role::Gradient, Role::Statistics, Role::TapsGradient, Role::InputGradient] {
             let loc = self.role(role);

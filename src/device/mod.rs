@@ -1,9 +1,11 @@
 //! Devices: what runs the calls of a program. The CPU is one; a GPU is one more implementation of [`Device`].
 
 pub mod cpu;
+pub mod cuda;
 
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::call::{Call, Counters, Kernel, Loc};
+use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
 
 /// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
 pub struct DatasetBytes<'a> {
@@ -39,6 +41,13 @@ pub trait Device {
     fn workspace(&self, call: &Call) -> usize;
     /// Whether this device runs `kernel` fused as it stands; the planner asks before it fuses.
     fn fuses(&self, kernel: &Kernel) -> bool;
+    /// How this device groups the sums over pixels that `kernel`, a convolution, takes beside its output; None where it takes
+    /// none.
+    fn groups(&self, kernel: &Kernel) -> Option<Groups>;
+    /// What convolutions and linear layers multiply in.
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
     /// Takes all memory of `layout`, zeroed. Called once.
     fn allocate(&mut self, layout: &Layout) -> Result<()>;
     /// Replaces data set number `id`.

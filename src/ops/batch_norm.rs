@@ -84,8 +84,8 @@ impl Operation for BatchNorm {
         let statistics = site.statistics(self.index, 3 * c);
         if !s.running {
             match site.partials_of_input(0) {
-                Some(partials) => {
-                    site.emit("merge", Kernel::MergeStats { n, pixels, c }, vec![partials], vec![statistics])
+                Some((partials, groups)) => {
+                    site.emit("merge", Kernel::MergeStats { groups, c }, vec![partials], vec![statistics])
                 }
                 None => site.emit("stats", Kernel::BatchStats { n, pixels, c }, vec![site.input(0)], vec![statistics]),
             }

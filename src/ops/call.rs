@@ -1,7 +1,11 @@
 //! What a device is told to do: a [`Call`] is plain data, and a program is a list of them.
 //!
-//! Operands are [`Loc`]s, always in the order that the [`Kernel`] variant documents. Everything in the arena and in the
-//! vectors is f32 and dense; images are NHWC, convolution weights KRSC, linear weights `[outputs, inputs]`.
+//! Operands are [`Loc`]s, always in the order that the [`Kernel`] variant documents. All values are dense; images are NHWC,
+//! convolution weights KRSC, linear weights `[outputs, inputs]`. On a device that computes in bf16 or f16 activations, their
+//! gradients and the compute copy of weights are stored so; everything else (statistics, sums, losses, gradients of parameters,
+//! master weights) is f32 on every device.
+
+use crate::dtype::Element;
 
 /// Which memory a value lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,17 +45,27 @@ pub enum Role {
     Outcome,
 }
 
-/// `len` f32 elements from element `offset` of a memory.
+/// `len` elements that begin at cell `offset` of a memory; a cell is 4 bytes, whatever the elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Loc {
     pub memory: Memory,
     pub offset: usize,
     pub len: usize,
+    pub element: Element,
 }
 
 impl Loc {
+    /// `len` f32 elements from cell `offset` on.
+    pub const fn new(memory: Memory, offset: usize, len: usize) -> Loc {
+        Loc { memory, offset, len, element: Element::F32 }
+    }
+    /// Cells that the elements fill.
+    pub const fn cells(&self) -> usize {
+        self.element.cells(self.len)
+    }
     pub fn overlaps(&self, other: &Loc) -> bool {
-        self.memory == other.memory && self.offset < other.offset + other.len && other.offset < self.offset + self.len
+        let (end, other_end) = (self.offset + self.cells(), other.offset + other.cells());
+        self.memory == other.memory && self.offset < other_end && other.offset < end
     }
 }
 
@@ -280,6 +294,37 @@ pub struct Update {
     /// Group of each [`BLOCK`] of the parameter vector, below [`MAX_GROUPS`]: which learning rate and decay it has.
     pub groups: std::sync::Arc<[u8]>,
     pub nesterov: bool,
+    /// How c is stored; None is f32.
+    pub cast: Option<Cast>,
+}
+
+/// How a kernel that sums over pixels as it writes them has grouped them: `count` groups of `pixels`, the last of `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Groups {
+    pub count: usize,
+    pub pixels: usize,
+    pub last: usize,
+}
+
+impl Groups {
+    /// `pixels` in groups of `size`.
+    pub fn of(pixels: usize, size: usize) -> Groups {
+        let count = pixels.div_ceil(size).max(1);
+        Groups { count, pixels: size, last: pixels - (count - 1) * size }
+    }
+}
+
+/// How a parameter vector is stored in low precision: a parameter's elements lie packed from the cell on at which it begins,
+/// so that its place is the same as in f32. Biases and batch-norm's parameters stay f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cast {
+    pub element: Element,
+    /// For each [`BLOCK`] the first element of the parameter it belongs to; [`Cast::WIDE`] where it is stored as f32.
+    pub starts: std::sync::Arc<[u32]>,
+}
+
+impl Cast {
+    pub const WIDE: u32 = u32::MAX;
 }
 
 /// Groups of parameters with a learning rate and a weight decay of their own.
@@ -294,20 +339,26 @@ pub const BLOCK: usize = 256;
 pub enum Kernel {
     /// writes x `[n,h,w,c]`, targets `[n, classes]` (one-hot rows), weights `[n]` (0 from row `Counters::rows` on).
     Ingest(Ingest),
-    /// reads x, w; writes y and, where a batch-norm follows, partial statistics `[n, 2, co]`: mean and M2 of each image.
+    /// reads x, w and, where a sum follows, its other summand; writes y (with that summand added) and, where a batch-norm
+    /// follows, partial statistics `[groups, 2, co]` of y: mean and M2 of each group of pixels; see [`Groups`].
     ConvForward(ConvShape),
     /// reads dy, w; writes dx +=.
-    ConvBackwardData { shape: ConvShape, add: bool },
+    ///
+    /// With `norm`, the batch-norm (and ReLU) whose output this convolution alone reads: reads its x, statistics, weight and
+    /// bias as well, and writes partial sums `[groups, 2, ci]` for its dweight and dbias, taken of the complete dx.
+    ConvBackwardData { shape: ConvShape, add: bool, norm: Option<NormShape> },
     /// reads x, dy; writes dw.
     ConvBackwardWeight(ConvShape),
     /// reads x `[n, pixels, c]`; writes statistics `[3, c]`.
     BatchStats { n: usize, pixels: usize, c: usize },
-    /// reads partial statistics `[n, 2, c]`, each of `pixels` values a channel; writes statistics `[3, c]`.
-    MergeStats { n: usize, pixels: usize, c: usize },
+    /// reads partial statistics `[groups, 2, c]`: mean and M2 of each group; writes statistics `[3, c]`.
+    MergeStats { groups: Groups, c: usize },
     /// reads x, statistics, weight, bias; writes y = maxpool(relu(weight * (x - mean) / sqrt(var + eps) + bias)).
     NormApply(NormShape),
     /// reads x, statistics, weight, bias, dy; writes dweight, dbias.
     NormBackwardSums(NormShape),
+    /// reads partial sums `[groups, 2, c]`, for dweight and for dbias; writes dweight, dbias.
+    MergeSums { groups: usize, c: usize },
     /// reads x, statistics, weight, bias, dy, dweight, dbias; writes dx +=.
     NormBackwardData { shape: NormShape, add: bool },
     /// reads x; writes y = max(x, 0).
@@ -359,7 +410,9 @@ pub enum Kernel {
     /// reads a vector for each term, then the scalar operands of the coefficients; writes dst = the terms' sum over
     /// `ranges`, then (a scalar) adds to the count of dropped terms. A term is dropped (counted once) where its
     /// coefficient's denominator is zero or not finite. `dst` may be one of the read vectors.
-    Set { ranges: Ranges, terms: Vec<Term> },
+    ///
+    /// With `cast` dst is stored so; the read vectors are f32.
+    Set { ranges: Ranges, terms: Vec<Term>, cast: Option<Cast> },
     /// reads scalar operands; writes the scalar value of the expression, then (a scalar) the count of zero denominators.
     Scalar(Vec<Scale>),
     /// reads scalars; writes (a scalar) fault = 1 where any of them is not finite, else leaves it.

@@ -88,7 +88,7 @@ impl Operation for Conv2d {
     fn forward(&self, site: &mut dyn Site) -> Result<()> {
         let s = self.shape(site.rows(), site.input_shape(0), site.input_shape(1));
         let mut writes = vec![site.output()];
-        writes.extend(site.partial_statistics(2 * s.n * s.co, Kernel::ConvForward(s)));
+        writes.extend(site.partial_statistics(s.co, Kernel::ConvForward(s)));
         let reads = vec![site.input(0), site.input(1)];
         site.emit("forward", Kernel::ConvForward(s), reads, writes);
         Ok(())
@@ -102,7 +102,7 @@ impl Operation for Conv2d {
         }
         if let Some((dx, add)) = site.grad_input(0) {
             let reads = vec![dy, site.input(1)];
-            site.emit("backward_data", Kernel::ConvBackwardData { shape, add }, reads, vec![dx]);
+            site.emit("backward_data", Kernel::ConvBackwardData { shape, add, norm: None }, reads, vec![dx]);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_textbook() {
-        let at = |len| Loc { memory: Memory::Arena, offset: 0, len };
+        let at = |len| Loc::new(Memory::Arena, 0, len);
         let call = |kernel, reads: &[usize], writes: &[usize]| Call {
             kernel,
             reads: reads.iter().map(|l| at(*l)).collect(),

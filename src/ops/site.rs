@@ -1,6 +1,6 @@
 //! What the planner offers an operation that lowers itself to calls.
 
-use super::call::{Kernel, Loc};
+use super::call::{Groups, Kernel, Loc};
 use super::value::Shape;
 
 /// One node of the graph, seen by its operation while a plan is made.
@@ -36,11 +36,11 @@ pub trait Site {
     fn statistics(&self, index: usize, len: usize) -> Loc;
     /// What is fused behind a batch-norm: a ReLU, and the window of a max pool (1 for none).
     fn norm_tail(&self) -> (bool, usize);
-    /// A buffer for the partial statistics of this node's output, if a batch-norm that reads it wants them and the device
-    /// computes them along with `kernel`.
-    fn partial_statistics(&mut self, len: usize, kernel: Kernel) -> Option<Loc>;
-    /// The partial statistics that the i-th input's producer has left.
-    fn partials_of_input(&self, i: usize) -> Option<Loc>;
+    /// A buffer for the partial statistics of this node's output of `channels` channels, if a batch-norm that reads it wants
+    /// them and the device computes them along with `kernel`.
+    fn partial_statistics(&mut self, channels: usize, kernel: Kernel) -> Option<Loc>;
+    /// The partial statistics that the i-th input's producer has left, and how they are grouped.
+    fn partials_of_input(&self, i: usize) -> Option<(Loc, Groups)>;
     /// The perturbation of tap number `index`, if this plan carries taps.
     fn tap_delta(&self, index: usize) -> Option<Loc>;
     /// Where to write the gradient with respect to that perturbation, if it is asked for.

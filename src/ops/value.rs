@@ -53,3 +53,10 @@ pub enum ParamKind {
     /// Batch-norm shift, initially 0.
     NormBias,
 }
+
+impl ParamKind {
+    /// Whether it is a factor of the multiplications that a low precision applies to.
+    pub fn is_factor(self) -> bool {
+        matches!(self, ParamKind::ConvWeight | ParamKind::LinearWeight)
+    }
+}

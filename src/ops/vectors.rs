@@ -127,7 +127,7 @@ pub fn evaluate(expression: &[Scale], scalars: &[f64]) -> (f64, usize) {
 }
 
 fn set_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let Kernel::Set { ranges, terms } = kernel else { return vec![] };
+    let Kernel::Set { ranges, terms, .. } = kernel else { return vec![] };
     let scalars: Vec<f64> = reads[terms.len()..].iter().map(|s| s[0]).collect();
     let (mut dst, mut count) = (writes[0].clone(), writes[1][0]);
     let coefficients: Vec<(f64, usize)> = terms.iter().map(|t| evaluate(&t.coefficient, &scalars)).collect();
@@ -157,7 +157,7 @@ fn one(map: Map) -> Term {
 fn perturbation((label, len, ranges): &Masked, norm: f32, what: &str) -> Case {
     let climb = Term { coefficient: vec![Scale::Read(0), Scale::Read(1), Scale::Div], map: Map::Identity };
     let reads = vec![normal("w", *len), normal("g", *len), vec![0.05], vec![norm]];
-    let kernel = Kernel::Set { ranges: ranges.clone(), terms: vec![one(Map::Identity), climb] };
+    let kernel = Kernel::Set { ranges: ranges.clone(), terms: vec![one(Map::Identity), climb], cast: None };
     let writes = vec![vec![0.5; *len], vec![2.0]];
     case(format!("{label}: w + rho g / |g|{what}"), kernel, reads, writes, set_spec)
 }
@@ -183,7 +183,7 @@ pub(super) fn set_cases() -> Vec<Case> {
         ];
         let d = normal("d", len);
         let reads = vec![d.clone(), normal("a", len), normal("b", len), normal("a", len), vec![0.3]];
-        let kernel = Kernel::Set { ranges, terms };
+        let kernel = Kernel::Set { ranges, terms, cast: None };
         let mut in_place = case(format!("{label}: in place, maps"), kernel, reads, vec![d, vec![0.0]], set_spec);
         if let Body::Vector(v) = &mut in_place.body {
             v.shared = vec![(0, 0)];
@@ -228,7 +228,7 @@ fn update((label, len, ranges): &Masked, nesterov: bool, clip: f32, fault: f32) 
     let scalars = [fault, 7.0, 0.9, clip, 0.1, 5e-4, 0.01, 0.0, 1.0, 0.1].map(|s| vec![s]);
     let mut reads = vec![normal("g", len), w.clone(), m.clone()];
     reads.extend(scalars);
-    let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov };
+    let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov, cast: None };
     let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
     let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);
     if let Body::Vector(v) = &mut update.body {

@@ -1,10 +1,11 @@
 //! The recorder: vectors, masks, slots and plans of all programs of one graph on one device.
 
-use super::{At, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
+use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
 use crate::device::{Device, Layout};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::graph::{Graph, Statistics};
-use crate::ops::call::{BLOCK, Call, Ranges};
+use crate::ops::call::{BLOCK, Call, Cast, Ranges};
 use crate::params::Param;
 use crate::plan::{Key, Plan, nowhere, plan};
 use std::collections::HashMap;
@@ -129,6 +130,12 @@ impl<'a> Recorder<'a> {
             weight.is_some_and(|p| frozen.iter().any(|r| r.contains(&p.offset)))
         };
         graph.statistics().iter().filter(move |s| !still(s))
+    }
+
+    /// How the vector is stored: the compute copy in what the device computes with, every other in f32.
+    pub(super) fn cast_of(&self, v: Vector) -> Option<Cast> {
+        let element = self.device.dtype().storage();
+        (v.id == C.id && element != Element::F32).then(|| self.graph.params().cast(element))
     }
 
     /// The parameters that `chosen` picks, as a mask.

@@ -202,7 +202,7 @@ impl<'a> Case<'a> {
         rig.poison().unwrap();
         rig.run(&rig.bind(&plan), &Counters { rows: self.rows as u32, ..Counters::default() }).unwrap();
 
-        let scalar = |offset| Loc { memory: Memory::Scalars, offset, len: 1 };
+        let scalar = |offset| Loc::new(Memory::Scalars, offset, 1);
         if g.loss().is_some() {
             self.compare(&who, "output", &widen(&rig.download(scalar(0)).unwrap()), FORWARD);
         }

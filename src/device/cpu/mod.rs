@@ -29,7 +29,7 @@ pub mod vector;
 
 use crate::device::{DatasetBytes, Device, Layout};
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Counters, Ingest, Kernel, Loc};
+use crate::ops::call::{Call, Counters, Groups, Ingest, Kernel, Loc};
 use memory::Banks;
 use pool::Pool;
 use simd::Isa;
@@ -121,7 +121,14 @@ impl Device for CpuDevice {
     }
 
     fn fuses(&self, kernel: &Kernel) -> bool {
-        matches!(kernel, Kernel::NormApply(_) | Kernel::ConvForward(_))
+        matches!(kernel, Kernel::NormApply(_))
+    }
+
+    /// One group an image.
+    fn groups(&self, kernel: &Kernel) -> Option<Groups> {
+        let Kernel::ConvForward(s) = kernel else { return None };
+        let pixels = s.out_h() * s.out_w();
+        Some(Groups { count: s.n, pixels, last: pixels })
     }
 
     fn allocate(&mut self, layout: &Layout) -> Result<()> {

@@ -49,7 +49,7 @@ pub(super) fn run(
             let partials = if call.writes.len() > 1 { Some(o.write(1)) } else { None };
             conv::forward(w, s, o.read(0), o.read(1), o.write(0), partials, o.work());
         }
-        Kernel::ConvBackwardData { shape, add } => {
+        Kernel::ConvBackwardData { shape, add, .. } => {
             conv::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());
         }
         Kernel::ConvBackwardWeight(s) => {
@@ -58,7 +58,10 @@ pub(super) fn run(
         &Kernel::BatchStats { n, pixels, c } => {
             norm_stats::batch_stats(w, (n, pixels, c), o.read(0), o.write(0), o.work());
         }
-        &Kernel::MergeStats { n, pixels, c } => norm_stats::merge_stats(w, (n, pixels, c), o.read(0), o.write(0)),
+        &Kernel::MergeStats { groups, c } => {
+            norm_stats::merge_stats(w, (groups.count, groups.pixels, c), o.read(0), o.write(0));
+        }
+        Kernel::MergeSums { .. } => return Err(Error::internal("the CPU leaves no partial sums to merge")),
         Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0), o.read(1), o.read(2), o.read(3), o.write(0)),
         Kernel::NormBackwardSums(s) => {
             let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));
@@ -114,7 +117,7 @@ pub(super) fn run(
         Kernel::Dot(ranges) => {
             vector::dot(w, ranges, o.read(0), o.read(1), o.write_scalar(0, &call.kernel)?, o.work());
         }
-        Kernel::Set { ranges, terms } => {
+        Kernel::Set { ranges, terms, .. } => {
             let mut sources = [None; MOST];
             if terms.len() > MOST {
                 return Err(Error::internal(format!("'{}' sums more than {MOST} terms", call.label)));

@@ -184,7 +184,7 @@ fn update_is_its_formula_within_the_ranges_and_touches_nothing_else() {
     let rates = [[0.1, 5e-4], [0.02, 0.0], [0.5, 0.1], [0.0; 2]];
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     for nesterov in [false, true] {
-        let u = Update { ranges: ranges.clone(), groups: groups.clone(), nesterov };
+        let u = Update { ranges: ranges.clone(), groups: groups.clone(), nesterov, cast: None };
         for (norm, clip, factor) in [(8.0, 2.0, 0.25), (8.0, 0.0, 1.0), (1.0, 2.0, 1.0), (0.0, 2.0, 1.0)] {
             let momentum = 0.9;
             let got = update_all(&u, [0.0, norm, momentum, clip], rates);
@@ -208,7 +208,7 @@ fn update_is_its_formula_within_the_ranges_and_touches_nothing_else() {
 #[test]
 fn after_a_fault_an_update_changes_nothing() {
     let ranges: Arc<[Range<usize>]> = whole(LEN).into();
-    let u = Update { ranges, groups: vec![0; LEN.div_ceil(BLOCK)].into(), nesterov: true };
+    let u = Update { ranges, groups: vec![0; LEN.div_ceil(BLOCK)].into(), nesterov: true, cast: None };
     let got = update_all(&u, [1.0, 1.0, 0.9, 0.0], [[0.1, 5e-4]; MAX_GROUPS]);
     assert_eq!(got, [normal(2, LEN), normal(3, LEN), normal(4, LEN)]);
 }
