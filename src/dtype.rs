@@ -75,11 +75,10 @@ pub enum DType {
     F16,
 }
 
-/// Every dtype, by name.
-pub const DTYPES: &[(&str, DType)] =
-    &[("f32", DType::F32), ("tf32", DType::Tf32), ("bf16", DType::Bf16), ("f16", DType::F16)];
-
 impl DType {
+    /// Names as flags and config.toml have them, in the order of `ALL`.
+    pub const NAMES: [&'static str; 4] = ["f32", "tf32", "bf16", "f16"];
+    pub const ALL: [DType; 4] = [DType::F32, DType::Tf32, DType::Bf16, DType::F16];
     /// How activations, their gradients and the compute copy of weights are stored.
     pub const fn storage(self) -> Element {
         match self {
@@ -89,7 +88,7 @@ impl DType {
         }
     }
     pub fn name(self) -> &'static str {
-        DTYPES.iter().find(|d| d.1 == self).map_or("f32", |d| d.0)
+        DType::NAMES[self as usize]
     }
     /// As [`Element::round`], or as tensor cores round a factor.
     pub fn round(self, value: f32) -> f32 {

@@ -1,9 +1,10 @@
 //! Replays recorded programs on a device.
 
-use crate::device::{DatasetBytes, Device, Layout};
+use crate::device::{DatasetBytes, Device, Layout, Run};
 use crate::error::{Error, Result};
-use crate::ops::call::{Counters, Loc, Memory};
-use crate::step::{Program, ProgramId, Recorder, Scalar, Vector};
+use crate::ops::call::{Cast, Counters, Loc, Memory};
+use crate::step::{C, DROPPED, FAULT, Program, ProgramId, Recorder, Scalar, Vector};
+use std::collections::VecDeque;
 
 /// Programs and the device that runs them. All memory is taken in `new`; a run allocates nothing.
 pub struct Exec {
@@ -12,6 +13,25 @@ pub struct Exec {
     layout: Layout,
     slots: Vec<String>,
     vectors: Vec<(String, usize)>,
+    cast: Option<Cast>,
+    /// Scalars that a run of each program leaves: its reports, then the fault flag and the count of dropped terms.
+    reports: Vec<Vec<Loc>>,
+    /// Programs of the runs that have been submitted and not collected, oldest first.
+    submitted: VecDeque<ProgramId>,
+    /// Kept so that a step allocates nothing.
+    set: Vec<(usize, f32)>,
+    values: Vec<f32>,
+}
+
+/// What one run of a program left.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// In the order of [`Program::reports`].
+    pub values: &'a [f32],
+    /// From this run on, or before, a value was not finite, and nothing has moved since.
+    pub fault: bool,
+    /// Terms left out so far because of a zero denominator.
+    pub dropped: f32,
 }
 
 /// What a recorder knows beyond its borrow of graph and device.
@@ -20,6 +40,7 @@ pub struct Recording {
     layout: Layout,
     slots: Vec<String>,
     vectors: Vec<(String, usize)>,
+    cast: Option<Cast>,
 }
 
 impl Recording {
@@ -28,6 +49,7 @@ impl Recording {
             layout: recorder.layout(),
             slots: recorder.slot_names(),
             vectors: recorder.vector_names(),
+            cast: recorder.cast_of(C),
             programs: recorder.programs,
         }
     }
@@ -47,8 +69,14 @@ impl Exec {
     /// If the device has too little memory.
     pub fn new(mut device: Box<dyn Device>, recording: Recording) -> Result<Exec> {
         device.allocate(&recording.layout)?;
-        let Recording { programs, layout, slots, vectors } = recording;
-        Ok(Exec { device, programs, layout, slots, vectors })
+        let Recording { programs, layout, slots, vectors, cast } = recording;
+        let slot = |name: &str| slots.iter().position(|s| s == name).map(|at| Loc::new(Memory::Scalars, at, 1));
+        let watched: Vec<Loc> = [FAULT, DROPPED].into_iter().filter_map(slot).collect();
+        let of = |p: &Program| p.reports.iter().map(|r| r.1.loc()).chain(watched.iter().copied()).collect();
+        let reports: Vec<Vec<Loc>> = programs.iter().map(of).collect();
+        let most = reports.iter().map(Vec::len).max().unwrap_or(0);
+        let (set, values, submitted) = (Vec::with_capacity(slots.len()), vec![0.0; most], VecDeque::with_capacity(64));
+        Ok(Exec { device, programs, layout, slots, vectors, cast, reports, submitted, set, values })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -70,6 +98,43 @@ impl Exec {
     /// Those of the device.
     pub fn run(&mut self, id: ProgramId, counters: &Counters) -> Result<()> {
         self.device.run(&self.programs[id.0].calls, counters)
+    }
+
+    /// How many runs of the program may be submitted before the oldest is collected.
+    pub fn depth(&self, id: ProgramId) -> usize {
+        self.device.depth(self.programs[id.0].flops())
+    }
+
+    /// Starts a run of a program with these slots set. Runs are collected in the order in which they were submitted.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn submit(&mut self, id: ProgramId, counters: &Counters, slots: &[(&str, f32)]) -> Result<()> {
+        self.set.clear();
+        for (name, value) in slots {
+            self.set.extend(self.slots.iter().position(|s| s == name).map(|slot| (slot, *value)));
+        }
+        let (calls, reports) = (&self.programs[id.0].calls[..], &self.reports[id.0][..]);
+        self.device.submit(&Run { program: id.0, calls, reports, counters, slots: &self.set })?;
+        self.submitted.push_back(id);
+        Ok(())
+    }
+
+    /// Waits for the oldest run that was submitted, and gives what it left.
+    ///
+    /// # Errors
+    /// Those of the device; internal if there is no such run.
+    pub fn collect(&mut self) -> Result<Report<'_>> {
+        let id = self.submitted.pop_front().ok_or_else(|| Error::internal("no run to collect"))?;
+        let reports = &self.reports[id.0];
+        let values = &mut self.values[..reports.len()];
+        self.device.collect(reports, values)?;
+        let named = self.programs[id.0].reports.len();
+        // Programs that end no step have neither flag nor count.
+        let extra = |name: &str, at: usize| self.slots.iter().any(|s| s == name).then(|| values[named + at]);
+        let fault = extra(FAULT, 0);
+        let dropped = extra(DROPPED, usize::from(fault.is_some()));
+        Ok(Report { values: &values[..named], fault: fault.is_some_and(|f| f > 0.0), dropped: dropped.unwrap_or(0.0) })
     }
 
     /// The label of the first call of the program that writes a value which is not finite, run call by call.
@@ -146,15 +211,35 @@ impl Exec {
     /// # Errors
     /// Those of the device.
     pub fn download(&mut self, v: Vector) -> Result<Vec<f32>> {
-        self.download_from(self.whole(v.number()))
+        let mut values = vec![0.0; self.vectors[v.number()].1];
+        for part in self.parts(v) {
+            self.device.download(part, &mut values[part.offset..part.offset + part.len])?;
+        }
+        Ok(values)
     }
 
-    /// Copies a whole vector to the device.
+    /// Copies a whole vector to the device; the compute copy is rounded to what it is stored as.
     ///
     /// # Errors
     /// If the length differs, or those of the device.
     pub fn upload(&mut self, v: Vector, values: &[f32]) -> Result<()> {
-        self.upload_to(self.whole(v.number()), values)
+        let len = self.vectors[v.number()].1;
+        if values.len() != len {
+            return Err(Error::internal(format!("upload of {} values to a vector of {len}", values.len())));
+        }
+        for part in self.parts(v) {
+            self.device.upload(part, &values[part.offset..part.offset + part.len])?;
+        }
+        Ok(())
+    }
+
+    /// Places of a vector that are stored in one way each.
+    fn parts(&self, v: Vector) -> Vec<Loc> {
+        let whole = self.whole(v.number());
+        match &self.cast {
+            Some(cast) if v == C => cast.parts(whole),
+            _ => vec![whole],
+        }
     }
 
     /// Copies the values at any place from the device.

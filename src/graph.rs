@@ -2,6 +2,7 @@
 //!
 //! Shapes are per sample (`[h, w, c]` for images, `[features]` otherwise); the number of rows is chosen when a plan is made.
 
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::ops::call::{Augment, Ranges};
 use crate::ops::value::{ParamKind, Shape};
@@ -192,6 +193,18 @@ impl Graph {
     /// Who reads `v`.
     pub fn consumers(&self, v: Var) -> impl Iterator<Item = Var> + '_ {
         self.vars().filter(move |c| self.node(*c).inputs.contains(&v))
+    }
+
+    /// How the value of `v` is stored by a device that computes in `dtype`. Losses and what they are taken of stay f32: the
+    /// gradient of a softmax near 0 or 1 is a difference of near equals.
+    pub fn element(&self, v: Var, dtype: DType) -> Element {
+        let loss = |v: Var| matches!(self.node(v).op, Op::CrossEntropy(_));
+        match self.node(v).op {
+            Op::Targets | Op::Weights | Op::CrossEntropy(_) => Element::F32,
+            Op::Param(p) if !self.param_of(p).kind.is_factor() => Element::F32,
+            _ if self.consumers(v).any(loss) => Element::F32,
+            _ => dtype.storage(),
+        }
     }
 
     /// All parameters as one range list.

@@ -1,6 +1,7 @@
 //! Lowering: walks a graph forward and backward and lets every operation emit its calls.
 
 use crate::device::Device;
+use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::ops::call::{Augment, Call, Groups, Ingest, Kernel, Loc, Memory, NormShape, Role};
@@ -146,7 +147,7 @@ impl<'a> Lowering<'a> {
         for v in &order {
             let Some(operation) = self.graph.node(*v).op.operation() else { continue };
             let last = self.tails[v.0 as usize].last().unwrap_or(*v);
-            let place = self.temp(self.key.rows * self.graph.shape(last).len());
+            let place = self.place(last);
             self.values[last.0 as usize] = Some(place);
             operation.forward(&mut NodeSite { lowering: &mut self, node: *v, pending: vec![] })?;
         }
@@ -155,7 +156,10 @@ impl<'a> Lowering<'a> {
         }
         if self.key.root.is_some() {
             let len = self.key.rows * self.graph.shape(self.root).len();
-            self.gradients[self.root.0 as usize] = Some(role(Role::Seed, 0, len));
+            let seed = role(Role::Seed, 0, len);
+            let root = self.root;
+            let stored = self.stored(seed, root, "seed.cast");
+            self.gradients[root.0 as usize] = Some(stored);
         }
         for v in order.iter().rev() {
             let last = self.tails[v.0 as usize].last().unwrap_or(*v);
@@ -182,9 +186,16 @@ impl<'a> Lowering<'a> {
         for v in graph.vars() {
             let len = graph.shape(v).len();
             self.values[v.0 as usize] = match graph.node(v).op {
-                Op::Param(p) => Some(role(Role::Weights, graph.param_of(p).offset, len)),
-                Op::Feed(i) => Some(role(Role::Input, feeds[i], key.rows * len)),
-                Op::Images | Op::Targets | Op::Weights => Some(self.temp(key.rows * len)),
+                Op::Param(p) => {
+                    let low = graph.param_of(p).kind.is_factor();
+                    let element = if low { self.device.dtype().storage() } else { Element::F32 };
+                    Some(Loc { element, ..role(Role::Weights, graph.param_of(p).offset, len) })
+                }
+                Op::Feed(i) => {
+                    let fed = role(Role::Input, feeds[i], key.rows * len);
+                    Some(self.stored(fed, v, &format!("{}.cast", graph.node(v).name)))
+                }
+                Op::Images | Op::Targets | Op::Weights => Some(self.place(v)),
                 _ => None,
             };
         }
@@ -208,7 +219,7 @@ impl<'a> Lowering<'a> {
         self.push("ingest".into(), Kernel::Ingest(ingest), vec![], vec![x, targets, weights]);
         if key.input {
             // PGD and the like: the perturbed image is a value of its own.
-            let perturbed = self.temp(x.len);
+            let perturbed = self.temp(x.len, x.element);
             let delta = role(Role::Input, 0, x.len);
             self.push("images.perturb".into(), Kernel::Add, vec![x, delta], vec![perturbed]);
             for v in graph.vars().filter(|v| graph.node(*v).op == Op::Images) {
@@ -218,9 +229,27 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn temp(&mut self, len: usize) -> Loc {
-        self.temps.push(len);
-        Loc::new(Memory::Temp(self.temps.len() as u32 - 1), 0, len)
+    /// A buffer that lives from its first to its last use.
+    fn temp(&mut self, len: usize, element: Element) -> Loc {
+        self.temps.push(element.cells(len));
+        Loc { element, ..Loc::new(Memory::Temp(self.temps.len() as u32 - 1), 0, len) }
+    }
+
+    /// A buffer for the value of `v`, or for its gradient.
+    fn place(&mut self, v: Var) -> Loc {
+        let element = self.graph.element(v, self.device.dtype());
+        self.temp(self.key.rows * self.graph.shape(v).len(), element)
+    }
+
+    /// `given`, f32 values from outside, as values like those of `v` are stored.
+    fn stored(&mut self, given: Loc, v: Var, label: &str) -> Loc {
+        let element = self.graph.element(v, self.device.dtype());
+        if element == given.element {
+            return given;
+        }
+        let to = self.temp(given.len, element);
+        self.push(label.into(), Kernel::Copy { add: false }, vec![given], vec![to]);
+        to
     }
 
     fn push(&mut self, label: String, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
@@ -241,7 +270,7 @@ impl<'a> Lowering<'a> {
                 role(Role::InputGradient, offsets[i], rows * len)
             }
             Op::Images => role(Role::InputGradient, 0, rows * len),
-            _ => self.temp(rows * len),
+            _ => self.place(v),
         };
         self.gradients[v.0 as usize] = Some(loc);
         (loc, false)
@@ -302,7 +331,7 @@ impl Site for NodeSite<'_, '_> {
         if !add {
             return Some(loc);
         }
-        let temp = self.lowering.temp(loc.len);
+        let temp = self.lowering.temp(loc.len, loc.element);
         self.pending.push((temp, loc));
         Some(temp)
     }
@@ -311,14 +340,15 @@ impl Site for NodeSite<'_, '_> {
         // Only a value that nobody else reads: nothing is ever added to a gradient that two values share.
         let only = self.lowering.sole_consumer(input) == Some(self.node);
         let source = self.lowering.graph.node(input).op.operation().is_none();
-        if !self.wants(i) || !only || source {
+        let same = self.input(i).element == self.grad_output().element;
+        if !self.wants(i) || !only || source || !same {
             return false;
         }
         self.lowering.gradients[input.0 as usize] = Some(self.grad_output());
         true
     }
     fn temp(&mut self, len: usize) -> Loc {
-        self.lowering.temp(len)
+        self.lowering.temp(len, Element::F32)
     }
     fn emit(&mut self, part: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>) {
         let label = format!("{}.{part}", self.name());
@@ -347,7 +377,7 @@ impl Site for NodeSite<'_, '_> {
                 && !l.running(c)
         });
         let groups = l.device.groups(&kernel).filter(|_| read_by_norm)?;
-        let loc = l.temp(2 * groups.count * channels);
+        let loc = l.temp(2 * groups.count * channels, Element::F32);
         l.partials[self.node.0 as usize] = Some((loc, groups));
         Some(loc)
     }

@@ -15,6 +15,7 @@ pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};
 pub use value::{Kind, Value};
 
 use crate::data::Labels;
+use crate::dtype::DType;
 use crate::ops::call::Augment;
 use crate::optim::schedule::{Schedule, Shape};
 
@@ -39,14 +40,38 @@ pub enum Target {
     /// The best that this machine has.
     Auto,
     Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
+    /// The NVIDIA GPU of that number.
+    Cuda(usize),
+    /// The GPU's kernels, run on the CPU.
+    Emu,
 }
 
 impl Target {
-    pub const ALL: [Target; 3] = [Target::Auto, Target::Cpu, Target::Cuda];
-    /// Names as flags and config.toml have them, in the order of `ALL`.
-    pub const NAMES: [&'static str; 3] = ["auto", "cpu", "cuda"];
+    /// Names as flags and config.toml have them; `cuda:N` is the GPU number N.
+    pub const NAMES: [&'static str; 4] = ["auto", "cpu", "cuda", "emu"];
+
+    /// The device of that name.
+    pub fn parse(name: &str) -> Option<Target> {
+        Some(match name {
+            "auto" => Target::Auto,
+            "cpu" => Target::Cpu,
+            "cuda" => Target::Cuda(0),
+            "emu" => Target::Emu,
+            _ => Target::Cuda(name.strip_prefix("cuda:")?.parse().ok().filter(|n| *n < 1024)?),
+        })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Auto => f.write_str("auto"),
+            Target::Cpu => f.write_str("cpu"),
+            Target::Cuda(0) => f.write_str("cuda"),
+            Target::Cuda(n) => write!(f, "cuda:{n}"),
+            Target::Emu => f.write_str("emu"),
+        }
+    }
 }
 
 /// A training run. Two runs with equal recipes on the same kind of device give the same bits.
@@ -100,6 +125,8 @@ pub struct Recipe {
     pub cutout: usize,
     pub seed: u64,
     pub device: Target,
+    /// What convolutions and linear layers multiply in.
+    pub dtype: DType,
     /// CPU threads; 0 is all.
     pub threads: usize,
     /// Epochs from one checkpoint to the next.
@@ -145,6 +172,7 @@ impl Default for Recipe {
             cutout: 0,
             seed: 0,
             device: Target::Auto,
+            dtype: DType::F32,
             threads: 0,
             checkpoint_every: 1,
             checkpoint_steps: 0,

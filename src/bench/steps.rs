@@ -2,7 +2,6 @@
 
 use super::limits::Limits;
 use super::{Spread, process, rounded, timed};
-use crate::device::cpu::CpuDevice;
 use crate::device::{DatasetBytes, Device};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Exec, Recording};
@@ -12,7 +11,7 @@ use crate::ops::call::{Augment, Counters};
 use crate::optim::{self, Optimizer, Options};
 use crate::recipe::Recipe;
 use crate::rng::{Draws, stream};
-use crate::step::{Division, FAULT, ProgramId, Recorder};
+use crate::step::{Division, ProgramId, Recorder};
 use crate::train::checkpoint::Remembered;
 use crate::train::engine::{self, Evaluator, TRAIN};
 use serde_json::{Value, json};
@@ -80,7 +79,7 @@ pub struct StepTimes {
     pub peak_rss: Option<u64>,
     pub arena_bytes: usize,
     pub vector_bytes: usize,
-    pub isa: &'static str,
+    pub instructions: String,
     pub threads: usize,
 }
 
@@ -122,7 +121,7 @@ impl StepTimes {
                 "batch": batch,
                 "threads": self.threads,
                 "dtype": dtype,
-                "instructions": self.isa,
+                "instructions": self.instructions,
             },
         })
     }
@@ -148,7 +147,7 @@ enum Run {
 }
 
 impl Steps {
-    fn new(work: &Work, graph: &Graph, device: CpuDevice) -> Result<Steps> {
+    fn new(work: &Work, graph: &Graph, device: Box<dyn Device>) -> Result<Steps> {
         let recipe = Recipe::default();
         let initial = engine::initial(graph, 0, Remembered::default());
         let (mut exec, run) = match &work.opt {
@@ -159,13 +158,13 @@ impl Steps {
             Some(opt) => {
                 let row = optim::find(opt)?;
                 let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
-                let mut recorder = Recorder::new(graph, &device);
+                let mut recorder = Recorder::new(graph, &*device);
                 let batch = Division::whole(work.batch);
                 let programs: Vec<ProgramId> = (0..optimizer.phases())
                     .map(|phase| recorder.program(row.name, batch, |step| optimizer.record(phase, step)))
                     .collect::<Result<_>>()?;
                 let recording = Recording::of(recorder);
-                let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording)?;
+                let mut exec = Exec::new(device, recording)?;
                 engine::put(&mut exec, &initial)?;
                 engine::set_numbers(&mut exec, &recipe)?;
                 (exec, Run::Train { optimizer, programs, step: 0 })
@@ -188,17 +187,12 @@ impl Steps {
         match &mut self.run {
             Run::Evaluate(evaluator) => evaluator.run(exec, TRAIN, self.counters.rows as usize).map(|_| ()),
             Run::Train { optimizer, programs, step } => {
-                exec.set_slot("lr", self.lr)?;
                 let program = programs[optimizer.phase(*step)];
-                exec.run(program, &self.counters)?;
+                exec.submit(program, &self.counters, &[("lr", self.lr)])?;
                 *step += 1;
-                for report in 0..exec.program(program).reports.len() {
-                    let scalar = exec.program(program).reports[report].1;
-                    exec.read(scalar)?;
-                }
-                match exec.slot_value(FAULT)? {
-                    0.0 => Ok(()),
-                    _ => Err(Error::new(Kind::NotFinite, format!("step {step} of the benchmark is not finite"))),
+                match exec.collect()?.fault {
+                    false => Ok(()),
+                    true => Err(Error::new(Kind::NotFinite, format!("step {step} of the benchmark is not finite"))),
                 }
             }
         }
@@ -209,10 +203,10 @@ impl Steps {
 ///
 /// # Errors
 /// Unknown names; a model that does not fit its images; too little memory.
-pub fn time_steps(work: &Work, device: CpuDevice, budget: Duration) -> Result<StepTimes> {
+pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Result<StepTimes> {
     work.check()?;
     let peak_is_own = process::reset_peak();
-    let (isa, threads) = (device.isa().name(), device.threads());
+    let (instructions, threads) = (device.instructions(), device.threads());
     let model = models::find(&work.model)?;
     let graph = models::classifier(&model, &source(&model), 0.0, 0.0)?;
     let gradients = match &work.opt {
@@ -243,7 +237,7 @@ pub fn time_steps(work: &Work, device: CpuDevice, budget: Duration) -> Result<St
         peak_rss: process::peak_rss_bytes().filter(|_| peak_is_own),
         arena_bytes: 4 * layout.arena,
         vector_bytes: 4 * layout.vectors.iter().sum::<usize>(),
-        isa,
+        instructions,
         threads,
     })
 }
@@ -251,6 +245,7 @@ pub fn time_steps(work: &Work, device: CpuDevice, budget: Duration) -> Result<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::cpu::CpuDevice;
 
     fn work(model: &str, opt: Option<&str>, dtype: &str) -> Work {
         Work { model: model.into(), opt: opt.map(str::to_owned), batch: 4, dtype: dtype.into() }
@@ -273,7 +268,8 @@ mod tests {
         let forward = 37_383_680.0;
         let opts = optim::OPTIMIZERS.iter().map(|row| (Some(row.name), 3.0 * row.gradients));
         for (opt, passes) in opts.chain([(None, 1.0)]) {
-            let times = time_steps(&work("cnn", opt, "f32"), CpuDevice::new(2).unwrap(), Duration::ZERO).unwrap();
+            let times =
+                time_steps(&work("cnn", opt, "f32"), Box::new(CpuDevice::new(2).unwrap()), Duration::ZERO).unwrap();
             assert_eq!((times.steps, times.rounds.len()), (5, 5));
             assert_eq!(times.step_flops, 4.0 * passes * forward, "{opt:?}");
             assert!(times.arena_bytes > 0 && times.vector_bytes >= 4 * 468_010, "{times:?}");

@@ -2,7 +2,7 @@
 
 use super::graph_case::GraphRun;
 use super::rig::Rig;
-use super::{FORWARD, MakeDevice, Outcome, Ready, Verdict, widen};
+use super::{MakeDevice, Outcome, Ready, Tolerance, Verdict, widen};
 use crate::device::{DatasetBytes, Device, Layout};
 use crate::error::Result;
 use crate::ops::call::{Call, Counters, Ingest, Kernel, Loc, Memory};
@@ -26,20 +26,25 @@ pub fn check_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Verd
     let mut verdict = Verdict { label: case.label.clone(), ..Verdict::default() };
     let repeats = match &case.body {
         Body::Graph(body) => {
-            let run = GraphRun::new(case, body, seed)?;
+            let device = device()?;
+            let run = GraphRun::new(case, body, seed, device.dtype())?;
             let done = run.run(device)?;
             run.compare(&done, &mut verdict);
             done.outcome.repeats
         }
         Body::Vector(body) => {
+            let device = device()?;
+            let tolerance = Tolerance::of(device.dtype());
             let outcome = run_vector(body, device)?;
-            compare_vector(body, &outcome, &mut verdict);
+            compare_vector(body, &outcome, tolerance, &mut verdict);
             outcome.repeats
         }
         Body::Ingest(body) => {
             let bytes = IngestBytes::draw(case.rows, body);
+            let device = device()?;
+            let tolerance = Tolerance::of(device.dtype());
             let outcome = bytes.run(body, device)?;
-            bytes.compare(body, &outcome, &mut verdict);
+            bytes.compare(body, &outcome, tolerance, &mut verdict);
             outcome.repeats
         }
     };
@@ -53,9 +58,12 @@ pub fn check_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Verd
 /// If it cannot be run at all.
 pub fn run_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Outcome> {
     match &case.body {
-        Body::Graph(body) => Ok(GraphRun::new(case, body, seed)?.run(device)?.outcome),
-        Body::Vector(body) => run_vector(body, device),
-        Body::Ingest(body) => IngestBytes::draw(case.rows, body).run(body, device),
+        Body::Graph(body) => {
+            let device = device()?;
+            Ok(GraphRun::new(case, body, seed, device.dtype())?.run(device)?.outcome)
+        }
+        Body::Vector(body) => run_vector(body, device()?),
+        Body::Ingest(body) => IngestBytes::draw(case.rows, body).run(body, device()?),
     }
 }
 
@@ -65,7 +73,7 @@ pub fn run_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Outcom
 /// If it cannot be run at all.
 pub fn ready(case: &Case, device: Box<dyn Device>, seed: u64) -> Result<Ready> {
     match &case.body {
-        Body::Graph(body) => GraphRun::new(case, body, seed)?.ready(device),
+        Body::Graph(body) => GraphRun::new(case, body, seed, device.dtype())?.ready(device),
         Body::Vector(body) => {
             let (mut ready, places) = vector_ready(body, device)?;
             upload_all(&mut ready.rig, &places, body)?;
@@ -110,8 +118,8 @@ fn upload_all(rig: &mut Rig, places: &[Loc], body: &VectorCase) -> Result<()> {
 }
 
 /// Runs the kernel twice.
-fn run_vector(body: &VectorCase, device: MakeDevice<'_>) -> Result<Outcome> {
-    let (mut ready, places) = vector_ready(body, device()?)?;
+fn run_vector(body: &VectorCase, device: Box<dyn Device>) -> Result<Outcome> {
+    let (mut ready, places) = vector_ready(body, device)?;
     let call = ready.calls[0].clone();
     let mut run = || -> Result<Vec<Vec<f32>>> {
         upload_all(&mut ready.rig, &places, body)?;
@@ -126,11 +134,11 @@ fn run_vector(body: &VectorCase, device: MakeDevice<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn compare_vector(body: &VectorCase, outcome: &Outcome, out: &mut Verdict) {
+fn compare_vector(body: &VectorCase, outcome: &Outcome, tolerance: Tolerance, out: &mut Verdict) {
     let wide = |all: &[Vec<f32>]| -> Vec<Vec<f64>> { all.iter().map(|v| widen(v)).collect() };
     let expected = (body.spec)(&body.kernel, &wide(&body.reads), &wide(&body.writes));
     for (i, (got, expected)) in outcome.values.iter().zip(&expected).enumerate() {
-        out.compare(format!("output {i}"), got, expected, FORWARD);
+        out.compare(format!("output {i}"), got, expected, tolerance.forward);
     }
 }
 
@@ -156,18 +164,20 @@ impl IngestBytes {
     fn ready(&self, body: &IngestCase, device: Box<dyn Device>) -> Result<Ready> {
         let &Ingest { n, h, w, c, classes, .. } = &self.spec;
         let layout = Layout { arena: 0, vectors: vec![n * h * w * c, n * classes, n], scalars: 16 };
+        let element = device.dtype().storage();
         let mut rig = Rig::with_layout(device, layout)?;
         let data = DatasetBytes { images: &self.images, labels: &self.labels, image_len: h * w * c };
         rig.set_dataset(&data, &self.order)?;
-        let writes: Vec<Loc> = (0..3).map(|i| rig.vector(i)).collect();
+        let mut writes: Vec<Loc> = (0..3).map(|i| rig.vector(i)).collect();
+        writes[0].element = element;
         let kernel = Kernel::Ingest(self.spec.clone());
         let call = Call { kernel, reads: vec![], writes, workspace: None, label: "check".into() };
         Ok(Ready { rig, calls: vec![call], counters: body.counters })
     }
 
     /// Ingests twice.
-    fn run(&self, body: &IngestCase, device: MakeDevice<'_>) -> Result<Outcome> {
-        let mut ready = self.ready(body, device()?)?;
+    fn run(&self, body: &IngestCase, device: Box<dyn Device>) -> Result<Outcome> {
+        let mut ready = self.ready(body, device)?;
         let writes = ready.calls[0].writes.clone();
         let mut run = || -> Result<Vec<Vec<f32>>> {
             for write in &writes {
@@ -181,11 +191,11 @@ impl IngestBytes {
         Ok(outcome)
     }
 
-    fn compare(&self, body: &IngestCase, outcome: &Outcome, out: &mut Verdict) {
+    fn compare(&self, body: &IngestCase, outcome: &Outcome, tolerance: Tolerance, out: &mut Verdict) {
         let (x, targets, weights) = ingest_spec(&self.spec, &self.images, &self.labels, &self.order, &body.counters);
         let expected = [("images", x), ("targets", targets), ("weights", weights)];
         for ((what, expected), got) in expected.iter().zip(&outcome.values) {
-            out.compare(*what, got, expected, FORWARD);
+            out.compare(*what, got, expected, tolerance.forward);
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::differences::{componentwise, differences};
 use super::rig::Rig;
-use super::{BACKWARD, FORWARD, MakeDevice, Outcome, Ready, Verdict, widen};
+use super::{Outcome, Ready, Tolerance, Verdict, widen};
 use crate::device::Device;
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::interp::{self, Gradients, Inputs, Values};
@@ -20,6 +21,7 @@ use std::collections::HashMap;
 pub(super) struct GraphRun<'a> {
     case: &'a Case,
     body: &'a GraphCase,
+    dtype: DType,
     graph: Graph,
     root: Var,
     counters: Counters,
@@ -51,16 +53,24 @@ pub(super) struct Done {
 const PLANS: [(&str, bool); 2] = [(" unfused", true), ("", false)];
 
 impl<'a> GraphRun<'a> {
-    pub(super) fn new(case: &'a Case, body: &'a GraphCase, seed: u64) -> Result<GraphRun<'a>> {
+    /// The values that a device stores in low precision are drawn as it stores them.
+    pub(super) fn new(case: &'a Case, body: &'a GraphCase, seed: u64, dtype: DType) -> Result<GraphRun<'a>> {
         let (graph, root) = record(body)?;
         let rows = case.rows;
-        let feeds: Vec<Vec<f32>> = body
-            .feeds
-            .iter()
-            .enumerate()
-            .map(|(i, (shape, values))| values.draw(seed, &format!("input{i}"), rows, shape.len()))
+        let low = |v: Var| graph.element(v, DType::Bf16) != Element::F32;
+        let rounded = |low: bool, mut values: Vec<f32>| {
+            values.iter_mut().filter(|_| low).for_each(|v| *v = dtype.round(*v));
+            values
+        };
+        let drawn = body.feeds.iter().enumerate().zip(graph.feeds());
+        let feeds: Vec<Vec<f32>> = drawn
+            .map(|((i, (shape, values)), v)| {
+                rounded(low(*v), values.draw(seed, &format!("input{i}"), rows, shape.len()))
+            })
             .collect();
-        let params = graph.params().list().iter().map(|p| param_values(p.kind, &p.name, p.len(), seed)).collect();
+        let params = graph.params().list().iter();
+        let params =
+            params.map(|p| rounded(p.kind.is_factor(), param_values(p.kind, &p.name, p.len(), seed))).collect();
         let statistics = |c: usize| {
             let draw = |name| Draw::Normal.draw(seed, name, 1, c);
             let variance = draw("var").iter().map(|v| 0.5 + v * v).collect();
@@ -77,10 +87,10 @@ impl<'a> GraphRun<'a> {
                 let total: f32 = feeds[2].iter().sum();
                 feeds[2].iter().map(|w| w / total).collect()
             }
-            None => Draw::Normal.draw(seed, "projection", rows, graph.shape(root).len()),
+            None => rounded(low(root), Draw::Normal.draw(seed, "projection", rows, graph.shape(root).len())),
         };
         let counters = Counters { seed, epoch: 2, dataset: 0, first: 3, rows: rows as u32 };
-        Ok(GraphRun { case, body, graph, root, counters, feeds, params, running, taps, projection })
+        Ok(GraphRun { case, body, dtype, graph, root, counters, feeds, params, running, taps, projection })
     }
 
     /// Feeds that a gradient is asked for: targets and weights have none.
@@ -127,9 +137,8 @@ impl<'a> GraphRun<'a> {
     }
 
     /// Runs the case on a fresh device: memory poisoned with NaN first, by both plans, each twice.
-    pub(super) fn run(&self, device: MakeDevice<'_>) -> Result<Done> {
+    pub(super) fn run(&self, device: Box<dyn Device>) -> Result<Done> {
         let (g, rows) = (&self.graph, self.case.rows);
-        let device = device()?;
         let [kept, used] = PLANS.map(|(_, keep)| plan(g, &Key { keep, ..self.key() }, &*device));
         let (kept, used) = (kept?, used?);
         let mut rig = self.rig(device, kept.arena.max(used.arena))?;
@@ -156,11 +165,15 @@ impl<'a> GraphRun<'a> {
     fn upload(&self, rig: &mut Rig) -> Result<()> {
         let (g, rows) = (&self.graph, self.case.rows);
         let inputs = g.row_offsets(g.feeds(), rows).0.into_iter().zip(&self.feeds).map(|p| (Role::Input, p));
-        let params = g.params().list().iter().map(|p| p.offset).zip(&self.params).map(|p| (Role::Weights, p));
         let running = g.statistics().iter().map(|s| s.offset).zip(&self.running).map(|p| (Role::Running, p));
         let taps = g.row_offsets(g.taps(), rows).0.into_iter().zip(&self.taps).map(|p| (Role::Taps, p));
         let seed = std::iter::once((Role::Seed, (0, &self.projection)));
-        for (role, (offset, values)) in inputs.chain(params).chain(running).chain(taps).chain(seed) {
+        let mut weights = vec![0.0; g.params().vector_len()];
+        for (p, values) in g.params().list().iter().zip(&self.params) {
+            weights[p.offset..p.offset + p.len()].copy_from_slice(values);
+        }
+        rig.upload_weights(g, self.dtype, &weights)?;
+        for (role, (offset, values)) in inputs.chain(running).chain(taps).chain(seed) {
             rig.upload(Loc { offset, ..rig.role(role) }, values)?;
         }
         Ok(())
@@ -202,6 +215,7 @@ impl<'a> GraphRun<'a> {
             ..Inputs::default()
         };
         let (g, root, seed) = (&self.graph, self.root, widen(&self.projection));
+        let tolerance = Tolerance::of(self.dtype);
         let values = interp::forward(g, &inputs);
         let gradients = interp::backward(g, &inputs, &values, root, &seed);
         let mut got = done.outcome.values.iter();
@@ -209,13 +223,13 @@ impl<'a> GraphRun<'a> {
         for (plan, _) in PLANS {
             for written in self.written() {
                 let (what, expected) = self.expected(written, &values, &gradients);
-                out.compare(format!("{what}{plan}"), next(), &expected, BACKWARD);
+                out.compare(format!("{what}{plan}"), next(), &expected, tolerance.backward);
             }
         }
         let output = next();
-        out.compare("output", output, values.of(root), FORWARD);
+        out.compare("output", output, values.of(root), tolerance.forward);
         if let [_] = self.body.ops[..] {
-            componentwise(g, root, &inputs, &values, output, out);
+            componentwise(g, root, self.dtype, &inputs, &values, output, out);
         }
         differences(g, root, &inputs, &gradients, &seed, self.differentiable(), out);
     }

@@ -15,17 +15,38 @@ pub use model::{ModelCheck, check_model};
 pub use rig::{Ready, Rig};
 
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 
 /// Makes a fresh device for a check.
 pub type MakeDevice<'a> = &'a dyn Fn() -> Result<Box<dyn Device>>;
 
-/// Relative L2 tolerances of an f32 device against the f64 spec.
-pub const FORWARD: f64 = 1e-5;
-pub const BACKWARD: f64 = 1e-4;
-/// Of a whole model's gradients: in the last block of wide_resnet50_2 PyTorch's own float32 is off by 1.1e-4, with the
-/// branches of float64. A single flipped branch costs ten times as much.
-pub const MODEL: f64 = 3e-4;
+/// Relative L2 tolerances of a device against the f64 spec.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    pub forward: f64,
+    pub backward: f64,
+    /// Of a whole model's gradients.
+    pub model: f64,
+}
+
+impl Tolerance {
+    /// What a dtype is held to. The spec is evaluated on the rounded inputs, so that what remains in low precision is the
+    /// rounding of results, and of values between the calls of a case.
+    ///
+    /// A whole model's gradients: in the last block of wide_resnet50_2 PyTorch's own float32 is off by 1.1e-4, with the
+    /// branches of float64. A single flipped branch costs ten times as much.
+    pub fn of(dtype: DType) -> Tolerance {
+        let (forward, backward, model) = match dtype {
+            DType::F32 => (1e-5, 1e-4, 3e-4),
+            DType::Tf32 => (2e-3, 2e-3, 2e-2),
+            DType::F16 => (2e-3, 2e-3, 2e-2),
+            DType::Bf16 => (1e-2, 2e-2, 1.5e-1),
+        };
+        Tolerance { forward, backward, model }
+    }
+}
+
 /// Of the spec's own gradient against central differences of the spec, both in f64.
 pub const DIFFERENCE: f64 = 1e-6;
 /// Factor of the componentwise bound |error| <= c eps sqrt(K) spec(|inputs|), K being the terms of one sum: an L2 norm

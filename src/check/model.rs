@@ -3,7 +3,7 @@
 use super::differences::difference_error;
 use super::graph_case::device_branches;
 use super::rig::Rig;
-use super::{DIFFERENCE, FORWARD, MODEL, MakeDevice, Verdict, widen};
+use super::{DIFFERENCE, MakeDevice, Tolerance, Verdict, widen};
 use crate::device::DatasetBytes;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -41,12 +41,17 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
 
     let key = Key::train(rows, g.all_params());
     let probe = device()?;
+    let dtype = probe.dtype();
+    let tolerance = Tolerance::of(dtype);
     let kept = plan(g, &Key { keep: true, ..key.clone() }, &*probe)?;
     let used = plan(g, &key, &*probe)?;
     let mut rig = Rig::new(probe, g, rows, kept.arena.max(used.arena), 0)?;
     rig.set_dataset(&DatasetBytes { images: &images, labels: &labels, image_len: len }, &order)?;
-    let weights = g.params().init(seed);
-    rig.upload(rig.role(Role::Weights), &weights)?;
+    let mut weights = g.params().init(seed);
+    for p in g.params().list().iter().filter(|p| p.kind.is_factor()) {
+        weights[p.offset..p.offset + p.len()].iter_mut().for_each(|w| *w = dtype.round(*w));
+    }
+    rig.upload_weights(g, dtype, &weights)?;
     rig.poison()?;
     rig.run(&rig.bind(&kept), &counters)?;
     let branches = device_branches(g, rows, |v| rig.value(&kept, v))?;
@@ -79,14 +84,14 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
     rig.poison()?;
     rig.run(&rig.bind(&used), &counters)?;
     let scalar = |rig: &mut Rig| rig.download(Loc::new(Memory::Scalars, 0, 1));
-    out.compare("loss", &scalar(&mut rig)?, &[loss], FORWARD);
+    out.compare("loss", &scalar(&mut rig)?, &[loss], tolerance.forward);
     let params: Vec<_> = g.vars().filter(|v| matches!(g.node(*v).op, Op::Param(_))).collect();
     for v in &params {
         let Op::Param(p) = g.node(*v).op else { continue };
         let param = g.param_of(p);
         let loc = Loc { offset: param.offset, len: param.len(), ..rig.role(Role::Gradient) };
         let got = rig.download(loc)?;
-        out.compare(format!("gradient of {}", param.name), &got, gradients.of(*v), MODEL);
+        out.compare(format!("gradient of {}", param.name), &got, gradients.of(*v), tolerance.model);
     }
     // The gradient over all parameters at once against the slope of the loss along it.
     let gradient: Vec<f64> = params.iter().flat_map(|v| gradients.of(*v).to_vec()).collect();

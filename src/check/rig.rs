@@ -1,6 +1,7 @@
 //! A device with one vector for every role of a plan: enough to run a plan by itself and look at everything.
 
 use crate::device::{DatasetBytes, Device, Layout};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::ops::call::{Call, Counters, Loc, Memory, Role};
@@ -89,6 +90,16 @@ impl Rig {
     /// Those of the device.
     pub fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
         self.device.upload(Loc { len: values.len(), ..to }, values)
+    }
+
+    /// Uploads the parameter vector, stored as a device of that dtype reads it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn upload_weights(&mut self, g: &Graph, dtype: DType, values: &[f32]) -> Result<()> {
+        let cast = g.params().cast(dtype.storage());
+        let parts = cast.parts(self.role(Role::Weights));
+        parts.into_iter().try_for_each(|part| self.upload(part, &values[part.offset..part.offset + part.len]))
     }
 
     /// The value of a graph's node that a plan with `Key::keep` has left; empty where the plan does not compute it.

@@ -210,7 +210,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         What::Steps(works) => {
             results.show(text::STEPS)?;
             for work in works {
-                let times = steps::time_steps(work, device()?, budget).map_err(|e| e.context(work.name()))?;
+                let times = steps::time_steps(work, Box::new(device()?), budget).map_err(|e| e.context(work.name()))?;
                 results.show(&text::step(&times, &limits))?;
                 results.add(times.to_json(&limits))?;
             }

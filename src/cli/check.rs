@@ -3,11 +3,11 @@
 use super::flags::{Named, apply, flag, flag_like, switch, text};
 use super::print;
 use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
-use crate::device::Device;
+use crate::device::cuda::{Emulation, Order};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
 use crate::models::{self, MODELS, Model};
 use crate::ops::OPS;
-use crate::recipe::{Kind, Recipe};
+use crate::recipe::{Kind, Recipe, Target};
 use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
@@ -21,6 +21,7 @@ pub struct Args {
     pub model: Option<String>,
     /// Its seed, threads and device count here.
     pub recipe: Recipe,
+    pub emulation: Emulation,
     pub json: bool,
     /// Only list the names there are.
     pub list: bool,
@@ -32,7 +33,12 @@ pub fn build(command: Command) -> Command {
         names.hide_possible_values(true).help("operations or models [all operations, a model of each kind]"),
         flag("model", Kind::Text, "check this model as a whole", None),
         flag_like("seed", "seed"),
+        flag_like("device", "device"),
+        flag_like("dtype", "dtype"),
         flag_like("threads", "threads"),
+        switch("sanitize", "emulator: report races, uninitialised and out-of-bounds accesses by file and line"),
+        flag("order", Kind::Text, "emulator: order of threads: ascending, descending, or a number to shuffle by", None),
+        switch("eager", "emulator: asynchronous copies and products happen at once, not as late as they may"),
         switch("json", "write the result as one JSON object"),
         switch("list", "list the names there are"),
     ])
@@ -47,12 +53,23 @@ fn names() -> Vec<&'static str> {
 /// Usage: a wrong value.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    for name in ["seed", "threads"] {
+    for name in ["seed", "device", "dtype", "threads"] {
         apply(matches, name, name, &mut recipe)?;
     }
     let names = matches.get_many::<String>("names").map(|names| names.cloned().collect()).unwrap_or_default();
     let (json, list) = (matches.get_flag("json"), matches.get_flag("list"));
-    Ok(Args { names, model: text(matches, "model"), recipe, json, list })
+    let order = match text(matches, "order").as_deref() {
+        None | Some("ascending") => Order::Ascending,
+        Some("descending") => Order::Descending,
+        Some(word) => Order::Shuffled(word.parse().map_err(|_| {
+            Error::usage(format!("--order must be ascending, descending or a whole number, not '{word}'"))
+        })?),
+    };
+    let emulation = Emulation { sanitize: matches.get_flag("sanitize"), eager: matches.get_flag("eager"), order };
+    if emulation != Emulation::default() && recipe.device != Target::Emu {
+        return Err(Error::usage("--sanitize, --order and --eager are the emulator's: give --device emu as well"));
+    }
+    Ok(Args { names, model: text(matches, "model"), recipe, emulation, json, list })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
@@ -64,7 +81,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let wanted: Vec<&str> = args.names.iter().chain(&args.model).map(String::as_str).collect();
     let models = chosen_models(&wanted)?;
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
-    let make = || Ok(Box::new(engine::device(&args.recipe)?) as Box<dyn Device>);
+    let make = || engine::device_with(&mut args.recipe.clone(), &args.emulation);
     let mut failed = 0;
     let mut results = Vec::new();
     let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {

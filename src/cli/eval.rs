@@ -103,7 +103,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
     let graph = models::classifier(&model, &source, 0.0, 0.0)?;
     let vectors = opened.vectors(&graph, Remembered::default(), file)?;
-    let device = engine::device(&recipe)?;
+    let device = engine::device(&mut recipe)?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;
     exec.set_order(TEST, &(0..split.count as u32).collect::<Vec<u32>>())?;

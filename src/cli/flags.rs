@@ -4,7 +4,7 @@ use crate::data::{self, DATASETS, DataSet};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS};
-use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Value, setting};
+use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
 use crate::train::engine;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
@@ -32,6 +32,7 @@ pub fn flag_like(name: &'static str, like: &str) -> Arg {
 pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>) -> Arg {
     let names = match kind {
         Kind::Choice(names) => format!(" ({})", names.join(", ")),
+        Kind::Device => " (auto, cpu, cuda, cuda:N, emu)".into(),
         _ => String::new(),
     };
     let default = default.map_or(String::new(), |v| format!(" [{v}]"));
@@ -47,7 +48,7 @@ pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>)
         Kind::Count(..) | Kind::Number(..) | Kind::Shares => arg.allow_negative_numbers(true),
         // Completion offers folders beside the names.
         Kind::Text if name == "data" => arg.value_hint(ValueHint::DirPath),
-        Kind::Choice(_) | Kind::Names | Kind::Text => arg,
+        Kind::Choice(_) | Kind::Device | Kind::Names | Kind::Text => arg,
     }
 }
 
@@ -56,6 +57,7 @@ fn usual(name: &str, kind: Kind) -> Option<Vec<&'static str>> {
     match (kind, name) {
         (Kind::Switch, _) => Some(vec!["true", "false"]),
         (Kind::Choice(names), _) => Some(names.to_vec()),
+        (Kind::Device, _) => Some(Target::NAMES.to_vec()),
         (Kind::Text, "data") => Some(DATASETS.iter().map(|d| d.name).collect()),
         (Kind::Text, "model") => Some(models::names().collect()),
         (Kind::Text, "opt") => Some(OPTIMIZERS.iter().map(|o| o.name).collect()),

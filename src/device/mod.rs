@@ -5,7 +5,7 @@ pub mod cuda;
 
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
+use crate::ops::call::{Call, Counters, Groups, Kernel, Loc, Memory};
 
 /// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
 pub struct DatasetBytes<'a> {
@@ -33,11 +33,29 @@ impl Layout {
     }
 }
 
+/// One run of a recorded program.
+pub struct Run<'a> {
+    /// Number of the program: the same calls and reports each time.
+    pub program: usize,
+    pub calls: &'a [Call],
+    /// Scalars that `collect` gives back.
+    pub reports: &'a [Loc],
+    pub counters: &'a Counters,
+    /// Scalar slots that are set before the calls run.
+    pub slots: &'a [(usize, f32)],
+}
+
 /// Runs calls. All memory is allocated in `allocate`; `run` neither allocates nor waits for the host.
 pub trait Device {
     /// Name for logs and `info`: "cpu (AVX-512, 2 threads)".
     fn describe(&self) -> String;
-    /// Elements of scratch that `call` needs on this device.
+    /// What the bits of results depend on: "avx512", "sm_90a bf16".
+    fn instructions(&self) -> String;
+    /// CPU threads that it computes on.
+    fn threads(&self) -> usize {
+        1
+    }
+    /// Cells of scratch that `call` needs on this device.
     fn workspace(&self, call: &Call) -> usize;
     /// Whether this device runs `kernel` fused as it stands; the planner asks before it fuses.
     fn fuses(&self, kernel: &Kernel) -> bool;
@@ -47,6 +65,13 @@ pub trait Device {
     /// What convolutions and linear layers multiply in.
     fn dtype(&self) -> DType {
         DType::F32
+    }
+    /// Bytes of device memory that are free, where the device has memory of its own.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn free_memory(&self) -> Result<Option<usize>> {
+        Ok(None)
     }
     /// Takes all memory of `layout`, zeroed. Called once.
     fn allocate(&mut self, layout: &Layout) -> Result<()>;
@@ -60,4 +85,23 @@ pub trait Device {
     fn download(&mut self, from: Loc, to: &mut [f32]) -> Result<()>;
     /// Runs the calls in order.
     fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()>;
+
+    /// How many runs of a program of that many flops may be submitted before the oldest is collected.
+    fn depth(&self, _flops: u64) -> usize {
+        1
+    }
+    /// Starts a run; it may go on after this returns. Everything else that is asked of the device waits for it.
+    fn submit(&mut self, run: &Run<'_>) -> Result<()> {
+        for &(slot, value) in run.slots {
+            self.upload(Loc::new(Memory::Scalars, slot, 1), &[value])?;
+        }
+        self.run(run.calls, run.counters)
+    }
+    /// The reports of the oldest run that was submitted and not yet collected.
+    fn collect(&mut self, reports: &[Loc], values: &mut [f32]) -> Result<()> {
+        for (report, value) in reports.iter().zip(values.chunks_mut(1)) {
+            self.download(*report, value)?;
+        }
+        Ok(())
+    }
 }

@@ -325,6 +325,21 @@ pub struct Cast {
 
 impl Cast {
     pub const WIDE: u32 = u32::MAX;
+
+    /// The places within `whole`, a vector stored so, that are of one element type each.
+    pub fn parts(&self, whole: Loc) -> Vec<Loc> {
+        let mut parts: Vec<Loc> = Vec::new();
+        let mut before = None;
+        for (block, start) in self.starts.iter().enumerate() {
+            let element = if *start == Cast::WIDE { Element::F32 } else { self.element };
+            match parts.last_mut() {
+                Some(last) if before == Some(start) => last.len += BLOCK,
+                _ => parts.push(Loc { offset: block * BLOCK, len: BLOCK, element, ..whole }),
+            }
+            before = Some(start);
+        }
+        parts
+    }
 }
 
 /// Groups of parameters with a learning rate and a weight decay of their own.

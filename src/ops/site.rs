@@ -23,7 +23,7 @@ pub trait Site {
     /// Lets the i-th input's gradient be the output's gradient itself, where no copy is needed; false if it must be copied
     /// or nobody asks.
     fn alias_grad_input(&mut self, i: usize) -> bool;
-    /// A buffer that lives from its first to its last use.
+    /// An f32 buffer that lives from its first to its last use.
     fn temp(&mut self, len: usize) -> Loc;
     /// Appends a call labelled "node.part".
     fn emit(&mut self, part: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>);

@@ -88,10 +88,10 @@ impl Plan {
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze.
-        let device = engine::device(recipe)?;
+        let device = engine::device(&mut recipe.clone())?;
         for row in &rows {
             let recipe = Recipe { opt: row.name.into(), ..recipe.clone() };
-            engine::record(&mut Recorder::new(&graph, &device), &graph, &recipe)?;
+            engine::record(&mut Recorder::new(&graph, &*device), &graph, &recipe)?;
         }
         let costs: Vec<(&str, f64)> = rows.iter().map(|row| (row.name, row.gradients)).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;

@@ -3,6 +3,7 @@
 use super::value::{Kind, Value};
 use super::{Padding, Recipe, Target};
 use crate::data::Labels;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::optim::schedule::Shape;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -33,6 +34,7 @@ pub enum Field<'a> {
     Shape(&'a mut Shape),
     Padding(&'a mut Padding),
     Target(&'a mut Target),
+    DType(&'a mut DType),
 }
 
 impl Setting {
@@ -54,7 +56,8 @@ impl Setting {
             Field::Labels(v) => Value::Text(Labels::NAMES[*v as usize].into()),
             Field::Shape(v) => Value::Text(Shape::NAMES[*v as usize].into()),
             Field::Padding(v) => Value::Text(Padding::NAMES[*v as usize].into()),
-            Field::Target(v) => Value::Text(Target::NAMES[*v as usize].into()),
+            Field::Target(v) => Value::Text(v.to_string()),
+            Field::DType(v) => Value::Text(v.name().into()),
         }
     }
 
@@ -75,7 +78,11 @@ impl Setting {
             (Field::Labels(place), Value::Text(v)) => *place = named(&v, &Labels::NAMES, &Labels::ALL)?,
             (Field::Shape(place), Value::Text(v)) => *place = named(&v, &Shape::NAMES, &Shape::ALL)?,
             (Field::Padding(place), Value::Text(v)) => *place = named(&v, &Padding::NAMES, &Padding::ALL)?,
-            (Field::Target(place), Value::Text(v)) => *place = named(&v, &Target::NAMES, &Target::ALL)?,
+            (Field::Target(place), Value::Text(v)) => {
+                let target = Target::parse(&v);
+                *place = target.ok_or_else(|| crate::error::unknown("device", &v, &Target::NAMES))?;
+            }
+            (Field::DType(place), Value::Text(v)) => *place = named(&v, &DType::NAMES, &DType::ALL)?,
             (_, value) => return Err(Error::internal(format!("setting {} cannot hold {value:?}", self.name))),
         }
         Ok(())
@@ -200,8 +207,10 @@ pub const SETTINGS: &[Setting] = &[
     row(RUN, "seed", Kind::Count(0, LARGEST_SEED), |r| Field::Seed(&mut r.seed),
         "key of all random draws"),
 
-    row(RESUMABLE, "device", Kind::Choice(&Target::NAMES), |r| Field::Target(&mut r.device),
-        "where to compute; auto: the best one"),
+    row(RESUMABLE, "device", Kind::Device, |r| Field::Target(&mut r.device),
+        "where to compute; auto: a GPU if there is one"),
+    row(RESUMABLE, "dtype", Kind::Choice(&DType::NAMES), |r| Field::DType(&mut r.dtype),
+        "what a GPU multiplies in"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),
@@ -236,6 +245,7 @@ pub(crate) mod tests {
             (Kind::Choice(names), Value::Text(v)) => {
                 Value::Text(names.iter().find(|n| **n != v).unwrap_or(&"").to_string())
             }
+            (Kind::Device, _) => Value::Text("cuda:3".into()),
             (Kind::Text, _) => Value::Text("a \"quoted\" \\ näme\n\t\u{7f}".into()),
             (kind, value) => panic!("{} is {kind:?} but holds {value:?}", s.name),
         }

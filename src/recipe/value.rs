@@ -1,5 +1,6 @@
 //! Values of settings: their kinds and ranges, and how they are read from text and shown in it.
 
+use super::Target;
 use crate::error::{Error, Result, nearest};
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
@@ -28,6 +29,8 @@ pub enum Kind {
     Shares,
     /// One of these names.
     Choice(&'static [&'static str]),
+    /// A device: one of [`Target::NAMES`], or `cuda:N`.
+    Device,
     /// Words without spaces and commas, possibly none.
     Names,
     /// Any text but an empty one.
@@ -49,7 +52,7 @@ impl Kind {
             Kind::Shares => word.split(',').map(|w| w.trim().parse().ok()).collect::<Option<_>>().map(Value::List),
             Kind::Names if word.is_empty() => Some(Value::Names(Vec::new())),
             Kind::Names => Some(Value::Names(word.split(',').map(|w| w.trim().to_string()).collect())),
-            Kind::Choice(_) | Kind::Text => Some(Value::Text(text.to_string())),
+            Kind::Choice(_) | Kind::Device | Kind::Text => Some(Value::Text(text.to_string())),
         };
         let value = value.filter(|v| self.admits(v));
         value.ok_or_else(|| self.refusal(&format!("'{text}'"), text))
@@ -68,6 +71,7 @@ impl Kind {
     pub(super) fn refusal(&self, shown: &str, word: &str) -> Error {
         let hint = match self {
             Kind::Choice(names) => nearest(word, names.iter().copied()),
+            Kind::Device => nearest(word, Target::NAMES),
             _ => None,
         };
         let hint = hint.map_or(String::new(), |name| format!("; did you mean '{name}'?"));
@@ -88,6 +92,7 @@ impl Kind {
                 v.iter().all(|n| !n.is_empty() && !n.contains(|c: char| c.is_whitespace() || c == ','))
             }
             (Kind::Choice(names), Value::Text(v)) => names.contains(&v.as_str()),
+            (Kind::Device, Value::Text(v)) => Target::parse(v).is_some(),
             (Kind::Text, Value::Text(v)) => !v.trim().is_empty(),
             _ => false,
         }
@@ -101,7 +106,7 @@ impl Kind {
             Kind::Number(..) => "X",
             Kind::Shares => "X,X,…",
             Kind::Names => "NAME,…",
-            Kind::Choice(_) | Kind::Text => "NAME",
+            Kind::Choice(_) | Kind::Device | Kind::Text => "NAME",
         }
     }
 }
@@ -129,6 +134,7 @@ impl fmt::Display for Kind {
             Kind::Shares => f.write_str("ascending numbers between 0 and 1, such as 0.3,0.6,0.8"),
             Kind::Names => f.write_str("names with commas between them, such as conv1,bn1"),
             Kind::Choice(names) => write!(f, "one of {}", names.join(", ")),
+            Kind::Device => f.write_str("one of auto, cpu, cuda, cuda:N, emu"),
             Kind::Text => f.write_str("a text that is not empty"),
         }
     }
@@ -198,6 +204,8 @@ mod tests {
             (names, "cosin", "must be one of cosine, step, not 'cosin'; did you mean 'cosine'?"),
             (names, "exponential", "must be one of cosine, step, not 'exponential'"),
             (Kind::Names, "conv1,,bn1", "must be names with commas between them, such as conv1,bn1, not 'conv1,,bn1'"),
+            (Kind::Device, "gpu", "must be one of auto, cpu, cuda, cuda:N, emu, not 'gpu'; did you mean 'cpu'?"),
+            (Kind::Device, "cuda:x", "must be one of auto, cpu, cuda, cuda:N, emu, not 'cuda:x'; did you mean 'cuda'?"),
             (Kind::Text, " ", "must be a text that is not empty, not ' '"),
         ] {
             assert_eq!(kind.parse(wrong).unwrap_err().to_string(), message);

@@ -133,7 +133,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// How the vector is stored: the compute copy in what the device computes with, every other in f32.
-    pub(super) fn cast_of(&self, v: Vector) -> Option<Cast> {
+    pub(crate) fn cast_of(&self, v: Vector) -> Option<Cast> {
         let element = self.device.dtype().storage();
         (v.id == C.id && element != Element::F32).then(|| self.graph.params().cast(element))
     }

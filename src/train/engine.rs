@@ -1,7 +1,9 @@
 //! A model, its data and its programs on a device: what training and evaluation share.
 
 use crate::data::DataSet;
+use crate::device::cuda::{self, Emulation};
 use crate::device::{Device, cpu::CpuDevice};
+use crate::dtype::DType;
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
@@ -18,17 +20,40 @@ use crate::train::records::Scores;
 pub const TRAIN: u32 = 0;
 pub const TEST: u32 = 1;
 
-/// The device that a recipe asks for.
+/// The device that a recipe asks for, and the name of what it turned out to be.
 ///
 /// # Errors
 /// If this machine does not have it.
-pub fn device(recipe: &Recipe) -> Result<CpuDevice> {
-    match recipe.device {
-        Target::Auto | Target::Cpu => CpuDevice::new(recipe.threads),
-        Target::Cuda => Err(Error::new(
-            Kind::Unavailable,
-            "--device cuda: this version of samcore computes on the CPU alone; use --device cpu, or auto",
-        )),
+pub fn device(recipe: &mut Recipe) -> Result<Box<dyn Device>> {
+    device_with(recipe, &Emulation::default())
+}
+
+/// The same with an emulator that runs as told.
+///
+/// # Errors
+/// If this machine does not have it.
+pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn Device>> {
+    recipe.device = resolved(recipe.device);
+    let dtype = recipe.dtype;
+    let device: Box<dyn Device> = match recipe.device {
+        Target::Auto | Target::Cpu if dtype != DType::F32 => {
+            let message = format!("--dtype {}: the CPU computes in f32; use --device cuda or emu", dtype.name());
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?),
+        Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype)?),
+        Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype)?),
+    };
+    recipe.threads = device.threads();
+    Ok(device)
+}
+
+/// What `auto` stands for on this machine.
+fn resolved(target: Target) -> Target {
+    match target {
+        Target::Auto if cuda::gpus() > 0 => Target::Cuda(0),
+        Target::Auto => Target::Cpu,
+        other => other,
     }
 }
 
@@ -48,11 +73,7 @@ pub fn subject(model: &str, data: &DataSet, source: &ImageSource) -> Subject {
 
 /// Whether the device that a recipe asks for is a GPU.
 pub fn gpu(recipe: &Recipe) -> bool {
-    match recipe.device {
-        // As in `device`.
-        Target::Auto | Target::Cpu => false,
-        Target::Cuda => true,
-    }
+    matches!(resolved(recipe.device), Target::Cuda(_))
 }
 
 /// The model for images `[h, w, c]` where none is named: of CIFAR's size the WRN that papers use on a GPU, on a CPU one
@@ -151,19 +172,30 @@ impl Evaluator {
     /// # Errors
     /// Those of the device.
     pub fn run(&self, exec: &mut Exec, dataset: u32, count: usize) -> Result<Scores> {
+        let [loss_at, hits_at, weight_at] = ["loss", "hits", "weight"].map(|name| {
+            let reports = &exec.program(self.program).reports;
+            reports
+                .iter()
+                .position(|r| r.0 == name)
+                .ok_or_else(|| Error::internal(format!("an evaluation without '{name}'")))
+        });
+        let (loss_at, hits_at, weight_at) = (loss_at?, hits_at?, weight_at?);
         let (mut loss, mut hits, mut total) = (0.0, 0.0, 0.0);
-        for first in (0..count).step_by(self.rows) {
-            let rows = self.rows.min(count - first) as u32;
-            let counters = Counters { dataset, first: first as u32, rows, ..Counters::default() };
-            exec.run(self.program, &counters)?;
-            let mut read = |name: &str| -> Result<f64> {
-                let scalar = exec.program(self.program).reports.iter().find(|r| r.0 == name).map(|r| r.1);
-                let scalar = scalar.ok_or_else(|| Error::internal(format!("an evaluation without '{name}'")))?;
-                Ok(f64::from(exec.read(scalar)?))
-            };
-            let weight = read("weight")?;
-            loss += read("loss")? * weight;
-            hits += read("hits")?;
+        let depth = exec.depth(self.program);
+        let batches = count.div_ceil(self.rows);
+        let mut ahead = 0;
+        for done in 0..batches {
+            while ahead < batches.min(done + depth) {
+                let first = ahead * self.rows;
+                let rows = self.rows.min(count - first) as u32;
+                let counters = Counters { dataset, first: first as u32, rows, ..Counters::default() };
+                exec.submit(self.program, &counters, &[])?;
+                ahead += 1;
+            }
+            let values = exec.collect()?.values;
+            let weight = f64::from(values[weight_at]);
+            loss += f64::from(values[loss_at]) * weight;
+            hits += f64::from(values[hits_at]);
             total += weight;
         }
         Ok(Scores { loss: loss / total, accuracy: hits / total })
@@ -174,11 +206,16 @@ impl Evaluator {
 ///
 /// # Errors
 /// If the model cannot be planned or the device has too little memory.
-pub fn evaluation_only(graph: &Graph, device: CpuDevice, rows: usize, vectors: &Vectors) -> Result<(Exec, Evaluator)> {
-    let mut recorder = Recorder::new(graph, &device);
+pub fn evaluation_only(
+    graph: &Graph,
+    device: Box<dyn Device>,
+    rows: usize,
+    vectors: &Vectors,
+) -> Result<(Exec, Evaluator)> {
+    let mut recorder = Recorder::new(graph, &*device);
     let program = recorder.evaluation(rows)?;
     let recording = Recording::of(recorder);
-    let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording)?;
+    let mut exec = Exec::new(device, recording)?;
     put(&mut exec, vectors)?;
     Ok((exec, Evaluator { program, rows }))
 }

@@ -8,7 +8,6 @@ use super::records::{EpochRow, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
@@ -16,9 +15,9 @@ use crate::models::{self, Model};
 use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
-use crate::recipe::{Recipe, Target};
+use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FAULT, ProgramId, Recorder, W};
+use crate::step::{C, DROPPED, ProgramId, Recorder, W};
 use std::time::Instant;
 
 /// What best is chosen on where images are held out.
@@ -44,8 +43,9 @@ pub struct Session {
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
-    /// Scalars of the step just run; kept so that a step allocates nothing.
-    values: Vec<(&'static str, f32)>,
+    /// Scalars of the step just recorded; kept so that a step allocates nothing.
+    values: Vec<f32>,
+    scalars: Vec<(&'static str, f32)>,
     begun: Instant,
     epoch_begun: Instant,
 }
@@ -63,16 +63,15 @@ impl Session {
         recipe.validate()?;
         recipe.model.clone_from(&model.name);
         let (train_order, val_order) = opening::orders(&recipe, &data)?;
-        let device = engine::device(&recipe)?;
-        (recipe.device, recipe.threads) = (Target::Cpu, device.threads());
+        let device = engine::device(&mut recipe)?;
         let source = engine::source(&data, recipe.augment());
         let graph = models::classifier(model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
-        let mut recorder = Recorder::new(&graph, &device);
+        let mut recorder = Recorder::new(&graph, &*device);
         let programs = engine::record(&mut recorder, &graph, &recipe)?;
         let recording = Recording::of(recorder);
         let description = device.describe();
-        let isa = device.isa().name();
-        let mut exec = Exec::new(Box::new(device), recording)?;
+        let isa = &device.instructions();
+        let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
         exec.set_order(TEST, &(0..data.test.count as u32).collect::<Vec<u32>>())?;
@@ -134,6 +133,7 @@ impl Session {
         let mut session = Session {
             schedule: recipe.schedule(),
             values: vec![],
+            scalars: vec![],
             recipe,
             data,
             graph,
@@ -182,13 +182,14 @@ impl Session {
             self.begin_epoch(epoch)?;
             let end = ((epoch + 1) * self.per_epoch).min(self.last_step);
             while self.position.step < end {
-                self.step(epoch)?;
+                let every = self.recipe.checkpoint_steps as u64;
+                let pause = if every > 0 { (self.position.step / every + 1) * every } else { end };
+                self.steps(pause.min(end))?;
                 // An epoch whose steps are done gets its row before a signal is heeded, or the row would be lost.
                 if self.position.step == end {
                     break;
                 }
                 self.heed_signals()?;
-                let every = self.recipe.checkpoint_steps as u64;
                 if every > 0 && self.position.step.is_multiple_of(every) {
                     self.save()?;
                 }
@@ -248,28 +249,55 @@ impl Session {
         Ok(())
     }
 
-    fn step(&mut self, epoch: u64) -> Result<()> {
-        let step = self.position.step;
+    /// Program, counters and slots of step number `step`, counted from 0.
+    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 3]) {
         let lr = self.schedule.lr(step, self.total);
-        self.exec.set_slot("lr", lr)?;
-        self.exec.set_slot("head_lr", (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32)?;
+        let head_lr = (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32;
         // A young average forgets faster, or it would long remember the initial weights.
         let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
-        self.exec.set_slot("ema_keep", keep as f32)?;
         let batch = self.recipe.batch as u32;
         let first = (step % self.per_epoch) as u32 * batch;
-        let counters = Counters { seed: self.recipe.seed, epoch: epoch as u32, dataset: TRAIN, first, rows: batch };
+        let epoch = (step / self.per_epoch) as u32;
+        let counters = Counters { seed: self.recipe.seed, epoch, dataset: TRAIN, first, rows: batch };
         let program = self.programs.steps[self.programs.optimizer.phase(step)];
-        self.exec.run(program, &counters)?;
-        if self.exec.slot_value(FAULT)? > 0.0 {
-            return Err(self.fault(program, &counters));
+        (program, counters, [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32)])
+    }
+
+    /// Does the steps up to `end`, and records them. A GPU is given steps ahead of those whose results are awaited.
+    fn steps(&mut self, end: u64) -> Result<()> {
+        let (mut ahead, mut end) = (self.position.step, end);
+        while self.position.step < end {
+            while ahead < end {
+                let (program, counters, slots) = self.planned(ahead);
+                if ahead - self.position.step >= self.exec.depth(program) as u64 {
+                    break;
+                }
+                self.exec.submit(program, &counters, &slots)?;
+                ahead += 1;
+            }
+            self.finish_step()?;
+            // What was started must end before the run does.
+            if signals::requested().is_some() {
+                end = ahead;
+            }
         }
+        Ok(())
+    }
+
+    /// Waits for the next step that was submitted and records it.
+    fn finish_step(&mut self) -> Result<()> {
+        let (program, counters, slots) = self.planned(self.position.step);
+        let report = self.exec.collect()?;
+        let (fault, dropped) = (report.fault, report.dropped);
         self.values.clear();
-        for i in 0..self.exec.program(program).reports.len() {
-            let (name, scalar) = self.exec.program(program).reports[i];
-            self.values.push((name, self.exec.read(scalar)?));
+        self.values.extend(report.values);
+        if fault {
+            return Err(self.fault(program, &counters, &slots));
         }
-        let value = |name: &str| self.values.iter().find(|v| v.0 == name).map(|v| v.1);
+        let names = self.exec.program(program).reports.iter().map(|r| r.0);
+        self.scalars.clear();
+        self.scalars.extend(names.zip(self.values.iter().copied()));
+        let value = |name: &str| self.scalars.iter().find(|v| v.0 == name).map(|v| v.1);
         let (loss, hits) = (value("loss").unwrap_or(f32::NAN), value("hits").unwrap_or(0.0) as u32);
         let grad_norm = value("grad_norm").unwrap_or(f32::NAN);
         let gain = value("sharpness_gain").unwrap_or(f32::NAN);
@@ -279,14 +307,14 @@ impl Session {
         p.hits += u64::from(hits);
         p.norm_sum += f64::from(grad_norm);
         p.gain_sum += f64::from(gain);
-        p.dropped = self.exec.slot_value(DROPPED)? as u64;
+        p.dropped = dropped as u64;
         // The rest is the optimizer's own.
-        self.values.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
-        let scalars = &self.values[..];
-        let row = StepRow { step: p.step, epoch: epoch as u32 + 1, loss, hits, lr, grad_norm, scalars };
+        self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
+        let (epoch, lr) = (counters.epoch, slots[0].1);
+        let row = StepRow { step: p.step, epoch: epoch + 1, loss, hits, lr, grad_norm, scalars: &self.scalars };
         self.records.step(&row)?;
-        let done = (self.position.step - epoch * self.per_epoch) as f64;
-        let accuracy = self.position.hits as f64 / (done * f64::from(batch));
+        let done = (self.position.step - u64::from(epoch) * self.per_epoch) as f64;
+        let accuracy = self.position.hits as f64 / (done * f64::from(counters.rows));
         self.progress.step(self.position.step, self.position.loss_sum / done, accuracy);
         Ok(())
     }
@@ -354,10 +382,11 @@ impl Session {
     }
 
     /// Names the first call of the step that made a value which is not finite.
-    fn fault(&mut self, program: ProgramId, counters: &Counters) -> Error {
+    fn fault(&mut self, program: ProgramId, counters: &Counters, slots: &[(&str, f32)]) -> Error {
         // The step left its perturbation in the compute copy; the second run must start where the first one did.
         let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
-        let culprit = match recast.and_then(|()| self.exec.find_fault(program, counters)) {
+        let reset = recast.and_then(|()| slots.iter().try_for_each(|(name, value)| self.exec.set_slot(name, *value)));
+        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters)) {
             Ok(Some(label)) => format!("first in the call '{label}'"),
             Ok(None) => "in no call of a second run".to_owned(),
             Err(e) => format!("(looking for the call failed: {e})"),

@@ -1,9 +1,10 @@
 //! Single operations: the specs to f64's precision, so that what checks the devices is itself checked; then the device.
 
 use super::fixture::{Fixture, error, widen};
-use samcore::check::{BACKWARD, FORWARD, Rig};
+use samcore::check::{Rig, Tolerance};
 use samcore::device::cpu::CpuDevice;
 use samcore::device::cpu::simd::Isa;
+use samcore::dtype::DType;
 use samcore::error::Result;
 use samcore::graph::{Graph, Var};
 use samcore::interp::{self, Gradients, Inputs, Values};
@@ -204,15 +205,15 @@ impl<'a> Case<'a> {
 
         let scalar = |offset| Loc::new(Memory::Scalars, offset, 1);
         if g.loss().is_some() {
-            self.compare(&who, "output", &widen(&rig.download(scalar(0)).unwrap()), FORWARD);
+            self.compare(&who, "output", &widen(&rig.download(scalar(0)).unwrap()), Tolerance::of(DType::F32).forward);
         }
         let output = if g.loss().is_some() { "losses" } else { "output" };
-        self.compare(&who, output, &widen(&rig.value(&plan, self.root).unwrap()), FORWARD);
+        self.compare(&who, output, &widen(&rig.value(&plan, self.root).unwrap()), Tolerance::of(DType::F32).forward);
         for (offset, (what, _, values), _, role) in &places {
             let what = format!("grad_{what}");
             if self.golden.find(&format!("{}.{what}", self.name)).is_some() {
                 let from = Loc { offset: *offset, len: values.len(), ..rig.role(*role) };
-                self.compare(&who, &what, &widen(&rig.download(from).unwrap()), BACKWARD);
+                self.compare(&who, &what, &widen(&rig.download(from).unwrap()), Tolerance::of(DType::F32).backward);
             }
         }
         if self.is_norm() {
@@ -224,7 +225,12 @@ impl<'a> Case<'a> {
                 let call = Call { kernel: self.fold(), reads, writes: vec![running], workspace: None, label };
                 rig.run(&[call], &Counters::default()).unwrap();
             }
-            self.compare(&who, "running statistics", &widen(&rig.download(running).unwrap()), FORWARD);
+            self.compare(
+                &who,
+                "running statistics",
+                &widen(&rig.download(running).unwrap()),
+                Tolerance::of(DType::F32).forward,
+            );
         }
     }
 }

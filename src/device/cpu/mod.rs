@@ -87,9 +87,6 @@ impl CpuDevice {
         Ok(CpuDevice { workers: Workers { pool, isa }, banks: None, datasets: vec![] })
     }
 
-    pub fn threads(&self) -> usize {
-        self.workers.pool.threads()
-    }
     pub fn isa(&self) -> Isa {
         self.workers.isa
     }
@@ -114,6 +111,14 @@ impl CpuDevice {
 impl Device for CpuDevice {
     fn describe(&self) -> String {
         format!("cpu ({}, {} threads)", self.workers.isa.name(), self.threads())
+    }
+
+    fn instructions(&self) -> String {
+        self.workers.isa.name().into()
+    }
+
+    fn threads(&self) -> usize {
+        self.workers.pool.threads()
     }
 
     fn workspace(&self, call: &Call) -> usize {

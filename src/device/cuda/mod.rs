@@ -1,6 +1,52 @@
 //! The CUDA device: hand-written kernels, compiled at run time, on a GPU or on the emulator.
 
+mod device;
 pub mod driver;
 pub mod launch;
 pub mod rungs;
 pub mod sources;
+
+pub use device::CudaDevice;
+
+use crate::dtype::DType;
+use crate::error::{Error, Kind, Result};
+
+/// How the emulator runs kernels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emulation {
+    pub order: Order,
+    /// Asynchronous copies and products are done when they are issued, not as late as they may be.
+    pub eager: bool,
+    /// Look for races, uninitialised reads and accesses out of bounds.
+    pub sanitize: bool,
+}
+
+/// In which order a block's threads run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    Ascending,
+    Descending,
+    Shuffled(u64),
+}
+
+/// GPUs that this machine has, with a driver to use them.
+pub fn gpus() -> usize {
+    0
+}
+
+/// A device on the GPU of that number.
+///
+/// # Errors
+/// Unavailable: no driver, no NVRTC, no such GPU; too old a GPU for the dtype.
+pub fn on_gpu(_number: usize, _dtype: DType) -> Result<CudaDevice> {
+    Err(Error::new(Kind::Unavailable, "no GPU here"))
+}
+
+/// A device on the emulator.
+///
+/// # Errors
+/// Unavailable: no C++ compiler.
+pub fn on_emulator(_emulation: &Emulation, _threads: usize, _dtype: DType) -> Result<CudaDevice> {
+    Err(Error::new(Kind::Unavailable, "no emulator here"))
+}

@@ -26,3 +26,10 @@ pub struct Rungs {
     /// Take this one wherever it can be taken.
     pub forced: Option<Rung>,
 }
+
+impl Rungs {
+    /// A short name of what was chosen, None for the built-in rule.
+    pub fn hash(&self) -> Option<String> {
+        self.forced.map(|r| format!("{r:?}").to_lowercase())
+    }
+}

@@ -8,6 +8,7 @@ mod loss;
 mod norm;
 mod pointwise;
 mod pooling;
+pub mod step;
 mod vector;
 
 use super::driver::{Grid, MapShape, Module};
