@@ -110,7 +110,8 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         // A distance is at least that of the lengths; comparing a novel with each name would take its time.
         .filter(|c| word.chars().count().abs_diff(c.chars().count()) <= allowed(c))
         .map(|c| (edit_distance(&word, &c.to_lowercase()), c))
-        .filter(|(d, c)| *d <= allowed(c))
+        // A word none of whose letters are kept is no slip of that name.
+        .filter(|(d, c)| *d <= allowed(c) && *d < word.chars().count())
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)
 }

@@ -1,27 +1,17 @@
 //! Lowering: walks a graph forward and backward and lets every operation emit its calls.
 
+mod fusion;
+
 use crate::device::Device;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
+use crate::ops::Op;
 use crate::ops::call::{Augment, Call, Groups, Ingest, Kernel, Loc, Memory, NormShape, Role};
-use crate::ops::site::Site;
+use crate::ops::site::{NormBehind, Site};
 use crate::ops::value::Shape;
-use crate::ops::{MaxPool, Op};
 use crate::plan::Key;
-
-/// What is fused behind a batch-norm.
-#[derive(Clone, Copy, Default)]
-struct Tail {
-    relu: Option<Var>,
-    pool: Option<(Var, usize)>,
-}
-
-impl Tail {
-    fn last(&self) -> Option<Var> {
-        self.pool.map(|p| p.0).or(self.relu)
-    }
-}
+use fusion::{Sum, Tail};
 
 pub(crate) struct Lowering<'a> {
     graph: &'a Graph,
@@ -39,7 +29,11 @@ pub(crate) struct Lowering<'a> {
     wanted: Vec<bool>,
     gradients: Vec<Option<Loc>>,
     tails: Vec<Tail>,
-    /// Nodes that a tail has absorbed.
+    /// For each convolution the sum that it writes instead of its own value.
+    sums: Vec<Option<Sum>>,
+    /// For each batch-norm the partial sums of its backward pass that a convolution has left, and in how many groups.
+    norm_sums: Vec<Option<(Loc, usize)>>,
+    /// Nodes that another one computes along with its own value.
     absorbed: Vec<bool>,
 }
 
@@ -59,6 +53,8 @@ impl<'a> Lowering<'a> {
             wanted: vec![false; n],
             gradients: vec![None; n],
             tails: vec![Tail::default(); n],
+            sums: vec![None; n],
+            norm_sums: vec![None; n],
             absorbed: vec![false; n],
         };
         lowering.analyse();
@@ -92,36 +88,6 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The only live reader of `v`, if there is just one and it reads `v` once.
-    fn sole_consumer(&self, v: Var) -> Option<Var> {
-        let mut readers = self.graph.consumers(v).filter(|c| self.live[c.0 as usize]);
-        let reader = readers.next()?;
-        let once = self.graph.node(reader).inputs.iter().filter(|i| **i == v).count() == 1;
-        (once && readers.next().is_none() && v != self.root).then_some(reader)
-    }
-
-    /// Fuses ReLU, and a max pool with window = stride, behind batch-norms whose output nobody else reads.
-    fn fuse(&mut self) {
-        let graph = self.graph;
-        for v in graph.vars().filter(|v| matches!(graph.node(*v).op, Op::BatchNorm(_))) {
-            let mut tail = Tail::default();
-            let Some(relu) = self.sole_consumer(v).filter(|r| graph.node(*r).op == Op::Relu) else { continue };
-            if self.fuses_norm(v, true, 1) {
-                tail.relu = Some(relu);
-                self.absorbed[relu.0 as usize] = true;
-                if let Some(next) = self.sole_consumer(relu)
-                    && let Op::MaxPool(pool) = graph.node(next).op
-                    && pool == MaxPool::tiles(pool.window)
-                    && self.fuses_norm(v, true, pool.window)
-                {
-                    tail.pool = Some((next, pool.window));
-                    self.absorbed[next.0 as usize] = true;
-                }
-            }
-            self.tails[v.0 as usize] = tail;
-        }
-    }
-
     /// Whether the batch-norm `v` normalises by running statistics: its weight says to which part of the model it belongs.
     fn running(&self, v: Var) -> bool {
         let weight = self.graph.node(v).inputs.get(1).map(|w| &self.graph.node(*w).op);
@@ -131,22 +97,13 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn fuses_norm(&self, v: Var, relu: bool, window: usize) -> bool {
-        let shape = self.graph.shape(v);
-        let (h, w) = shape.plane();
-        let (rows, running) = (self.key.rows, self.running(v));
-        let c = shape.0.last().copied().unwrap_or(1);
-        let s = NormShape { n: rows, h, w, c, eps_bits: 0, running, relu, window };
-        self.device.fuses(&Kernel::NormApply(s))
-    }
-
     pub(crate) fn run(mut self) -> Result<Lowering<'a>> {
         self.sources()?;
         let order: Vec<Var> =
             self.graph.vars().filter(|v| self.live[v.0 as usize] && !self.absorbed[v.0 as usize]).collect();
         for v in &order {
             let Some(operation) = self.graph.node(*v).op.operation() else { continue };
-            let last = self.tails[v.0 as usize].last().unwrap_or(*v);
+            let last = self.last(*v);
             let place = self.place(last);
             self.values[last.0 as usize] = Some(place);
             operation.forward(&mut NodeSite { lowering: &mut self, node: *v, pending: vec![] })?;
@@ -161,6 +118,9 @@ impl<'a> Lowering<'a> {
             let stored = self.stored(seed, root, "seed.cast");
             self.gradients[root.0 as usize] = Some(stored);
         }
+        // A sum that a convolution writes has a backward pass of its own; what a batch-norm absorbs has not.
+        let mut order: Vec<Var> = order.into_iter().chain(self.sums.iter().flatten().map(|s| s.sum)).collect();
+        order.sort_unstable();
         for v in order.iter().rev() {
             let last = self.tails[v.0 as usize].last().unwrap_or(*v);
             let Some(operation) = self.graph.node(*v).op.operation() else { continue };
@@ -296,6 +256,7 @@ impl NodeSite<'_, '_> {
     fn wants(&self, i: usize) -> bool {
         self.lowering.wanted[self.input_var(i).0 as usize]
     }
+    /// The node whose gradient is that of this node and of what is fused behind it.
     fn last(&self) -> Var {
         self.lowering.tails[self.node.0 as usize].last().unwrap_or(self.node)
     }
@@ -318,7 +279,11 @@ impl Site for NodeSite<'_, '_> {
         self.lowering.values[self.input_var(i).0 as usize].unwrap_or(NOWHERE)
     }
     fn output(&self) -> Loc {
-        self.lowering.values[self.last().0 as usize].unwrap_or(NOWHERE)
+        self.lowering.values[self.lowering.last(self.node).0 as usize].unwrap_or(NOWHERE)
+    }
+    fn summand(&self) -> Option<Loc> {
+        let sum = self.lowering.sums[self.node.0 as usize]?;
+        Some(self.lowering.values[sum.other.0 as usize].unwrap_or(NOWHERE))
     }
     fn grad_output(&self) -> Loc {
         self.lowering.gradients[self.last().0 as usize].unwrap_or(NOWHERE)
@@ -370,16 +335,23 @@ impl Site for NodeSite<'_, '_> {
     }
     fn partial_statistics(&mut self, channels: usize, kernel: Kernel) -> Option<Loc> {
         let l = &mut *self.lowering;
-        let read_by_norm = l.graph.consumers(self.node).any(|c| {
+        let written = l.last(self.node);
+        let read_by_norm = l.graph.consumers(written).any(|c| {
             l.live[c.0 as usize]
                 && matches!(l.graph.node(c).op, Op::BatchNorm(_))
-                && l.graph.node(c).inputs[0] == self.node
+                && l.graph.node(c).inputs[0] == written
                 && !l.running(c)
         });
         let groups = l.device.groups(&kernel).filter(|_| read_by_norm)?;
         let loc = l.temp(2 * groups.count * channels, Element::F32);
-        l.partials[self.node.0 as usize] = Some((loc, groups));
+        l.partials[written.0 as usize] = Some((loc, groups));
         Some(loc)
+    }
+    fn norm_behind(&mut self, kernel: &dyn Fn(NormShape) -> Kernel) -> Option<NormBehind> {
+        self.lowering.norm_behind(self.node, kernel)
+    }
+    fn norm_sums(&self) -> Option<(Loc, usize)> {
+        self.lowering.norm_sums[self.node.0 as usize]
     }
     fn partials_of_input(&self, i: usize) -> Option<(Loc, Groups)> {
         self.lowering.partials[self.input_var(i).0 as usize]

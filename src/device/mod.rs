@@ -59,6 +59,10 @@ pub trait Device {
     fn workspace(&self, call: &Call) -> usize;
     /// Whether this device runs `kernel` fused as it stands; the planner asks before it fuses.
     fn fuses(&self, kernel: &Kernel) -> bool;
+    /// Whether a convolution adds a second summand to what it writes.
+    fn fuses_sums(&self) -> bool {
+        false
+    }
     /// How this device groups the sums over pixels that `kernel`, a convolution, takes beside its output; None where it takes
     /// none.
     fn groups(&self, kernel: &Kernel) -> Option<Groups>;

@@ -103,7 +103,13 @@ impl Operation for BatchNorm {
         // The sums are needed for dx as well, so they are computed even where the parameters are frozen.
         let dweight = site.grad_input_written(1).unwrap_or_else(|| site.temp(shape.c));
         let dbias = site.grad_input_written(2).unwrap_or_else(|| site.temp(shape.c));
-        site.emit("backward_sums", Kernel::NormBackwardSums(shape), reads.clone(), vec![dweight, dbias]);
+        match site.norm_sums() {
+            Some((sums, groups)) => {
+                let kernel = Kernel::MergeSums { groups, c: shape.c };
+                site.emit("merge_sums", kernel, vec![sums], vec![dweight, dbias]);
+            }
+            None => site.emit("backward_sums", Kernel::NormBackwardSums(shape), reads.clone(), vec![dweight, dbias]),
+        }
         if let Some((dx, add)) = site.grad_input(0) {
             let reads = [reads, vec![dweight, dbias]].concat();
             site.emit("backward_data", Kernel::NormBackwardData { shape, add }, reads, vec![dx]);

@@ -89,7 +89,8 @@ impl Operation for Conv2d {
         let s = self.shape(site.rows(), site.input_shape(0), site.input_shape(1));
         let mut writes = vec![site.output()];
         writes.extend(site.partial_statistics(s.co, Kernel::ConvForward(s)));
-        let reads = vec![site.input(0), site.input(1)];
+        let mut reads = vec![site.input(0), site.input(1)];
+        reads.extend(site.summand());
         site.emit("forward", Kernel::ConvForward(s), reads, writes);
         Ok(())
     }
@@ -101,8 +102,15 @@ impl Operation for Conv2d {
             site.emit("backward_weight", Kernel::ConvBackwardWeight(shape), vec![site.input(0), dy], vec![dw]);
         }
         if let Some((dx, add)) = site.grad_input(0) {
-            let reads = vec![dy, site.input(1)];
-            site.emit("backward_data", Kernel::ConvBackwardData { shape, add, norm: None }, reads, vec![dx]);
+            let kernel = |norm| Kernel::ConvBackwardData { shape, add, norm };
+            let mut reads = vec![dy, site.input(1)];
+            match site.norm_behind(&|norm| kernel(Some(norm))) {
+                None => site.emit("backward_data", kernel(None), reads, vec![dx]),
+                Some(norm) => {
+                    reads.extend(norm.reads);
+                    site.emit("backward_data", kernel(Some(norm.shape)), reads, vec![dx, norm.sums]);
+                }
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ impl Call {
     /// Bytes of all operands, each once: the least that a device without caches that outlive a call can move. A masked
     /// vector call counts its ranges only, an ingest call one byte a pixel read.
     pub fn bytes(&self) -> u64 {
-        let whole: usize = self.reads.iter().chain(&self.writes).map(|l| l.len).sum();
+        let whole: usize = self.reads.iter().chain(&self.writes).map(|l| l.len * l.element.bytes()).sum();
         let vectors = |ranges: &[std::ops::Range<usize>]| {
             let covered: usize = ranges.iter().map(|r| r.len()).sum();
             let operands = self.reads.iter().chain(&self.writes).filter(|l| l.len > 1).count();
@@ -28,8 +28,8 @@ impl Call {
         match &self.kernel {
             Kernel::Norm(ranges) | Kernel::Dot(ranges) | Kernel::Set { ranges, .. } => vectors(ranges),
             Kernel::Update(update) => vectors(&update.ranges),
-            Kernel::Ingest(s) => 4 * whole as u64 + (s.n * s.h * s.w * s.c) as u64,
-            _ => 4 * whole as u64,
+            Kernel::Ingest(s) => whole as u64 + (s.n * s.h * s.w * s.c) as u64,
+            _ => whole as u64,
         }
     }
 }

@@ -168,6 +168,7 @@ pub const OPS: &[Row] = &[
     row("tap", "h + |h| delta (all-layer margins)", tap::cases, tap::bench),
     row("conv_norm_relu", "convolution, batch-norm and ReLU as fused calls", fused::relu_cases, fused::relu_bench),
     row("conv_norm_relu_pool", "the same with a max pool behind", fused::pool_cases, fused::pool_bench),
+    row("residual_block", "a wide ResNet's block as fused calls", fused::residual_cases, fused::residual_bench),
     row("ingest", "bytes to normalised, augmented images", ingest::cases, ingest::bench),
     row("norm", "2-norm of a masked vector", vectors::norm_cases, vectors::norm_bench),
     row("dot", "inner product of masked vectors", vectors::dot_cases, vectors::dot_bench),

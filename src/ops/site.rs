@@ -1,7 +1,16 @@
 //! What the planner offers an operation that lowers itself to calls.
 
-use super::call::{Groups, Kernel, Loc};
+use super::call::{Groups, Kernel, Loc, NormShape};
 use super::value::Shape;
+
+/// A batch-norm whose backward sums a convolution takes.
+pub struct NormBehind {
+    pub shape: NormShape,
+    /// Its x, statistics, weight and bias.
+    pub reads: [Loc; 4],
+    /// Where the partial sums go.
+    pub sums: Loc,
+}
 
 /// One node of the graph, seen by its operation while a plan is made.
 pub trait Site {
@@ -41,6 +50,13 @@ pub trait Site {
     fn partial_statistics(&mut self, channels: usize, kernel: Kernel) -> Option<Loc>;
     /// The partial statistics that the i-th input's producer has left, and how they are grouped.
     fn partials_of_input(&self, i: usize) -> Option<(Loc, Groups)>;
+    /// The other summand, where this node writes a sum that it is part of.
+    fn summand(&self) -> Option<Loc>;
+    /// The batch-norm whose backward sums can be taken along with `kernel` of its shape, this node's gradient with respect
+    /// to its first input, which must be emitted next.
+    fn norm_behind(&mut self, kernel: &dyn Fn(NormShape) -> Kernel) -> Option<NormBehind>;
+    /// Where partial sums of this batch-norm's backward pass lie already, and the number of groups.
+    fn norm_sums(&self) -> Option<(Loc, usize)>;
     /// The perturbation of tap number `index`, if this plan carries taps.
     fn tap_delta(&self, index: usize) -> Option<Loc>;
     /// Where to write the gradient with respect to that perturbation, if it is asked for.

@@ -104,7 +104,7 @@ fn read_value(kind: Kind, value: &DeValue<'_>, source: &str) -> Result<Value> {
         (Kind::Names, DeValue::Array(v)) => {
             v.iter().map(|x| Some(x.get_ref().as_str()?.to_string())).collect::<Option<_>>().map(Value::Names)
         }
-        (Kind::Choice(_) | Kind::Text, DeValue::String(v)) => Some(Value::Text(v.to_string())),
+        (Kind::Choice(_) | Kind::Device | Kind::Text, DeValue::String(v)) => Some(Value::Text(v.to_string())),
         _ => None,
     };
     let word = value.as_str().unwrap_or_default();

@@ -208,7 +208,7 @@ pub const SETTINGS: &[Setting] = &[
         "key of all random draws"),
 
     row(RESUMABLE, "device", Kind::Device, |r| Field::Target(&mut r.device),
-        "where to compute; auto: a GPU if there is one"),
+        "where to compute"),
     row(RESUMABLE, "dtype", Kind::Choice(&DType::NAMES), |r| Field::DType(&mut r.dtype),
         "what a GPU multiplies in"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),

@@ -350,6 +350,10 @@ impl Device for CudaDevice {
         matches!(kernel, Kernel::NormApply(_))
     }
 
+    fn fuses_sums(&self) -> bool {
+        true
+    }
+
     fn groups(&self, kernel: &Kernel) -> Option<Groups> {
         launch::groups(&self.target, kernel)
     }
