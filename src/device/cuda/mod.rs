@@ -3,6 +3,7 @@
 mod device;
 pub mod driver;
 pub mod launch;
+pub mod nvrtc;
 pub mod rungs;
 pub mod sources;
 
