@@ -6,6 +6,7 @@ mod ingest;
 mod linear;
 mod loss;
 mod norm;
+mod operands;
 mod pointwise;
 mod pooling;
 pub mod step;
