@@ -1,5 +1,6 @@
 //! The CUDA device: hand-written kernels, compiled at run time, on a GPU or on the emulator.
 
+pub mod cache;
 mod device;
 pub mod driver;
 pub mod launch;
