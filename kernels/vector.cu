@@ -126,6 +126,30 @@ perturbation_final(const f32 *partials, int count, f32 *norm, f32 *cosine) {
     }
 }
 
+// g /= scale, a power of two; partials[block] = how many of the block's quotients are not finite.
+extern "C" __global__ void __launch_bounds__(THREADS)
+unscale(f32 *g, const f32 *scale, const Chunk *chunks, int count, f32 *partials, int whole) {
+    float by = *scale, lost = 0.f;
+    each_group<1>(chunks, count, [&](int i, int left, const Chunk&) {
+        float v[4];
+        take(g + i, left, whole, v);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            v[k] /= by;
+            if (!(fabsf(v[k]) < INFINITY)) lost += 1.f;
+        }
+        put(g + i, left, whole, v);
+    });
+    lost = block_sum<THREADS>(lost);
+    if (threadIdx.x == 0) partials[blockIdx.x] = lost;
+}
+
+// overflow = 1 where any block has counted one.
+extern "C" __global__ void __launch_bounds__(THREADS) unscale_final(const f32 *partials, int count, f32 *overflow) {
+    float lost = sum_of(partials, count);
+    if (threadIdx.x == 0 && lost > 0.f) *overflow = 1.f;
+}
+
 // ---- Scalar expressions: postfix code, two words a step, an operation and its operand. `code` of launch/vector.rs writes it.
 
 enum Operation { CONST, READ, MUL, DIV, ADD, MIN, MAX, SQRT, NEG, SELECT };

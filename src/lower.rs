@@ -3,7 +3,7 @@
 mod fusion;
 
 use crate::device::Device;
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::ops::Op;
@@ -355,6 +355,9 @@ impl Site for NodeSite<'_, '_> {
     }
     fn partials_of_input(&self, i: usize) -> Option<(Loc, Groups)> {
         self.lowering.partials[self.input_var(i).0 as usize]
+    }
+    fn loss_scale(&self) -> Option<Loc> {
+        (self.lowering.device.dtype() == DType::F16).then(|| role(Role::Scale, 0, 1))
     }
     fn tap_delta(&self, index: usize) -> Option<Loc> {
         let l = &*self.lowering;

@@ -188,7 +188,12 @@ fn in_place(call: &Call) -> bool {
     use crate::ops::call::Kernel;
     matches!(
         call.kernel,
-        Kernel::Set { .. } | Kernel::Scalar(_) | Kernel::Guard | Kernel::Update(_) | Kernel::FoldStats { .. }
+        Kernel::Set { .. }
+            | Kernel::Unscale(_)
+            | Kernel::Scalar(_)
+            | Kernel::Guard
+            | Kernel::Update(_)
+            | Kernel::FoldStats { .. }
     )
 }
 

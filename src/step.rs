@@ -6,10 +6,13 @@
 
 mod division;
 mod recorder;
+mod scaling;
 mod terms;
 
 pub use division::{Division, Share};
 pub use recorder::{Program, ProgramId, Recorder};
+use scaling::OVERFLOW;
+pub use scaling::{FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, SKIPPED};
 pub use terms::{Expr, Sum, Term};
 
 use crate::error::{Error, Result};
@@ -241,6 +244,7 @@ impl Step<'_, '_> {
         let stats = self.statistics(number);
         let [loss, hits, weight] =
             ["loss", "hits", "weight"].map(|what| self.recorder.slot(&format!("pass{number}.{what}")));
+        let scale = self.slot(LOSS_SCALE);
         let bind = |loc: &Loc| -> Result<Loc> {
             let Memory::Role(role) = loc.memory else { return Ok(*loc) };
             let vector = match role {
@@ -251,6 +255,7 @@ impl Step<'_, '_> {
                 Role::Taps => at.taps,
                 Role::Input => at.input,
                 Role::Outcome => return Ok(Loc { len: 3, ..loss.loc() }),
+                Role::Scale => return Ok(scale.loc()),
                 Role::Seed => None,
             };
             let vector = vector.ok_or_else(|| Error::internal(format!("a pass leaves the role {role:?} unbound")))?;
@@ -263,6 +268,16 @@ impl Step<'_, '_> {
             self.calls.push(Call { kernel: call.kernel.clone(), reads, writes, workspace: call.workspace, label });
         }
         self.losses.push(loss);
+        if self.scales_loss() && by.params.is_some() {
+            let g = Vector { mask: by.params.unwrap_or(Mask::ALL), ..into };
+            let overflow = self.slot(OVERFLOW);
+            self.emit(
+                "unscale",
+                Kernel::Unscale(self.ranges(g)),
+                vec![scale.loc()],
+                vec![self.whole(g), overflow.loc()],
+            );
+        }
         let stats = PassStats { first: number, count: 1 };
         Ok(Pass { g: Vector { mask: by.params.unwrap_or(Mask::ALL), ..into }, loss, hits, weight, stats })
     }
@@ -355,6 +370,17 @@ impl Step<'_, '_> {
         Ok(())
     }
 
+    /// |c - w| and the cosine of c - w and g over g's mask: how much of a perturbation along g the compute copy has taken on
+    /// once it was rounded. None where the compute copy is f32, which takes on all of it.
+    pub fn rounded_perturbation(&mut self, g: Vector) -> Option<[Scalar; 2]> {
+        let cast = self.recorder.cast_of(C)?;
+        let scalars = [self.fresh("perturbation"), self.fresh("perturbation")];
+        let kernel = Kernel::Perturbation { ranges: self.ranges(g), cast: Some(cast) };
+        let reads = vec![self.whole(W), self.whole(C), self.whole(g)];
+        self.emit("perturbation", kernel, reads, scalars.iter().map(|s| s.loc()).collect());
+        Some(scalars)
+    }
+
     /// Names a scalar for the log.
     pub fn report(&mut self, name: &'static str, scalar: Scalar) {
         self.reports.push((name, scalar));
@@ -369,15 +395,18 @@ impl Step<'_, '_> {
     pub fn finish(&mut self, g: Vector, stats: &[PassStats], nesterov: bool) -> Scalar {
         let norm = self.norm(g);
         let fault = self.slot(FAULT);
-        let watched: Vec<Loc> = self.losses.iter().chain([&norm]).map(|s| s.loc()).collect();
+        // A scaled gradient may overflow: that skips the step, and is no fault of the run.
+        let watched = self.losses.iter().chain(if self.scales_loss() { None } else { Some(&norm) });
+        let watched: Vec<Loc> = watched.map(|s| s.loc()).collect();
         for some in watched.chunks(GUARDED) {
             self.emit("guard", Kernel::Guard, some.to_vec(), vec![fault.loc()]);
         }
+        let halt = if self.scales_loss() { self.rescale(fault) } else { fault };
         let rates: &[&str] = if self.recorder.heads.is_some() { &["lr", "head_lr"] } else { &["lr"] };
         let blocks = self.recorder.graph.params().vector_len() / BLOCK;
         let groups = self.recorder.heads.clone().unwrap_or_else(|| vec![0; blocks].into());
         let update = Update { ranges: self.ranges(g), groups, nesterov, cast: self.recorder.cast_of(C) };
-        let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), fault.loc(), norm.loc()];
+        let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), halt.loc(), norm.loc()];
         reads.extend(["momentum", "clip"].map(|n| self.slot(n).loc()));
         for rate in rates {
             reads.extend([rate, "weight_decay"].map(|n| self.slot(n).loc()));
@@ -389,7 +418,7 @@ impl Step<'_, '_> {
                 let of = |v: Vector| Loc::new(v.memory(), s.offset, 3 * s.channels);
                 let kernel = Kernel::FoldStats { c: s.channels, momentum_bits: s.momentum_bits };
                 let label = format!("{}.fold", s.name);
-                self.emit(&label, kernel, vec![of(stats), fault.loc()], vec![of(RUNNING)]);
+                self.emit(&label, kernel, vec![of(stats), halt.loc()], vec![of(RUNNING)]);
             }
         }
         norm

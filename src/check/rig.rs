@@ -20,8 +20,9 @@ const ROLES: [Role; 9] = [
     Role::Seed,
 ];
 
-/// Scalar slots of a rig.
+/// Scalar slots of a rig, and the one that holds the loss scale.
 const SCALARS: usize = 16;
+const SCALE: usize = 8;
 
 pub struct Rig {
     device: Box<dyn Device>,
@@ -48,6 +49,8 @@ impl Rig {
     /// If the device has too little memory.
     pub fn with_layout(mut device: Box<dyn Device>, layout: Layout) -> Result<Rig> {
         device.allocate(&layout)?;
+        // Gradients of a check are not small: 1 changes nothing.
+        device.upload(Loc::new(Memory::Scalars, SCALE, 1), &[1.0])?;
         Ok(Rig { device, layout })
     }
 
@@ -65,6 +68,7 @@ impl Rig {
     fn settle(&self, loc: Loc) -> Loc {
         match loc.memory {
             Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..loc },
+            Memory::Role(Role::Scale) => Loc { memory: Memory::Scalars, offset: SCALE, ..loc },
             Memory::Role(role) => Loc { memory: self.role(role).memory, ..loc },
             _ => loc,
         }

@@ -43,6 +43,8 @@ pub enum Role {
     Seed,
     /// The scalars a pass ends with: [mean loss, hits, weight sum].
     Outcome,
+    /// The scalar that the loss is multiplied by before it is differentiated, so that f16 gradients do not vanish.
+    Scale,
 }
 
 /// `len` elements that begin at cell `offset` of a memory; a cell is 4 bytes, whatever the elements are.
@@ -410,7 +412,8 @@ pub enum Kernel {
     CrossEntropy { n: usize, classes: usize, smoothing_bits: u32 },
     /// reads losses, hits, weights, each `[n]`; writes [sum(w l) / sum(w), sum(w h), sum(w)], zeros where sum(w) is 0.
     MeanLoss { n: usize },
-    /// reads logits, targets, weights; writes dlogits = weights / sum(weights) * (softmax(logits) - smoothed targets).
+    /// reads logits, targets, weights and, where the loss is scaled, the scalar that it is multiplied by; writes
+    /// dlogits = scale * weights / sum(weights) * (softmax(logits) - smoothed targets).
     CrossEntropyBackward { n: usize, classes: usize, smoothing_bits: u32 },
     /// reads h `[n, len]`, delta `[n, len]`; writes h + |h| delta, |h| being the 2-norm of a row.
     Tap { n: usize, len: usize },
@@ -428,6 +431,12 @@ pub enum Kernel {
     ///
     /// With `cast` dst is stored so; the read vectors are f32.
     Set { ranges: Ranges, terms: Vec<Term>, cast: Option<Cast> },
+    /// reads w, c, g, c stored as `cast` says; writes the scalars |c - w| and the cosine of c - w and g (0 where either is 0)
+    /// over `ranges`: what is left of a perturbation once it has been rounded.
+    Perturbation { ranges: Ranges, cast: Option<Cast> },
+    /// reads a scalar; divides the vector that it writes by it over `ranges`, then writes the scalar 1 where one of the
+    /// quotients is not finite, else leaves it.
+    Unscale(Ranges),
     /// reads scalar operands; writes the scalar value of the expression, then (a scalar) the count of zero denominators.
     Scalar(Vec<Scale>),
     /// reads scalars; writes (a scalar) fault = 1 where any of them is not finite, else leaves it.

@@ -27,6 +27,9 @@ impl Call {
         };
         match &self.kernel {
             Kernel::Norm(ranges) | Kernel::Dot(ranges) | Kernel::Set { ranges, .. } => vectors(ranges),
+            Kernel::Perturbation { ranges, .. } => vectors(ranges),
+            // Read and written in place.
+            Kernel::Unscale(ranges) => 2 * vectors(ranges),
             Kernel::Update(update) => vectors(&update.ranges),
             Kernel::Ingest(s) => whole as u64 + (s.n * s.h * s.w * s.c) as u64,
             _ => whole as u64,

@@ -60,7 +60,9 @@ impl Operation for CrossEntropy {
         let (n, classes) = (site.rows(), site.input_shape(0).len());
         let kernel = Kernel::CrossEntropyBackward { n, classes, smoothing_bits: self.smoothing.to_bits() };
         if let Some(dz) = site.grad_input_written(0) {
-            site.emit("backward", kernel, vec![site.input(0), site.input(1), site.input(2)], vec![dz]);
+            let mut reads = vec![site.input(0), site.input(1), site.input(2)];
+            reads.extend(site.loss_scale());
+            site.emit("backward", kernel, reads, vec![dz]);
         }
         Ok(())
     }

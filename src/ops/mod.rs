@@ -173,6 +173,8 @@ pub const OPS: &[Row] = &[
     row("norm", "2-norm of a masked vector", vectors::norm_cases, vectors::norm_bench),
     row("dot", "inner product of masked vectors", vectors::dot_cases, vectors::dot_bench),
     row("set", "masked sum of scaled vectors (SAM's perturbation)", vectors::set_cases, vectors::set_bench),
+    row("perturbation", "what rounding leaves of it", vectors::perturbation_cases, vectors::perturbation_bench),
+    row("unscale", "gradient of a scaled loss", vectors::unscale_cases, vectors::unscale_bench),
     row("update", "clip, momentum, Nesterov, decay, descend, cast", vectors::update_cases, vectors::update_bench),
     row("fold_stats", "batch statistics into running ones", vectors::fold_cases, vectors::fold_bench),
 ];

@@ -57,6 +57,8 @@ pub trait Site {
     fn norm_behind(&mut self, kernel: &dyn Fn(NormShape) -> Kernel) -> Option<NormBehind>;
     /// Where partial sums of this batch-norm's backward pass lie already, and the number of groups.
     fn norm_sums(&self) -> Option<(Loc, usize)>;
+    /// The scalar that the loss is multiplied by before it is differentiated, if the device needs one.
+    fn loss_scale(&self) -> Option<Loc>;
     /// The perturbation of tap number `index`, if this plan carries taps.
     fn tap_delta(&self, index: usize) -> Option<Loc>;
     /// Where to write the gradient with respect to that perturbation, if it is asked for.

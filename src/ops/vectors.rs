@@ -253,6 +253,69 @@ fn fold_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Ve
     vec![running]
 }
 
+pub(super) fn perturbation_cases() -> Vec<Case> {
+    perturbations(masks())
+}
+
+pub(super) fn perturbation_bench() -> Vec<Case> {
+    perturbations(bench_masks())
+}
+
+fn perturbations(masks: Vec<Masked>) -> Vec<Case> {
+    let spec: Spec = |kernel, reads, _| {
+        let Kernel::Perturbation { ranges, .. } = kernel else { return vec![] };
+        let [mut moved, mut along, mut size] = [0.0; 3];
+        for i in elements(ranges) {
+            let (e, g) = (reads[1][i] - reads[0][i], reads[2][i]);
+            (moved, along, size) = (moved + e * e, along + e * g, size + g * g);
+        }
+        vec![vec![moved.sqrt()], vec![along / (moved * size).sqrt()]]
+    };
+    masks
+        .into_iter()
+        .map(|(label, len, ranges)| {
+            let (w, g) = (normal("w", len), normal("g", len));
+            // Steps of a few units in the last place of bf16.
+            let c = w.iter().zip(&g).map(|(w, g)| w + 0.02 * g).collect();
+            let kernel = Kernel::Perturbation { ranges, cast: None };
+            case(label.into(), kernel, vec![w, c, g], vec![vec![0.0], vec![0.0]], spec)
+        })
+        .collect()
+}
+
+pub(super) fn unscale_cases() -> Vec<Case> {
+    let overflowing = ("an infinity", 4 * BLOCK, whole(4 * BLOCK));
+    unscales(masks().into_iter().chain([overflowing]).collect())
+}
+
+pub(super) fn unscale_bench() -> Vec<Case> {
+    unscales(bench_masks())
+}
+
+fn unscales(masks: Vec<Masked>) -> Vec<Case> {
+    let spec: Spec = |kernel, reads, writes| {
+        let Kernel::Unscale(ranges) = kernel else { return vec![] };
+        let mut g = writes[0].clone();
+        elements(ranges).for_each(|i| g[i] /= reads[0][0]);
+        let lost = |g: &f64| !(*g as f32).is_finite();
+        let overflow = elements(ranges).any(|i| lost(&g[i]));
+        // What overflowed is not compared: an infinity has no relative error.
+        g.iter_mut().filter(|g| lost(g)).for_each(|g| *g = 0.0);
+        vec![g, vec![f64::from(u8::from(overflow))]]
+    };
+    masks
+        .into_iter()
+        .map(|(label, len, ranges)| {
+            let mut g = normal("g", len);
+            if label.contains("infinity") {
+                g[3 * BLOCK + 7] = f32::MAX;
+            }
+            let scale = if label.contains("infinity") { 1e-3 } else { 1024.0 };
+            case(label.into(), Kernel::Unscale(ranges), vec![vec![scale]], vec![g, vec![0.0]], spec)
+        })
+        .collect()
+}
+
 pub(super) fn fold_cases() -> Vec<Case> {
     folds(&[(1, 0.0), (32, 0.0), (33, 0.0), (5, 1.0)])
 }

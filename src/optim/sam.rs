@@ -19,10 +19,14 @@ impl Optimizer for Sam {
             let a = s.pass(At::of(C), By::params(), group, G)?;
             let norm = s.norm(a.g);
             s.set(C, W + rho * a.g / norm)?;
+            let rounded = s.rounded_perturbation(a.g);
             // The same random draws, and statistics of its own that are dropped: the running ones move by the first pass.
             let b = s.pass(At::of(C), By::params(), group, G)?;
             let gain = s.scalar(Expr::from(b.loss) - a.loss);
-            let values = vec![("loss", a.loss), ("grad_norm", norm), ("sharpness_gain", gain)];
+            let mut values = vec![("loss", a.loss), ("grad_norm", norm), ("sharpness_gain", gain)];
+            if let Some([size, cosine]) = rounded {
+                values.extend([("perturbation_norm", size), ("perturbation_cosine", cosine)]);
+            }
             Ok(Share { g: b.g, stats: vec![a.stats], hits: a.hits, values })
         })?;
         s.finish(all.g, &all.stats, self.nesterov);

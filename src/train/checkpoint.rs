@@ -66,10 +66,21 @@ pub struct Position {
     pub gain_sum: f64,
     /// Steps so far with |g| = 0.
     pub dropped: u64,
+    /// What an f16 run multiplies its losses by, 0 in others, and steps since it last changed; steps that it has skipped.
+    pub loss_scale: f32,
+    pub good_steps: u64,
+    pub skipped: u64,
     /// Seconds that the epoch under way has taken in earlier processes.
     pub seconds: f64,
     pub best_accuracy: f64,
     pub best_epoch: u64,
+}
+
+impl Position {
+    /// The same at the beginning of the next epoch.
+    pub fn next_epoch(&self) -> Position {
+        Position { loss_sum: 0.0, hits: 0, norm_sum: 0.0, gain_sum: 0.0, seconds: 0.0, ..*self }
+    }
 }
 
 /// The vectors of a run, laid out as on the device.
@@ -149,6 +160,13 @@ const POSITION: &[Field<Position>] = &[
     Field { key: "samcore.best_epoch", get: |p| p.best_epoch.to_string(), set: |p, t| parse(&mut p.best_epoch, t) },
 ];
 
+/// Those that only an f16 run has.
+const SCALING: &[Field<Position>] = &[
+    Field { key: "samcore.loss_scale", get: |p| p.loss_scale.to_string(), set: |p, t| parse(&mut p.loss_scale, t) },
+    Field { key: "samcore.good_steps", get: |p| p.good_steps.to_string(), set: |p, t| parse(&mut p.good_steps, t) },
+    Field { key: "samcore.skipped", get: |p| p.skipped.to_string(), set: |p, t| parse(&mut p.skipped, t) },
+];
+
 fn read_fields<T>(fields: &[Field<T>], into: &mut T, metadata: &Metadata, path: &Path) -> Result<()> {
     for field in fields {
         let text = metadata.get(field.key);
@@ -210,7 +228,9 @@ impl Checkpoint {
         }
         let mut metadata = Metadata::from([(VERSION_KEY.to_owned(), FORMAT_VERSION.to_string())]);
         metadata.extend(SUBJECT.iter().map(|f| (f.key.to_owned(), (f.get)(&self.subject))));
-        metadata.extend(POSITION.iter().map(|f| (f.key.to_owned(), (f.get)(&self.position))));
+        let scaling = if self.position.loss_scale > 0.0 { SCALING } else { &[] };
+        let fields = POSITION.iter().chain(scaling);
+        metadata.extend(fields.map(|f| (f.key.to_owned(), (f.get)(&self.position))));
         metadata.insert("format".into(), "pt".into());
         safetensors::write(path, &tensors, &signed(&metadata, &tensors))
     }
@@ -243,6 +263,9 @@ impl Checkpoint {
             return Err(wrong(path, &format!("its metadata describes a {subject}, which cannot be")));
         }
         read_fields(POSITION, &mut position, metadata, path)?;
+        if SCALING.iter().any(|f| metadata.get(f.key).is_some()) {
+            read_fields(SCALING, &mut position, metadata, path)?;
+        }
         Ok(Opened { subject, position, contents })
     }
 }

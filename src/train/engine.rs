@@ -2,7 +2,7 @@
 
 use crate::data::DataSet;
 use crate::device::cuda::{self, Emulation};
-use crate::device::{Device, cpu::CpuDevice};
+use crate::device::{Device, Layout, cpu::CpuDevice};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
@@ -46,6 +46,40 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
     };
     recipe.threads = device.threads();
     Ok(device)
+}
+
+/// That the programs of a run and its data fit into the device's memory.
+///
+/// # Errors
+/// Unavailable: the memory that is needed, that is free, and the batch that would fit.
+pub fn check_memory(device: &dyn Device, layout: &Layout, recipe: &Recipe, data: &DataSet) -> Result<()> {
+    let Some(free) = device.free_memory()? else { return Ok(()) };
+    let split = |s: &crate::data::Split| s.count * (s.h * s.w * s.c + 1 + 4);
+    let data = split(&data.train) + split(&data.test);
+    let need = layout.bytes() + data;
+    if need <= free {
+        return Ok(());
+    }
+    // The arena holds what each image of a batch needs; everything else is there for any batch.
+    let fixed = need - 4 * layout.arena;
+    let (larger, name) =
+        if recipe.batch >= recipe.eval_batch { (recipe.batch, "--batch") } else { (recipe.eval_batch, "--eval-batch") };
+    let fits = free.saturating_sub(fixed) * larger / (4 * layout.arena).max(1);
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let advice = match fits {
+        0 => "no batch would fit".to_owned(),
+        1..8 => format!("about {name} {fits} would fit"),
+        _ => format!("about {name} {} would fit", fits / 8 * 8),
+    };
+    Err(Error::new(
+        Kind::Unavailable,
+        format!(
+            "{}: the run needs {:.2} GiB of its memory, {:.2} GiB are free; {advice} (or --accumulate)",
+            device.describe(),
+            gib(need),
+            gib(free)
+        ),
+    ))
 }
 
 /// What `auto` stands for on this machine.

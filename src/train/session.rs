@@ -8,6 +8,7 @@ use super::records::{EpochRow, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
@@ -17,7 +18,7 @@ use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, ProgramId, Recorder, W};
+use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
 use std::time::Instant;
 
 /// What best is chosen on where images are held out.
@@ -71,6 +72,7 @@ impl Session {
         let recording = Recording::of(recorder);
         let description = device.describe();
         let isa = &device.instructions();
+        engine::check_memory(&*device, recording.layout(), &recipe, &data)?;
         let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
@@ -95,7 +97,11 @@ impl Session {
                 (resumed.folder, resumed.records, resumed.position)
             }
         };
-        exec.set_slot(DROPPED, position.dropped as f32)?;
+        let scale = if position.loss_scale > 0.0 { position.loss_scale } else { FIRST_LOSS_SCALE };
+        let (dropped, good, skipped) = (position.dropped as f32, position.good_steps as f32, position.skipped as f32);
+        for (slot, value) in [(DROPPED, dropped), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
+            exec.set_slot(slot, value)?;
+        }
         engine::set_numbers(&mut exec, &recipe)?;
         let last_step = place.steps.unwrap_or(u64::MAX).min(total);
         if recipe.tensorboard && position.step < last_step {
@@ -350,8 +356,7 @@ impl Session {
         self.progress.epoch(&row, accuracy > p.best_accuracy);
         let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
         curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
-        let best = Position { step: p.step, dropped: p.dropped, ..Position::default() };
-        self.position = Position { best_accuracy: p.best_accuracy, best_epoch: p.best_epoch, ..best };
+        self.position = p.next_epoch();
         if accuracy > p.best_accuracy {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
             let checkpoint = self.checkpoint()?;
@@ -364,6 +369,11 @@ impl Session {
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let source = engine::source(&self.data, self.recipe.augment());
         let mut position = self.position;
+        if self.exec.device().dtype() == DType::F16 {
+            position.loss_scale = self.exec.slot_value(LOSS_SCALE)?;
+            position.good_steps = self.exec.slot_value(GOOD_STEPS)? as u64;
+            position.skipped = self.exec.slot_value(SKIPPED)? as u64;
+        }
         // Time already spent in an epoch that another process will finish.
         if !position.step.is_multiple_of(self.per_epoch) {
             position.seconds += self.epoch_begun.elapsed().as_secs_f64();

@@ -15,6 +15,7 @@ pub mod peaks;
 pub mod pointwise;
 pub mod pool;
 pub mod pooling;
+pub mod rounding;
 mod run;
 pub mod shortcut;
 pub mod simd;

@@ -3,7 +3,7 @@
 use super::memory::Operands;
 use super::{
     Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
-    shortcut, vector,
+    rounding, shortcut, vector,
 };
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, Counters, Kernel, MAX_GROUPS};
@@ -116,6 +116,15 @@ pub(super) fn run(
         }
         Kernel::Dot(ranges) => {
             vector::dot(w, ranges, o.read(0), o.read(1), o.write_scalar(0, &call.kernel)?, o.work());
+        }
+        Kernel::Perturbation { ranges, .. } => {
+            let (w, c, g) = (o.read(0), o.read(1), o.read(2));
+            let (norm, cosine) = (o.write_scalar(0, &call.kernel)?, o.write_scalar(1, &call.kernel)?);
+            rounding::perturbation(ranges, w, c, g, [norm, cosine]);
+        }
+        Kernel::Unscale(ranges) => {
+            let (scale, g) = (o.scalar(0), o.write(0));
+            rounding::unscale(ranges, scale, g, o.write_scalar(1, &call.kernel)?);
         }
         Kernel::Set { ranges, terms, .. } => {
             let mut sources = [None; MOST];

@@ -72,7 +72,9 @@ pub fn workspace(target: &Target, call: &Call) -> usize {
             linear::workspace(target, call)
         }
         Kernel::BatchStats { .. } | Kernel::NormBackwardSums(_) => norm::workspace(target, call),
-        Kernel::Norm(_) | Kernel::Dot(_) => vector::workspace(target, call),
+        Kernel::Norm(_) | Kernel::Dot(_) | Kernel::Perturbation { .. } | Kernel::Unscale(_) => {
+            vector::workspace(target, call)
+        }
         _ => 0,
     }
 }
@@ -123,6 +125,8 @@ pub fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         Kernel::Norm(_)
         | Kernel::Dot(_)
         | Kernel::Set { .. }
+        | Kernel::Perturbation { .. }
+        | Kernel::Unscale(_)
         | Kernel::Scalar(_)
         | Kernel::Guard
         | Kernel::Update(_) => vector::launches(target, call),

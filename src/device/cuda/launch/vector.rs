@@ -23,7 +23,10 @@ const MOST_WORDS: usize = 512;
 
 pub(super) fn workspace(target: &Target, call: &Call) -> usize {
     match &call.kernel {
-        Kernel::Norm(ranges) | Kernel::Dot(ranges) => sum_blocks(target, chunks(ranges, None, None).len()),
+        Kernel::Norm(ranges) | Kernel::Dot(ranges) | Kernel::Unscale(ranges) => {
+            sum_blocks(target, chunks(ranges, None, None).len())
+        }
+        Kernel::Perturbation { ranges, cast } => perturbation_workspace(target, ranges, cast.as_ref()),
         _ => 0,
     }
 }
@@ -33,6 +36,8 @@ pub(super) fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         Kernel::Norm(ranges) => sum(target, call, ranges, 1, ["norm_partial", "norm_final"]),
         Kernel::Dot(ranges) => sum(target, call, ranges, 2, ["dot_partial", "dot_final"]),
         Kernel::Set { ranges, terms, cast } => set(call, ranges, terms, cast.as_ref()),
+        Kernel::Perturbation { ranges, cast } => perturbation(target, call, ranges, cast.as_ref()),
+        Kernel::Unscale(ranges) => unscale(target, call, ranges),
         Kernel::Scalar(expression) => {
             let (code, reads) = (code(call, expression, call.reads.len())?, call.reads.len());
             let mut args = scalars(call, 0)?;
@@ -233,6 +238,18 @@ fn set(call: &Call, ranges: &Ranges, terms: &[Term], cast: Option<&Cast>) -> Res
     args.extend([int(call, count)?, table(&chunks), int(call, chunks.len())?, Write(0), Write(1)]);
     args.push(flag(whole(call, &chunks)));
     Ok(vec![line(&module(cast), "set", chunks.len(), THREADS, args)])
+}
+
+/// g /= scale, and whether a quotient is not finite: a count of each block, then their sum.
+fn unscale(target: &Target, call: &Call, ranges: &Ranges) -> Result<Vec<Launch>> {
+    let chunks = chunks(ranges, None, None);
+    let (module, blocks) = (module(None), sum_blocks(target, chunks.len()));
+    let g = write(call, 0)?;
+    must_be_f32(call, g, "gradient")?;
+    int(call, g.len)?;
+    let args = vec![Write(0), Read(0), table(&chunks), int(call, chunks.len())?, Work(0), flag(whole(call, &chunks))];
+    let rest = vec![Work(0), int(call, blocks)?, Write(1)];
+    Ok(vec![line(&module, "unscale", blocks, THREADS, args), line(&module, "unscale_final", 1, THREADS, rest)])
 }
 
 fn update(call: &Call, u: &Update) -> Result<Vec<Launch>> {
