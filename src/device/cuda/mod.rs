@@ -4,6 +4,7 @@ pub mod cache;
 mod device;
 pub mod driver;
 pub mod launch;
+pub mod nvidia;
 pub mod nvrtc;
 pub mod rungs;
 pub mod sources;
