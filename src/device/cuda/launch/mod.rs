@@ -132,3 +132,6 @@ pub fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         | Kernel::Update(_) => vector::launches(target, call),
     }
 }
+
+#[cfg(test)]
+mod tests;
