@@ -1,7 +1,7 @@
 //! Every operation of the table at the sizes of its `bench` column, call by call.
 
 use super::limits::Limits;
-use super::{Spread, repeat, rounded, timed};
+use super::{Spread, repeat, rounded};
 use crate::check::ready;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -87,8 +87,7 @@ pub fn names(filter: &str) -> Result<Vec<String>> {
 pub fn time_case(case: &Case, device: Box<dyn Device>, budget: Duration) -> Result<Vec<CallTime>> {
     let mut ready = ready(case, device, SEED)?;
     let count = ready.calls().len();
-    let runs: Vec<Vec<f64>> =
-        repeat(budget, || (0..count).map(|call| timed(|| ready.run(call))).collect::<Result<Vec<f64>>>())?;
+    let runs: Vec<Vec<f64>> = repeat(budget, || (0..count).map(|call| ready.time(call)).collect::<Result<Vec<f64>>>())?;
     let time = |i: usize| {
         let call = &ready.calls()[i];
         let seconds = Spread::of(&runs.iter().map(|run| run[i]).collect::<Vec<f64>>());

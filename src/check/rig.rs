@@ -156,6 +156,14 @@ impl Ready {
         &self.calls
     }
 
+    /// Seconds that one call takes on the device; those before it must have run.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn time(&mut self, call: usize) -> Result<f64> {
+        self.rig.device.time(&self.calls[call], &self.counters)
+    }
+
     /// Runs one call; those before it must have run.
     ///
     /// # Errors

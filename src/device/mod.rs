@@ -90,6 +90,16 @@ pub trait Device {
     /// Runs the calls in order.
     fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()>;
 
+    /// Seconds that the call takes on the device.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn time(&mut self, call: &Call, counters: &Counters) -> Result<f64> {
+        let begun = std::time::Instant::now();
+        self.run(std::slice::from_ref(call), counters)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
     /// How many runs of a program of that many flops may be submitted before the oldest is collected.
     fn depth(&self, _flops: u64) -> usize {
         1

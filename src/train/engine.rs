@@ -85,7 +85,7 @@ pub fn check_memory(device: &dyn Device, layout: &Layout, recipe: &Recipe, data:
 /// What `auto` stands for on this machine.
 fn resolved(target: Target) -> Target {
     match target {
-        Target::Auto if cuda::gpus() > 0 => Target::Cuda(0),
+        Target::Auto if cuda::ready() => Target::Cuda(0),
         Target::Auto => Target::Cpu,
         other => other,
     }

@@ -15,6 +15,8 @@ const GRAPHS_AHEAD: usize = 2;
 /// Flops of a step below which several steps go into one graph: a large GPU needs about a millisecond for so many in f32, and
 /// the host some 10 µs to start a graph and to collect what it left.
 const SHORT: u64 = 50_000_000_000;
+/// Runs of a call that are timed together: enough that starting them does not count.
+const TIMED: usize = 10;
 /// Data sets that the device's table has room for.
 const DATASETS: usize = 4;
 /// Slots that may be set anew for each step.
@@ -85,6 +87,8 @@ pub struct CudaDevice {
     queued_runs: usize,
     queued_program: usize,
     flights: VecDeque<Flight>,
+    /// Calls that have been timed, as graphs of [`TIMED`] runs.
+    timed: Vec<(Call, Captured)>,
     /// Reports that have arrived and wait to be collected.
     arrived: VecDeque<f32>,
 }
@@ -129,6 +133,7 @@ impl CudaDevice {
             queued_runs: 0,
             queued_program: 0,
             flights: VecDeque::new(),
+            timed: Vec::new(),
             arrived: VecDeque::new(),
         })
     }
@@ -439,6 +444,27 @@ impl Device for CudaDevice {
             }
         }
         Ok(())
+    }
+
+    fn time(&mut self, call: &Call, counters: &Counters) -> Result<f64> {
+        self.flush()?;
+        self.check_counters(std::slice::from_ref(call), counters)?;
+        self.driver.write(self.counters, &step::counters_bytes(counters))?;
+        let known = self.timed.iter().find(|(timed, _)| timed == call).map(|t| t.1);
+        let graph = match known {
+            Some(graph) => graph,
+            None => {
+                let bound = self.bind(call)?;
+                self.driver.capture()?;
+                for _ in 0..TIMED {
+                    bound.iter().try_for_each(|one| launch_bound(&mut *self.driver, one))?;
+                }
+                let graph = self.driver.end_capture()?;
+                self.timed.push((call.clone(), graph));
+                graph
+            }
+        };
+        Ok(self.driver.time(graph, 2)? / TIMED as f64)
     }
 
     fn depth(&self, flops: u64) -> usize {

@@ -160,6 +160,17 @@ pub trait Driver {
     /// # Errors
     /// As `launch`.
     fn replay(&mut self, captured: Captured) -> Result<()>;
+    /// Seconds that one replay takes, of `repeats` in a row.
+    ///
+    /// # Errors
+    /// As `replay`.
+    fn time(&mut self, captured: Captured, repeats: usize) -> Result<f64> {
+        self.sync()?;
+        let begun = std::time::Instant::now();
+        (0..repeats).try_for_each(|_| self.replay(captured))?;
+        self.sync()?;
+        Ok(begun.elapsed().as_secs_f64() / repeats.max(1) as f64)
+    }
     /// Waits for all that was queued.
     ///
     /// # Errors

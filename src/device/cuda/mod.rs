@@ -13,6 +13,7 @@ pub use device::CudaDevice;
 
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
+use rungs::Rungs;
 
 /// How the emulator runs kernels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,17 +34,22 @@ pub enum Order {
     Shuffled(u64),
 }
 
-/// GPUs that this machine has, with a driver to use them.
-pub fn gpus() -> usize {
-    0
+/// Short steps that go into one graph on a GPU. The emulator starts nothing in advance: its steps take seconds, and one waits
+/// for each.
+const STEPS_A_GRAPH: usize = 8;
+
+/// Whether this machine has a GPU, and all that it takes to use it.
+pub fn ready() -> bool {
+    nvidia::count().is_ok() && nvrtc::version().is_ok()
 }
 
 /// A device on the GPU of that number.
 ///
 /// # Errors
 /// Unavailable: no driver, no NVRTC, no such GPU; too old a GPU for the dtype.
-pub fn on_gpu(_number: usize, _dtype: DType) -> Result<CudaDevice> {
-    Err(Error::new(Kind::Unavailable, "no GPU here"))
+pub fn on_gpu(number: usize, dtype: DType) -> Result<CudaDevice> {
+    let driver = Box::new(nvidia::Nvidia::new(number)?);
+    CudaDevice::new(driver, dtype, Rungs::default(), STEPS_A_GRAPH)
 }
 
 /// A device on the emulator.

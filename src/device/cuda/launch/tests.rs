@@ -5,7 +5,7 @@ use super::*;
 use crate::check;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::sources;
-use crate::dtype::{DTYPES, Element};
+use crate::dtype::{DType, Element};
 use crate::ops::OPS;
 use crate::ops::call::Loc;
 
@@ -75,10 +75,11 @@ fn parameters(launch: &Launch) -> Vec<String> {
 #[test]
 fn every_call_has_launches_that_fit_their_kernels() {
     for call in calls() {
-        for (name, dtype) in DTYPES {
+        for dtype in DType::ALL {
+            let name = dtype.name();
             let call = stored(&call, dtype.storage());
             let what = format!("{:?} in {name}", call.kernel);
-            let launches = launches(&target(*dtype), &call).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let launches = launches(&target(dtype), &call).unwrap_or_else(|e| panic!("{what}: {e}"));
             assert!(!launches.is_empty(), "{what}");
             for launch in &launches {
                 let (Grid { blocks, threads, .. }, args) = (launch.grid, &launch.args);
@@ -92,7 +93,7 @@ fn every_call_has_launches_that_fit_their_kernels() {
                         Operand::F32(_) => parameter.starts_with("float "),
                         Operand::Read(n) => parameter.contains('*') && *n < call.reads.len(),
                         Operand::Write(n) => parameter.contains('*') && *n < call.writes.len(),
-                        Operand::Work(_) => parameter.contains('*') && workspace(&target(*dtype), &call) > 0,
+                        Operand::Work(_) => parameter.contains('*') && workspace(&target(dtype), &call) > 0,
                         Operand::Counters => parameter.contains("Counters *"),
                         Operand::Datasets => parameter.contains("Dataset *"),
                         Operand::Table(_) => parameter.contains("const u32 *") || parameter.contains("Chunk *"),

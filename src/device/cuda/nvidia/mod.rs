@@ -339,6 +339,10 @@ impl Driver for Nvidia {
         self.replay_recorded(captured)
     }
 
+    fn time(&mut self, captured: Captured, repeats: usize) -> Result<f64> {
+        self.timed(captured, repeats)
+    }
+
     fn sync(&mut self) -> Result<()> {
         self.bind_outside("sync")?;
         self.wait("wait for the device")

@@ -90,11 +90,8 @@ impl Nvidia {
         }
     }
 
-    /// Seconds that one replay takes on the device, of `repeats` in a row.
-    ///
-    /// # Errors
-    /// As [`Driver::replay`].
-    pub fn time(&mut self, captured: Captured, repeats: usize) -> Result<f64> {
+    /// [`Driver::time`] by the device's own clock.
+    pub(super) fn timed(&mut self, captured: Captured, repeats: usize) -> Result<f64> {
         self.sync()?;
         let (start, end) = (Event::new()?, Event::new()?);
         let began = std::time::Instant::now();
