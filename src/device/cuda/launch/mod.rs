@@ -2,6 +2,9 @@
 //! count every variant that any call would use.
 
 mod conv;
+#[cfg(test)]
+mod conv_tests;
+mod conv_tiles;
 mod ingest;
 mod linear;
 mod loss;

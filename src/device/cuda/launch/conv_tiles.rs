@@ -1,0 +1,224 @@
+//! How the matrix product of a convolution is cut: the rung, the tile of a block, the slices of K.
+//!
+//! Rung and tile are macros of the kernel, so they are chosen as for a batch of [`NOMINAL_BATCH`] and the same binary serves
+//! every batch. How far K is sliced is an argument, and is chosen for the batch at hand.
+
+use super::Target;
+use crate::device::cuda::rungs::{Pass, Rung, Rungs};
+use crate::dtype::DType;
+use crate::ops::call::ConvShape;
+
+/// The batch that tiles are chosen for.
+const NOMINAL_BATCH: usize = 128;
+
+/// C = A B of a pass of a convolution; `kernels/conv_gather.cuh` has the table of what its rows, columns and depth are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    pub pass: Pass,
+    pub shape: ConvShape,
+}
+
+impl Product {
+    /// Classes of pixels that are computed apart: of `BackwardData` the remainders by the stride.
+    pub fn classes(&self) -> usize {
+        if self.pass == Pass::BackwardData { self.shape.stride * self.shape.stride } else { 1 }
+    }
+    /// Rows of C; of the largest class where there are several.
+    pub fn rows(&self) -> usize {
+        let s = &self.shape;
+        match self.pass {
+            Pass::Forward => s.n * s.out_h() * s.out_w(),
+            Pass::BackwardData => s.n * s.h.div_ceil(s.stride) * s.w.div_ceil(s.stride),
+            Pass::BackwardWeight => s.co,
+        }
+    }
+    pub fn columns(&self) -> usize {
+        let s = &self.shape;
+        match self.pass {
+            Pass::Forward => s.co,
+            Pass::BackwardData => s.ci,
+            Pass::BackwardWeight => s.k * s.k * s.ci,
+        }
+    }
+    /// Length of the sums; of the longest class where there are several.
+    pub fn depth(&self) -> usize {
+        let s = &self.shape;
+        match self.pass {
+            Pass::Forward => s.k * s.k * s.ci,
+            Pass::BackwardData => s.k.div_ceil(s.stride).pow(2) * s.co,
+            Pass::BackwardWeight => s.n * s.out_h() * s.out_w(),
+        }
+    }
+    /// The same of the batch that macros are chosen for.
+    pub fn nominal(&self) -> Product {
+        Product { shape: ConvShape { n: NOMINAL_BATCH, ..self.shape }, ..*self }
+    }
+}
+
+/// What a block computes: `m` rows by `n` columns of C. It goes through the epilogue in bands of `band` rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tile {
+    pub rung: Rung,
+    pub m: usize,
+    pub n: usize,
+    pub band: usize,
+    /// Of plain: columns between the 4x4 blocks of a thread. Of mma: columns of a warp.
+    pub apart: usize,
+    /// Blocks that a multiprocessor holds at once.
+    blocks: usize,
+    /// How near to its peak the rung comes with this tile, the largest tile being 1: larger ones read less from memory for
+    /// what they multiply.
+    rate: f64,
+}
+
+const fn tile(rung: Rung, [m, n, band, apart]: [usize; 4], blocks: usize, rate: f64) -> Tile {
+    Tile { rung, m, n, band, apart, blocks, rate }
+}
+
+/// Tiles whose rows are pixels, largest first. 160 columns for WideResNets ten wide.
+const PIXEL_TILES: &[Tile] = &[
+    tile(Rung::Mma, [128, 160, 64, 80], 2, 1.0),
+    tile(Rung::Mma, [128, 128, 64, 64], 2, 0.97),
+    tile(Rung::Mma, [128, 64, 64, 32], 3, 0.8),
+    tile(Rung::Mma, [64, 64, 32, 32], 5, 0.6),
+    tile(Rung::Mma, [128, 32, 32, 32], 5, 0.5),
+    tile(Rung::Plain, [128, 64, 64, 64], 2, 1.0),
+    tile(Rung::Plain, [64, 64, 64, 64], 3, 0.8),
+    tile(Rung::Plain, [128, 32, 128, 32], 2, 0.7),
+    tile(Rung::Plain, [128, 16, 128, 16], 4, 0.5),
+];
+
+/// Tiles whose rows are output channels.
+const CHANNEL_TILES: &[Tile] = &[
+    tile(Rung::Mma, [160, 128, 80, 64], 2, 1.0),
+    tile(Rung::Mma, [128, 128, 64, 64], 2, 0.97),
+    tile(Rung::Mma, [64, 128, 64, 32], 3, 0.8),
+    tile(Rung::Mma, [64, 64, 32, 32], 5, 0.6),
+    tile(Rung::Mma, [32, 128, 32, 32], 5, 0.5),
+    tile(Rung::Plain, [128, 64, 64, 64], 2, 1.0),
+    tile(Rung::Plain, [64, 64, 64, 64], 3, 0.8),
+    tile(Rung::Plain, [64, 32, 64, 32], 6, 0.6),
+    tile(Rung::Plain, [32, 64, 32, 64], 6, 0.6),
+    tile(Rung::Plain, [32, 32, 32, 32], 12, 0.4),
+];
+
+impl Tile {
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        match self.rung {
+            Rung::Plain => self.band / 4 * (self.apart / 4),
+            _ => 128,
+        }
+    }
+    /// Elements of K that are in shared memory at a time; `bytes` is the size of an element.
+    pub fn deep(&self, bytes: usize) -> usize {
+        match self.rung {
+            Rung::Plain => 16,
+            _ => 64 / bytes,
+        }
+    }
+    /// Bytes of dynamic shared memory, of a product of `columns` columns.
+    pub fn shared(&self, pass: Pass, bytes: usize, vectors: bool) -> usize {
+        let stages = match self.rung {
+            // Two pairs of tiles of f32, rows padded by 4.
+            Rung::Plain => 2 * 16 * (self.m + 4 + self.n + 4) * 4,
+            // Four pairs; the lines of K of a tile that is not K-major are padded by 8.
+            _ => {
+                let k_major = |rows: usize| rows * 64;
+                let other = |columns: usize| self.deep(bytes) * (columns + 8) * bytes;
+                4 * match pass {
+                    Pass::Forward => k_major(self.m) + k_major(self.n),
+                    Pass::BackwardData => k_major(self.m) + other(self.n),
+                    Pass::BackwardWeight => other(self.m) + other(self.n),
+                }
+            }
+        };
+        let lanes = self.threads() * if vectors { 4 } else { 1 } / self.n;
+        stages.max(4 * self.band * (self.n + 8)).max(4 * lanes * 3 * self.n)
+    }
+    /// Time of `blocks` blocks of this tile, in units of what a multiprocessor multiplies, with sums of length `depth`.
+    fn time(&self, processors: usize, blocks: usize, depth: f64) -> f64 {
+        let waves = blocks.div_ceil(processors * self.blocks) as f64;
+        waves * (self.blocks * self.m * self.n) as f64 * depth / self.rate
+    }
+}
+
+/// The kernel of a product: the rung that was asked for, or tuned, or the highest, and the tile that should take least time.
+pub fn choose(target: &Target, product: &Product) -> Tile {
+    let rung = rung(target, product);
+    fastest(target, product, rung, |_| true)
+}
+
+/// The same for operands that are not aligned for vectors: plain, with rows grouped as `tile` does.
+pub fn unaligned(target: &Target, product: &Product, tile: &Tile) -> Tile {
+    // Sums over pixels have been promised in groups of tile.m rows.
+    fastest(target, product, Rung::Plain, |t| product.pass == Pass::BackwardWeight || t.m == tile.m)
+}
+
+fn fastest(target: &Target, product: &Product, rung: Rung, fits: impl Fn(&Tile) -> bool) -> Tile {
+    let tiles = if product.pass == Pass::BackwardWeight { CHANNEL_TILES } else { PIXEL_TILES };
+    let nominal = product.nominal();
+    let time = |t: &Tile| match product.pass {
+        // K is sliced until the card is full: what is lost is the rim.
+        Pass::BackwardWeight => (blocks(&nominal, t) * t.m * t.n) as f64 / t.rate,
+        _ => t.time(target.processors, blocks(&nominal, t), 1.0),
+    };
+    let candidates = tiles.iter().filter(|t| t.rung == rung && fits(t));
+    *candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(&PIXEL_TILES[PIXEL_TILES.len() - 1])
+}
+
+fn rung(target: &Target, product: &Product) -> Rung {
+    let can = |rung: Rung| rung.fits(target.arch, target.dtype) && takes(rung, &product.shape, target.dtype);
+    let tuned = || target.rungs.table.get(&Rungs::key(product.pass, &product.shape, target.dtype)).copied();
+    let highest = [Rung::Wgmma, Rung::Mma].into_iter().find(|&r| can(r)).unwrap_or(Rung::Plain);
+    target.rungs.forced.filter(|&r| can(r)).or_else(|| tuned().filter(|&r| can(r))).unwrap_or(highest)
+}
+
+fn takes(rung: Rung, s: &ConvShape, dtype: DType) -> bool {
+    let chunk = 16 / dtype.storage().bytes();
+    match rung {
+        Rung::Plain => true,
+        Rung::Mma => s.ci.is_multiple_of(chunk) && s.co.is_multiple_of(chunk),
+        Rung::Wgmma => false,
+    }
+}
+
+/// Blocks that compute C of a product, its slices and classes not counted.
+pub fn blocks(product: &Product, tile: &Tile) -> usize {
+    product.rows().div_ceil(tile.m) * product.columns().div_ceil(tile.n)
+}
+
+/// Into how many slices of how many tiles K is cut, so that every multiprocessor has work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slices {
+    pub count: usize,
+    pub span: usize,
+}
+
+impl Slices {
+    pub fn one(product: &Product, tile: &Tile, bytes: usize) -> Slices {
+        Slices { count: 1, span: product.depth().div_ceil(tile.deep(bytes)) }
+    }
+
+    /// The count that should take least time: more slices fill the card, but each is written and read again.
+    pub fn choose(target: &Target, product: &Product, tile: &Tile, bytes: usize) -> Slices {
+        // What a multiprocessor multiplies (twice that in FLOP) while a word goes to memory and comes back: of an H200 about
+        // 2 TMAC/s and 3 TB/s over 132 multiprocessors. Only the order of magnitude matters.
+        const PER_WORD: f64 = 700.0;
+        // At most 64 MiB of slices.
+        const LARGEST: usize = 16 << 20;
+        let total = product.depth().div_ceil(tile.deep(bytes)).max(1);
+        let len = product.rows() * product.columns();
+        let time = |count: usize| {
+            let span = total.div_ceil(count);
+            let sums = tile.time(target.processors, blocks(product, tile) * count, (span * tile.deep(bytes)) as f64);
+            let words = if count == 1 { 0 } else { count * len };
+            sums + words as f64 * PER_WORD / target.processors as f64
+        };
+        // A slice of fewer than 4 tiles only fills its pipeline.
+        let most = (total / 4).min(LARGEST / len.max(1)).clamp(1, 256);
+        let count = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1);
+        let span = total.div_ceil(count);
+        Slices { count: total.div_ceil(span), span }
+    }
+}
