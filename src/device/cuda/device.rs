@@ -344,7 +344,7 @@ impl Device for CudaDevice {
     fn instructions(&self) -> String {
         let Target { arch, processors, dtype, rungs } = &self.target;
         // How sums are split depends on the number of processors.
-        format!("sm_{arch} x{processors} {}{}", dtype.name(), rungs.hash().map_or(String::new(), |h| format!(" {h}")))
+        format!("sm_{arch} x{processors} {} rungs {}", dtype.name(), rungs.hash())
     }
 
     fn workspace(&self, call: &Call) -> usize {

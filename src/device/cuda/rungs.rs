@@ -192,10 +192,3 @@ mod tests {
         assert!(Rung::Wgmma.fits(90, DType::F16) && !Rung::Wgmma.fits(120, DType::F16));
     }
 }
-
-impl Rungs {
-    /// A short name of what was chosen, None for the built-in rule.
-    pub fn hash(&self) -> Option<String> {
-        self.forced.map(|r| format!("{r:?}").to_lowercase())
-    }
-}

@@ -3,7 +3,7 @@
 use super::super::driver::Module;
 use super::super::rungs::{Pass, Rung, Rungs};
 use super::{Launch, Operand, Target, groups, launches, workspace};
-use crate::dtype::{DTYPES, DType, Element};
+use crate::dtype::{DType, Element};
 use crate::ops::OPS;
 use crate::ops::call::{Call, ConvShape, Kernel, LinearShape, Loc, Memory, NormShape};
 use crate::ops::{Op, case::Body};
@@ -106,7 +106,7 @@ fn built(target: &Target, kernel: &Kernel) -> (Call, Vec<Launch>) {
 }
 
 fn everywhere() -> impl Iterator<Item = (Target, Kernel)> {
-    let targets = [75, 80, 90, 120].into_iter().flat_map(|arch| DTYPES.iter().map(move |d| target(arch, d.1)));
+    let targets = [75, 80, 90, 120].into_iter().flat_map(|arch| DType::ALL.map(move |dtype| target(arch, dtype)));
     targets.flat_map(|target| kernels(1).into_iter().map(move |kernel| (target.clone(), kernel)))
 }
 
