@@ -3,6 +3,7 @@
 pub mod cache;
 mod device;
 pub mod driver;
+pub mod emulator;
 pub mod launch;
 pub mod nvidia;
 pub mod nvrtc;
