@@ -10,7 +10,7 @@ use crate::ops::Op;
 use crate::ops::call::{Augment, Call, Groups, Ingest, Kernel, Loc, Memory, NormShape, Role};
 use crate::ops::site::{NormBehind, Site};
 use crate::ops::value::Shape;
-use crate::plan::Key;
+use crate::plan::{Keep, Key};
 use fusion::{Sum, Tail};
 
 pub(crate) struct Lowering<'a> {
@@ -83,7 +83,7 @@ impl<'a> Lowering<'a> {
             };
             self.wanted[v.0 as usize] = source || node.inputs.iter().any(|i| self.wanted[i.0 as usize]);
         }
-        if !self.key.keep {
+        if self.key.keep != Keep::Unfused {
             self.fuse();
         }
     }

@@ -33,9 +33,18 @@ pub struct Key {
     pub wrt: Wrt,
     /// The value that is computed and differentiated; None for the graph's mean loss.
     pub root: Option<Var>,
-    /// Every value keeps a place of its own and no call stands for several nodes, so that a test can read them all. The
-    /// bits of values are those of a plan without `keep`: a test knows from them which branches that plan takes.
-    pub keep: bool,
+    pub keep: Keep,
+}
+
+/// What a plan leaves for tests to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Keep {
+    /// Nothing: buffers are used again as soon as they can be.
+    Nothing,
+    /// Every value that is written at all, in the bits of a plan that keeps nothing.
+    Values,
+    /// Every value of the graph: no call stands for several nodes.
+    Unfused,
 }
 
 impl Key {
@@ -55,7 +64,7 @@ impl Key {
             input: false,
             wrt: Wrt::default(),
             root: None,
-            keep: false,
+            keep: Keep::Nothing,
         }
     }
 }
@@ -102,7 +111,7 @@ pub fn plan(graph: &Graph, key: &Key, device: &dyn Device) -> Result<Plan> {
             lens.push(len);
         }
     }
-    let lifetimes = lifetimes(&calls, &lens, key.keep);
+    let lifetimes = lifetimes(&calls, &lens, key.keep != Keep::Nothing);
     let (offsets, arena) = place(&lens, &lifetimes);
     let settle = |loc: &mut Loc| {
         if let Memory::Temp(id) = loc.memory {

@@ -18,7 +18,7 @@ pub use terms::{Expr, Sum, Term};
 use crate::error::{Error, Result};
 use crate::ops::call::{BLOCK, Call, Kernel, Loc, Map, Memory, Ranges, Role, Term as CallTerm, Update};
 use crate::params::Param;
-use crate::plan::{Key, Wrt, everywhere};
+use crate::plan::{Keep, Key, Wrt, everywhere};
 
 /// A scalar slot on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,7 +235,7 @@ impl Step<'_, '_> {
                 input: by.input,
             },
             root: None,
-            keep: false,
+            keep: Keep::Nothing,
         };
         let plan = self.recorder.plan(key)?;
         // Each pass of a step owns its statistics and results.

@@ -13,7 +13,7 @@ use crate::ops::case::{Case, GraphCase, Operand, Values as Draw};
 use crate::ops::value::ParamKind;
 use crate::ops::{Branch, Op};
 use crate::params::FileLayout;
-use crate::plan::{Key, Plan, Wrt, everywhere, nowhere, plan};
+use crate::plan::{Keep, Key, Plan, Wrt, everywhere, nowhere, plan};
 use crate::rng::{Draws, stream};
 use std::collections::HashMap;
 
@@ -46,11 +46,12 @@ enum Written {
 pub(super) struct Done {
     /// What each plan wrote, then the output.
     pub(super) outcome: Outcome,
-    branches: HashMap<Var, Branch>,
+    /// The branches that each plan took.
+    branches: [HashMap<Var, Branch>; 2],
 }
 
-/// Plans that a case is run by: one that keeps every value, then the one that training would use.
-const PLANS: [(&str, bool); 2] = [(" unfused", true), ("", false)];
+/// Plans that a case is run by: one without fused calls, then the one that training would use.
+const PLANS: [(&str, Keep); 2] = [(" unfused", Keep::Unfused), ("", Keep::Nothing)];
 
 impl<'a> GraphRun<'a> {
     /// The values that a device stores in low precision are drawn as it stores them.
@@ -139,9 +140,9 @@ impl<'a> GraphRun<'a> {
     /// Runs the case on a fresh device: memory poisoned with NaN first, by both plans, each twice.
     pub(super) fn run(&self, device: Box<dyn Device>) -> Result<Done> {
         let (g, rows) = (&self.graph, self.case.rows);
-        let [kept, used] = PLANS.map(|(_, keep)| plan(g, &Key { keep, ..self.key() }, &*device));
-        let (kept, used) = (kept?, used?);
-        let mut rig = self.rig(device, kept.arena.max(used.arena))?;
+        let of = |keep| plan(g, &Key { keep, ..self.key() }, &*device);
+        let (unfused, kept, used) = (of(Keep::Unfused)?, of(Keep::Values)?, of(Keep::Nothing)?);
+        let mut rig = self.rig(device, unfused.arena.max(kept.arena))?;
 
         let mut outcome = Outcome::default();
         let mut twice = |rig: &mut Rig, plan: &Plan| -> Result<()> {
@@ -154,11 +155,12 @@ impl<'a> GraphRun<'a> {
             outcome.add(run()?, &run()?);
             Ok(())
         };
-        twice(&mut rig, &kept)?;
-        let branches = device_branches(g, rows, |v| rig.value(&kept, v))?;
-        let output = rig.value(&kept, self.root)?;
+        twice(&mut rig, &unfused)?;
+        let output = rig.value(&unfused, self.root)?;
         twice(&mut rig, &used)?;
         outcome.values.push(output);
+        let mut branches = |plans: [&Plan; 2]| device_branches(g, rows, &mut rig, plans, &self.counters);
+        let branches = [branches([&unfused, &unfused])?, branches([&unfused, &kept])?];
         Ok(Done { outcome, branches })
     }
 
@@ -211,27 +213,30 @@ impl<'a> GraphRun<'a> {
             taps: wide(&self.taps),
             train: true,
             counters: self.counters,
-            branches: done.branches.clone(),
             ..Inputs::default()
         };
+        let inputs = done.branches.clone().map(|branches| Inputs { branches, ..inputs.clone() });
         let (g, root, seed) = (&self.graph, self.root, widen(&self.projection));
         let tolerance = Tolerance::of(self.dtype);
-        let values = interp::forward(g, &inputs);
-        let gradients = interp::backward(g, &inputs, &values, root, &seed);
         let mut got = done.outcome.values.iter();
         let mut next = || got.next().map_or(&[][..], |v| v);
-        for (plan, _) in PLANS {
+        for ((plan, _), inputs) in PLANS.iter().zip(&inputs) {
+            let values = interp::forward(g, inputs);
+            let gradients = interp::backward(g, inputs, &values, root, &seed);
             for written in self.written() {
                 let (what, expected) = self.expected(written, &values, &gradients);
                 out.compare(format!("{what}{plan}"), next(), &expected, tolerance.backward);
             }
         }
+        let inputs = &inputs[0];
+        let values = interp::forward(g, inputs);
+        let gradients = interp::backward(g, inputs, &values, root, &seed);
         let output = next();
         out.compare("output", output, values.of(root), tolerance.forward);
         if let [_] = self.body.ops[..] {
-            componentwise(g, root, self.dtype, &inputs, &values, output, out);
+            componentwise(g, root, self.dtype, inputs, &values, output, out);
         }
-        differences(g, root, &inputs, &gradients, &seed, self.differentiable(), out);
+        differences(g, root, inputs, &gradients, &seed, self.differentiable(), out);
     }
 }
 
@@ -269,12 +274,34 @@ fn param_values(kind: ParamKind, name: &str, len: usize, seed: u64) -> Vec<f32> 
     }
 }
 
-/// The branches that the device took: ReLU masks and pool winners, read off its own values.
+/// The branches that the device takes, ReLU masks and pool winners, read off its own values: those of the second plan, and
+/// of the first, which keeps all, where the second does not write a value by itself.
+///
+/// In low precision the two may differ where a value that was rounded the other way falls on the other side of 0.
 pub(super) fn device_branches(
     g: &Graph,
     rows: usize,
-    mut value: impl FnMut(Var) -> Result<Vec<f32>>,
+    rig: &mut Rig,
+    plans: [&Plan; 2],
+    counters: &Counters,
 ) -> Result<HashMap<Var, Branch>> {
+    let mut values: Vec<Vec<f32>> = vec![vec![]; g.vars().count()];
+    let read = |v: &Var| match &g.node(*v).op {
+        Op::Relu => Some(*v),
+        Op::MaxPool(_) => Some(g.node(*v).inputs[0]),
+        _ => None,
+    };
+    for plan in plans {
+        rig.poison()?;
+        rig.run(&rig.bind(plan), counters)?;
+        for v in g.vars().filter_map(|v| read(&v)) {
+            let found = rig.value(plan, v)?;
+            if !found.is_empty() {
+                values[v.0 as usize] = found;
+            }
+        }
+    }
+    let value = |v: Var| -> Result<&Vec<f32>> { Ok(&values[v.0 as usize]) };
     let mut branches = HashMap::new();
     for v in g.vars() {
         let node = g.node(v);
@@ -282,7 +309,7 @@ pub(super) fn device_branches(
             Op::Relu => value(v)?.iter().map(|y| u32::from(*y > 0.0)).collect(),
             Op::MaxPool(pool) => {
                 let x = value(node.inputs[0])?;
-                pool.winners_of(rows, g.shape(node.inputs[0]), &widen(&x))
+                pool.winners_of(rows, g.shape(node.inputs[0]), &widen(x))
             }
             _ => continue,
         };

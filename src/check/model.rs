@@ -10,7 +10,7 @@ use crate::graph::Graph;
 use crate::interp::{self, Inputs};
 use crate::ops::call::{Counters, Ingest, Loc, Memory, Role};
 use crate::ops::{Op, ingest_spec};
-use crate::plan::{Key, plan};
+use crate::plan::{Keep, Key, plan};
 use crate::rng::{Draws, stream};
 
 /// A model to check: its graph with an image source and a loss.
@@ -43,18 +43,17 @@ pub fn check_model(check: &ModelCheck<'_>, device: MakeDevice<'_>) -> Result<Ver
     let probe = device()?;
     let dtype = probe.dtype();
     let tolerance = Tolerance::of(dtype);
-    let kept = plan(g, &Key { keep: true, ..key.clone() }, &*probe)?;
-    let used = plan(g, &key, &*probe)?;
-    let mut rig = Rig::new(probe, g, rows, kept.arena.max(used.arena), 0)?;
+    let [unfused, kept, used] =
+        [Keep::Unfused, Keep::Values, Keep::Nothing].map(|keep| plan(g, &Key { keep, ..key.clone() }, &*probe));
+    let (unfused, kept, used) = (unfused?, kept?, used?);
+    let mut rig = Rig::new(probe, g, rows, unfused.arena.max(kept.arena), 0)?;
     rig.set_dataset(&DatasetBytes { images: &images, labels: &labels, image_len: len }, &order)?;
     let mut weights = g.params().init(seed);
     for p in g.params().list().iter().filter(|p| p.kind.is_factor()) {
         weights[p.offset..p.offset + p.len()].iter_mut().for_each(|w| *w = dtype.round(*w));
     }
     rig.upload_weights(g, dtype, &weights)?;
-    rig.poison()?;
-    rig.run(&rig.bind(&kept), &counters)?;
-    let branches = device_branches(g, rows, |v| rig.value(&kept, v))?;
+    let branches = device_branches(g, rows, &mut rig, [&unfused, &kept], &counters)?;
 
     let augment = source.augment;
     let spec = Ingest {

@@ -65,7 +65,8 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
             Error::usage(format!("--order must be ascending, descending or a whole number, not '{word}'"))
         })?),
     };
-    let emulation = Emulation { sanitize: matches.get_flag("sanitize"), eager: matches.get_flag("eager"), order };
+    let (sanitize, eager) = (matches.get_flag("sanitize"), matches.get_flag("eager"));
+    let emulation = Emulation { sanitize, eager, order, ..Emulation::default() };
     if emulation != Emulation::default() && recipe.device != Target::Emu {
         return Err(Error::usage("--sanitize, --order and --eager are the emulator's: give --device emu as well"));
     }

@@ -8,6 +8,7 @@ use crate::graph::Var;
 use crate::ops::call::{Kernel, Loc, NormShape, Role};
 use crate::ops::site::NormBehind;
 use crate::ops::{MaxPool, Op};
+use crate::plan::Keep;
 
 /// What is fused behind a batch-norm.
 #[derive(Clone, Copy, Default)]
@@ -103,7 +104,7 @@ impl Lowering<'_> {
         let read = graph.node(conv).inputs[0];
         // Gradients arrive in reverse order: the earliest reader's comes last.
         let earliest = graph.consumers(read).find(|c| self.live[c.0 as usize] && self.wanted[c.0 as usize]);
-        if earliest != Some(conv) || self.key.keep {
+        if earliest != Some(conv) || self.key.keep == Keep::Unfused {
             return None;
         }
         let is_norm = |v: &Var| matches!(graph.node(*v).op, Op::BatchNorm(_)) && self.last(*v) == read;

@@ -13,7 +13,7 @@ use samcore::ops::case::Body;
 use samcore::ops::value::ParamKind;
 use samcore::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Linear, MaxPool, OPS, Op, PadShortcut};
 use samcore::params::FileLayout;
-use samcore::plan::{Key, Wrt, everywhere, nowhere, plan};
+use samcore::plan::{Keep, Key, Wrt, everywhere, nowhere, plan};
 
 /// Relative error of a spec: rounding of f64. Constants that samcore keeps as f32 (momentum, smoothing) are off by half a
 /// unit of f32 to begin with.
@@ -182,7 +182,7 @@ impl<'a> Case<'a> {
         let wrt = Wrt { params: Some(g.all_params()), taps: false, input: true };
         let root = if g.loss().is_some() { None } else { Some(self.root) };
         let running = if self.running { everywhere() } else { nowhere() };
-        let key = Key { wrt, root, train: true, running, keep: true, ..Key::evaluate(self.rows) };
+        let key = Key { wrt, root, train: true, running, keep: Keep::Unfused, ..Key::evaluate(self.rows) };
         let plan = plan(g, &key, &*device).unwrap();
         let mut rig = Rig::new(device, g, self.rows, plan.arena, self.seed.len()).unwrap();
         let narrow = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();

@@ -11,29 +11,11 @@ pub mod rungs;
 pub mod sources;
 
 pub use device::CudaDevice;
+pub use emulator::{Emulator, Options as Emulation, Order};
 
 use crate::dtype::DType;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use rungs::Rungs;
-
-/// How the emulator runs kernels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Emulation {
-    pub order: Order,
-    /// Asynchronous copies and products are done when they are issued, not as late as they may be.
-    pub eager: bool,
-    /// Look for races, uninitialised reads and accesses out of bounds.
-    pub sanitize: bool,
-}
-
-/// In which order a block's threads run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    #[default]
-    Ascending,
-    Descending,
-    Shuffled(u64),
-}
 
 /// Short steps that go into one graph on a GPU. The emulator starts nothing in advance: its steps take seconds, and one waits
 /// for each.
@@ -53,10 +35,14 @@ pub fn on_gpu(number: usize, dtype: DType) -> Result<CudaDevice> {
     CudaDevice::new(driver, dtype, Rungs::default(), STEPS_A_GRAPH)
 }
 
-/// A device on the emulator.
+/// A device on the emulator, of `threads` CPU threads (0: all).
 ///
 /// # Errors
 /// Unavailable: no C++ compiler.
-pub fn on_emulator(_emulation: &Emulation, _threads: usize, _dtype: DType) -> Result<CudaDevice> {
-    Err(Error::new(Kind::Unavailable, "no emulator here"))
+pub fn on_emulator(emulation: &Emulation, threads: usize, dtype: DType) -> Result<CudaDevice> {
+    let mut emulation = emulation.clone();
+    if threads > 0 {
+        emulation.threads = threads;
+    }
+    CudaDevice::new(Box::new(Emulator::new(emulation)?), dtype, Rungs::default(), 1)
 }

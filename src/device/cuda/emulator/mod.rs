@@ -22,7 +22,7 @@ pub enum Order {
 }
 
 /// How the emulator runs kernels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     pub order: Order,
     /// Asynchronous copies and `wgmma` are done when issued, else as late as legal.
