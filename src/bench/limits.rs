@@ -1,10 +1,14 @@
 //! What this machine can do at most, by loops that do nothing else: the scale that every other figure is held against.
 
 use super::{Spread, repeat};
-use crate::device::Device;
 use crate::device::cpu::pool::Pool;
 use crate::device::cpu::simd::Isa;
 use crate::device::cpu::{CpuDevice, Workers, peaks};
+use crate::device::{Device, Layout};
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::ops::call::{Call, Counters, Kernel, LinearShape, Loc, Memory};
+use crate::rng::{Draws, stream};
 use crate::train::environment::environment;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -21,19 +25,29 @@ const BUDGET: Duration = Duration::from_millis(300);
 pub struct Limits {
     /// As the device describes itself.
     pub device: String,
-    pub isa: Isa,
+    /// What it computes by: "avx512", "sm_90 x132 bf16".
+    pub instructions: String,
     pub threads: usize,
-    /// f32 multiply-adds in registers, counted as two flops, in GFLOP/s: on one thread, and on all.
-    pub fma_one: Spread,
+    /// On a CPU f32 multiply-adds in registers, counted as two flops, in GFLOP/s: on one thread, and on all. On a GPU a large
+    /// matrix product in the dtype at hand, by the kernels here.
+    pub fma_one: Option<Spread>,
     pub fma: Spread,
-    /// Copy between large buffers on all threads in GB/s, bytes read and written counted.
+    /// Copy between large buffers in GB/s, bytes read and written counted.
     pub copy: Spread,
 }
+
+/// Side of the square matrices, and elements of the buffers, that a GPU's limits are measured with; the emulator's are for
+/// trying the commands alone.
+const GPU_SIDE: usize = 8192;
+const GPU_BUFFER: usize = 128 << 20;
+const EMULATED_SIDE: usize = 64;
+const EMULATED_BUFFER: usize = 1 << 16;
 
 /// Names of the results, as `--compare` finds them again.
 const FMA_ONE: &str = "limit: multiply-add, 1 thread";
 pub(super) const FMA: &str = "limit: multiply-add, all threads";
 pub(super) const COPY: &str = "limit: copy";
+const PRODUCT: &str = "limit: matrix product";
 
 impl Limits {
     /// Measures them; takes about a second.
@@ -41,12 +55,55 @@ impl Limits {
         let one = Workers { pool: Pool::new(1), isa: device.isa() };
         Limits {
             device: device.describe(),
-            isa: device.isa(),
+            instructions: device.instructions(),
             threads: device.threads(),
-            fma_one: fma(&one, BUDGET),
+            fma_one: Some(fma(&one, BUDGET)),
             fma: fma(device.workers(), BUDGET),
             copy: copy(device.workers(), BUDGET),
         }
+    }
+
+    /// Those of a device of kernels: a matrix product and a copy, as calls.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn measure_kernels(mut device: Box<dyn Device>, emulated: bool) -> Result<Limits> {
+        let (side, buffer) = if emulated { (EMULATED_SIDE, EMULATED_BUFFER) } else { (GPU_SIDE, GPU_BUFFER) };
+        let element = device.dtype().storage();
+        let vector = |id: u16, len: usize, element: Element| Loc { element, ..Loc::new(Memory::Vector(id), 0, len) };
+        let square = |id| vector(id, side * side, element);
+        let shape = LinearShape { n: side, inputs: side, outputs: side };
+        let [mut product, copy] = [
+            (Kernel::LinearForward(shape), vec![square(0), square(1), vector(2, side, Element::F32)], square(3)),
+            (Kernel::Copy { add: false }, vec![vector(4, buffer, Element::F32)], vector(5, buffer, Element::F32)),
+        ]
+        .map(|(kernel, reads, to)| Call {
+            kernel,
+            reads,
+            writes: vec![to],
+            workspace: None,
+            label: "limit".into(),
+        });
+        let arena = device.workspace(&product);
+        if arena > 0 {
+            product.workspace = Some(Loc::new(Memory::Arena, 0, arena));
+        }
+        let cells = element.cells(side * side);
+        device.allocate(&Layout { arena, vectors: vec![cells, cells, side, cells, buffer, buffer], scalars: 16 })?;
+        // Of zeros a GPU computes faster than of anything else.
+        let mut draws = Draws::new(0, stream("bench.limits"), 0, 0);
+        let some: Vec<f32> = (0..65_537).map(|_| draws.normal() as f32).collect();
+        for to in product.reads.iter().chain(&copy.reads) {
+            let values: Vec<f32> = some.iter().copied().cycle().take(to.len).collect();
+            device.upload(*to, &values)?;
+        }
+        let mut rates = |call: &Call, amount: u64| -> Result<Spread> {
+            let seconds = repeat(BUDGET, || device.time(call, &Counters::default()))?;
+            Ok(Spread::of(&seconds).rates(amount as f64 / 1e9))
+        };
+        let (fma, copy) = (rates(&product, product.flops())?, rates(&copy, copy.bytes())?);
+        let (instructions, threads) = (device.instructions(), device.threads());
+        Ok(Limits { device: device.describe(), instructions, threads, fma_one: None, fma, copy })
     }
 
     /// The least time in seconds that `flops` and `bytes` take, and the limit that it is due to: "fma" or "copy". By the
@@ -60,19 +117,26 @@ impl Limits {
     #[cfg(test)]
     pub(crate) fn example() -> Limits {
         let at = |v| Spread { median: v, min: v, max: v };
-        let (device, isa) = (String::from("cpu"), Isa::Plain);
-        Limits { device, isa, threads: 2, fma_one: at(50.0), fma: at(100.0), copy: at(20.0) }
+        let (device, instructions) = (String::from("cpu"), "plain".into());
+        Limits { device, instructions, threads: 2, fma_one: Some(at(50.0)), fma: at(100.0), copy: at(20.0) }
     }
 
     /// One result a limit; the first carries the environment.
     pub fn to_json(&self) -> Vec<Value> {
-        let mut environment = environment(self.isa.name(), self.threads);
+        let mut environment = environment(&self.instructions, self.threads);
         if let Some(entries) = environment.as_object_mut() {
             // Paths on this machine are nobody's business.
             entries.remove("arguments");
         }
+        let device = &self.device;
+        let Some(one) = self.fma_one else {
+            // The name says the dtype: a run may have several.
+            let product = format!("{PRODUCT}, {device}");
+            let of = json!({"name": product, "gflops": self.fma.to_json(), "environment": environment});
+            return vec![of, json!({"name": format!("{COPY}, {device}"), "gb_per_s": self.copy.to_json()})];
+        };
         vec![
-            json!({"name": FMA_ONE, "gflops": self.fma_one.to_json(), "environment": environment}),
+            json!({"name": FMA_ONE, "gflops": one.to_json(), "environment": environment}),
             json!({"name": FMA, "gflops": self.fma.to_json(), "threads": self.threads}),
             json!({"name": COPY, "gb_per_s": self.copy.to_json(), "threads": self.threads}),
         ]

@@ -3,7 +3,7 @@
 use super::{Spread, process, repeat, timed};
 use crate::check::Rig;
 use crate::data;
-use crate::device::{Device, Layout, cpu::CpuDevice};
+use crate::device::{Device, Layout};
 use crate::error::Result;
 use crate::ops::call::{Augment, Call, Counters, Ingest, Kernel};
 use crate::rng::permutation;
@@ -54,7 +54,7 @@ impl Loading {
 ///
 /// # Errors
 /// Those of the files.
-pub fn time_loading(name: &str, device: CpuDevice, budget: Duration) -> Result<Loading> {
+pub fn time_loading(name: &str, device: Box<dyn Device>, budget: Duration) -> Result<Loading> {
     let begun = Instant::now();
     let data = data::load(name)?;
     let train = &data.train;
@@ -74,7 +74,7 @@ pub fn time_loading(name: &str, device: CpuDevice, budget: Duration) -> Result<L
     };
     let threads = device.threads();
     let vectors = vec![batch * train.image_len(), batch * data.classes, batch];
-    let mut rig = Rig::with_layout(Box::new(device) as Box<dyn Device>, Layout { arena: 0, vectors, scalars: 0 })?;
+    let mut rig = Rig::with_layout(device, Layout { arena: 0, vectors, scalars: 0 })?;
     rig.set_dataset(&train.bytes(), &permutation(0, 0, train.count))?;
     let load_seconds = begun.elapsed().as_secs_f64();
     let since_start = process::age().map(|age| age.as_secs_f64());

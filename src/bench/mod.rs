@@ -10,6 +10,7 @@ pub mod loading;
 pub mod operations;
 pub mod process;
 pub mod steps;
+pub mod tune;
 
 use crate::error::Result;
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 use super::limits::Limits;
 use super::{Spread, process, rounded, timed};
 use crate::device::{DatasetBytes, Device};
+use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
@@ -17,9 +18,6 @@ use crate::train::engine::{self, Evaluator, TRAIN};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Number formats that a step can compute in.
-pub const DTYPES: &[&str] = &["f32"];
-
 /// Untimed steps: the first ones meet cold caches and memory that the system has not handed out yet.
 const WARM_UP: usize = 3;
 /// Rounds that the timed steps are told in; their medians show how the machine drifted meanwhile.
@@ -32,13 +30,13 @@ pub struct Work {
     /// The optimizer whose step is timed; None: an evaluation step.
     pub opt: Option<String>,
     pub batch: usize,
-    pub dtype: String,
+    pub dtype: DType,
 }
 
 impl Work {
     /// "step cnn sam, batch 128, f32"
     pub fn name(&self) -> String {
-        format!("step {} {}, batch {}, {}", self.model, self.opt_or_eval(), self.batch, self.dtype)
+        format!("step {} {}, batch {}, {}", self.model, self.opt_or_eval(), self.batch, self.dtype.name())
     }
 
     fn opt_or_eval(&self) -> &str {
@@ -53,10 +51,6 @@ impl Work {
         models::find(&self.model)?;
         if let Some(opt) = &self.opt {
             optim::find(opt)?;
-        }
-        if !DTYPES.contains(&&self.dtype[..]) {
-            let message = format!("there is no dtype '{}' here; steps compute in {}", self.dtype, DTYPES.join(", "));
-            return Err(Error::usage(message));
         }
         Ok(())
     }
@@ -79,6 +73,8 @@ pub struct StepTimes {
     pub peak_rss: Option<u64>,
     pub arena_bytes: usize,
     pub vector_bytes: usize,
+    /// As the device describes itself, and what it computes by.
+    pub device: String,
     pub instructions: String,
     pub threads: usize,
 }
@@ -120,7 +116,8 @@ impl StepTimes {
                 "opt": self.work.opt_or_eval(),
                 "batch": batch,
                 "threads": self.threads,
-                "dtype": dtype,
+                "dtype": dtype.name(),
+                "device": self.device,
                 "instructions": self.instructions,
             },
         })
@@ -181,19 +178,42 @@ impl Steps {
         Ok(Steps { exec, run, counters, lr: 0.1 * recipe.lr as f32 })
     }
 
-    /// One step, and what the training loop reads of it.
-    fn step(&mut self) -> Result<()> {
+    /// Steps that are timed together: on a GPU so many that the host is never waited for, on the CPU one.
+    fn together(&self) -> usize {
+        let program = match &self.run {
+            Run::Evaluate(evaluator) => evaluator.program,
+            Run::Train { programs, .. } => programs[0],
+        };
+        match self.exec.depth(program) {
+            1 => 1,
+            depth => 4 * depth,
+        }
+    }
+
+    /// `count` steps, and what the training loop reads of each.
+    fn steps(&mut self, count: usize) -> Result<()> {
         let exec = &mut self.exec;
         match &mut self.run {
-            Run::Evaluate(evaluator) => evaluator.run(exec, TRAIN, self.counters.rows as usize).map(|_| ()),
+            Run::Evaluate(evaluator) => {
+                (0..count).try_for_each(|_| evaluator.run(exec, TRAIN, self.counters.rows as usize).map(|_| ()))
+            }
             Run::Train { optimizer, programs, step } => {
-                let program = programs[optimizer.phase(*step)];
-                exec.submit(program, &self.counters, &[("lr", self.lr)])?;
-                *step += 1;
-                match exec.collect()?.fault {
-                    false => Ok(()),
-                    true => Err(Error::new(Kind::NotFinite, format!("step {step} of the benchmark is not finite"))),
+                let mut ahead = 0;
+                for done in 0..count {
+                    while ahead < count {
+                        let program = programs[optimizer.phase(*step)];
+                        if ahead - done >= exec.depth(program) {
+                            break;
+                        }
+                        exec.submit(program, &self.counters, &[("lr", self.lr)])?;
+                        *step += 1;
+                        ahead += 1;
+                    }
+                    if exec.collect()?.fault {
+                        return Err(Error::new(Kind::NotFinite, "a step of the benchmark is not finite"));
+                    }
                 }
+                Ok(())
             }
         }
     }
@@ -206,7 +226,7 @@ impl Steps {
 pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Result<StepTimes> {
     work.check()?;
     let peak_is_own = process::reset_peak();
-    let (instructions, threads) = (device.instructions(), device.threads());
+    let (instructions, threads, description) = (device.instructions(), device.threads(), device.describe());
     let model = models::find(&work.model)?;
     let graph = models::classifier(&model, &source(&model), 0.0, 0.0)?;
     let gradients = match &work.opt {
@@ -215,13 +235,14 @@ pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Res
     };
     let passes = if gradients > 0.0 { 3.0 * gradients } else { 1.0 };
     let mut steps = Steps::new(work, &graph, device)?;
-    let warm_up_seconds = timed(|| (0..WARM_UP).try_for_each(|_| steps.step()))?;
+    let together = steps.together();
+    let warm_up_seconds = timed(|| steps.steps(WARM_UP.max(together)))?;
     let (mut all, mut rounds) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         let first = all.len();
         while all.len() == first || begun.elapsed() < budget / ROUNDS {
-            all.push(timed(|| steps.step())?);
+            all.push(timed(|| steps.steps(together))? / together as f64);
         }
         rounds.push(Spread::of(&all[first..]).median);
     }
@@ -229,7 +250,7 @@ pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Res
     Ok(StepTimes {
         work: work.clone(),
         seconds: Spread::of(&all),
-        steps: all.len(),
+        steps: all.len() * together,
         rounds,
         warm_up_seconds,
         forward_flops: graph.flops(),
@@ -237,6 +258,7 @@ pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Res
         peak_rss: process::peak_rss_bytes().filter(|_| peak_is_own),
         arena_bytes: 4 * layout.arena,
         vector_bytes: 4 * layout.vectors.iter().sum::<usize>(),
+        device: description,
         instructions,
         threads,
     })
@@ -247,16 +269,15 @@ mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
 
-    fn work(model: &str, opt: Option<&str>, dtype: &str) -> Work {
-        Work { model: model.into(), opt: opt.map(str::to_owned), batch: 4, dtype: dtype.into() }
+    fn work(model: &str, opt: Option<&str>) -> Work {
+        Work { model: model.into(), opt: opt.map(str::to_owned), batch: 4, dtype: DType::F32 }
     }
 
     #[test]
     fn unknown_names_are_told_before_anything_is_measured() {
         for (work, message) in [
-            (work("cnm", Some("sam"), "f32"), "unknown model 'cnm'; did you mean 'cnn'?"),
-            (work("cnn", Some("sag"), "f32"), "unknown optimizer 'sag'; did you mean 'sam'?"),
-            (work("cnn", None, "bf16"), "there is no dtype 'bf16' here; steps compute in f32"),
+            (work("cnm", Some("sam")), "unknown model 'cnm'; did you mean 'cnn'?"),
+            (work("cnn", Some("sag")), "unknown optimizer 'sag'; did you mean 'sam'?"),
         ] {
             assert_eq!(work.check().unwrap_err().to_string(), message);
         }
@@ -268,8 +289,7 @@ mod tests {
         let forward = 37_383_680.0;
         let opts = optim::OPTIMIZERS.iter().map(|row| (Some(row.name), 3.0 * row.gradients));
         for (opt, passes) in opts.chain([(None, 1.0)]) {
-            let times =
-                time_steps(&work("cnn", opt, "f32"), Box::new(CpuDevice::new(2).unwrap()), Duration::ZERO).unwrap();
+            let times = time_steps(&work("cnn", opt), Box::new(CpuDevice::new(2).unwrap()), Duration::ZERO).unwrap();
             assert_eq!((times.steps, times.rounds.len()), (5, 5));
             assert_eq!(times.step_flops, 4.0 * passes * forward, "{opt:?}");
             assert!(times.arena_bytes > 0 && times.vector_bytes >= 4 * 468_010, "{times:?}");

@@ -50,7 +50,9 @@ impl Rig {
     pub fn with_layout(mut device: Box<dyn Device>, layout: Layout) -> Result<Rig> {
         device.allocate(&layout)?;
         // Gradients of a check are not small: 1 changes nothing.
-        device.upload(Loc::new(Memory::Scalars, SCALE, 1), &[1.0])?;
+        if layout.scalars > SCALE {
+            device.upload(Loc::new(Memory::Scalars, SCALE, 1), &[1.0])?;
+        }
         Ok(Rig { device, layout })
     }
 

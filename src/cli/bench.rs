@@ -6,15 +6,19 @@ use super::flags::{apply, flag, flag_like, path, path_flag, switch, text as give
 use super::print;
 use crate::bench::compare::{self, Comparison, Figure};
 use crate::bench::limits::Limits;
-use crate::bench::steps::{DTYPES, Work};
-use crate::bench::{loading, operations, steps};
-use crate::device::cpu::CpuDevice;
+use crate::bench::steps::Work;
+use crate::bench::{loading, operations, steps, tune};
+use crate::device::{Device, cpu::CpuDevice};
+use crate::dtype::DType;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::write_atomic;
 use crate::ops::OPS;
-use crate::recipe::{Kind, Recipe, Value as Setting};
+use crate::ops::case::Case;
+use crate::recipe::{Kind, Recipe, Target, Value as Setting};
+use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +29,8 @@ pub enum What {
     /// Operations whose names contain this.
     Operations(String),
     Steps(Vec<Work>),
+    /// Each kernel for the convolutions of these models.
+    Tune(Vec<String>),
     /// Loading of the data set of this name, or in this folder.
     Data(String),
     /// Nothing: only the names of the operations' cases.
@@ -36,12 +42,15 @@ pub struct Args {
     pub what: What,
     /// Time for each measurement.
     pub budget: Duration,
-    /// Its threads count here.
+    /// Its device and threads count here.
     pub recipe: Recipe,
+    pub dtypes: Vec<DType>,
     /// Where the results go as JSON lines; "-" is stdout, which then holds nothing else.
     pub json: Option<PathBuf>,
     /// An earlier such file.
     pub compare: Option<PathBuf>,
+    /// Where the table of the fastest kernels goes.
+    pub tune: Option<PathBuf>,
 }
 
 const SECONDS: Kind = Kind::Number(Excluded(0.0), Included(86_400.0));
@@ -56,7 +65,7 @@ const MOST_IMAGES: u64 = u32::MAX as u64;
 
 pub fn build(command: Command) -> Command {
     let list = |name, values, help| Arg::new(name).long(name).value_name(values).help(help).requires("step");
-    let dtypes = format!("number formats ({}) [f32]", DTYPES.join(", "));
+    let dtypes = format!("what a GPU multiplies in ({}) [f32]", DType::NAMES.join(", "));
     command.args([
         Arg::new("filter").value_name("FILTER").help("only the operations' cases whose names contain this [all]"),
         Arg::new("step")
@@ -66,7 +75,10 @@ pub fn build(command: Command) -> Command {
             .conflicts_with_all(["filter", "data", "list"]),
         list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
         list("batch", "N,…", format!("images a step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
-        list("dtype", "NAME,…", dtypes),
+        Arg::new("dtype").long("dtype").value_name("NAME,…").help(dtypes),
+        flag_like("device", "device"),
+        path_flag("tune", "FILE", "time every kernel for the convolutions of --step's models; write the fastest there")
+            .requires("step"),
         flag("mode", MODE, "training steps, or evaluation", Some(&Setting::Text("train".into()))).requires("step"),
         flag("data", Kind::Text, "time the loading of this data set or folder instead", None)
             .conflicts_with_all(["filter", "list"]),
@@ -82,10 +94,20 @@ pub fn build(command: Command) -> Command {
 /// Usage: a wrong value, or a name that is not known.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    apply(matches, "threads", "threads", &mut recipe)?;
+    for name in ["device", "threads"] {
+        apply(matches, name, name, &mut recipe)?;
+    }
+    let dtypes: Vec<DType> = words(&given(matches, "dtype").unwrap_or("f32".into()))
+        .iter()
+        .map(|word| match Kind::Choice(&DType::NAMES).parse(word) {
+            Ok(_) => Ok(DType::ALL.into_iter().find(|d| d.name() == word).unwrap_or_default()),
+            Err(e) => Err(Error::usage(format!("--dtype {e}"))),
+        })
+        .collect::<Result<_>>()?;
     let filter = given(matches, "filter").unwrap_or_default();
     let (what, seconds) = match (given(matches, "step"), given(matches, "data")) {
-        (Some(models), _) => (What::Steps(works(matches, &models)?), STEPS_BUDGET),
+        (Some(models), _) if matches.contains_id("tune") => (What::Tune(words(&models)), BUDGET),
+        (Some(models), _) => (What::Steps(works(matches, &models, &dtypes)?), STEPS_BUDGET),
         (None, Some(data)) => (What::Data(data), BUDGET),
         (None, None) if matches.get_flag("list") => (What::List(filter), BUDGET),
         (None, None) => (What::Operations(filter), BUDGET),
@@ -95,11 +117,12 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
         _ => seconds,
     };
     let budget = Duration::from_secs_f64(seconds);
-    Ok(Args { what, budget, recipe, json: path(matches, "json"), compare: path(matches, "compare") })
+    let (json, compare, tune) = (path(matches, "json"), path(matches, "compare"), path(matches, "tune"));
+    Ok(Args { what, budget, recipe, dtypes, json, compare, tune })
 }
 
 /// Every combination of the lists given.
-fn works(matches: &ArgMatches, models: &str) -> Result<Vec<Work>> {
+fn works(matches: &ArgMatches, models: &str, dtypes: &[DType]) -> Result<Vec<Work>> {
     let evaluate = value(matches, "mode", MODE)? == Some(Setting::Text("eval".into()));
     let list = |name: &str, default: &str| words(&given(matches, name).unwrap_or(default.into()));
     if evaluate && matches.contains_id("opt") {
@@ -112,7 +135,7 @@ fn works(matches: &ArgMatches, models: &str) -> Result<Vec<Work>> {
     for model in words(models) {
         for opt in &opts {
             for batch in &batches {
-                for dtype in list("dtype", DTYPES[0]) {
+                for &dtype in dtypes {
                     let kind = Kind::Count(1, MOST_IMAGES);
                     let count = kind.parse(batch).map_err(|e| Error::usage(format!("--batch {e}")))?;
                     let Setting::Count(batch) = count else { continue };
@@ -163,7 +186,7 @@ impl Results {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let Args { what, budget, recipe, json, compare } = args(matches)?;
+    let Args { what, budget, recipe, dtypes, json, compare, tune } = args(matches)?;
     // Everything that can be refused is refused before minutes are spent.
     if let What::List(filter) | What::Operations(filter) = &what {
         let names = operations::names(filter)?;
@@ -179,19 +202,23 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         let message = format!("--json: there is no folder {}", folder.display());
         return Err(Error::new(ErrorKind::CantCreate, message));
     }
-    let device = || CpuDevice::new(recipe.threads);
+    let device = |dtype: DType| engine::device(&mut Recipe { dtype, ..recipe.clone() });
     if let Some(folder) = results.json.as_deref().filter(|path| path.is_dir()) {
         let message = format!("--json: {} is a folder; give the name of a file", folder.display());
         return Err(Error::new(ErrorKind::CantCreate, message));
     }
     // First of all, because it tells the time since the process began.
     let loading = match &what {
-        What::Data(name) => Some(loading::time_loading(name, device()?, budget)?),
+        What::Data(name) => Some(loading::time_loading(name, device(dtypes[0])?, budget)?),
         _ => None,
     };
-    let limits = Limits::measure(&device()?);
-    results.show(&text::limits(&limits))?;
-    limits.to_json().into_iter().try_for_each(|line| results.add(line))?;
+    let mut limits = BTreeMap::new();
+    for dtype in &dtypes {
+        let of = limits_of(&recipe, device(*dtype)?)?;
+        results.show(&text::limits(&of))?;
+        of.to_json().into_iter().try_for_each(|line| results.add(line))?;
+        limits.insert(dtype.name(), of);
+    }
     if let Some(loading) = &loading {
         results.show(&text::loading(loading))?;
         results.add(loading.to_json())?;
@@ -199,20 +226,34 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     match &what {
         What::Operations(filter) => {
             results.show(text::OPERATIONS)?;
-            for (name, case) in OPS.iter().flat_map(|row| operations::cases(row, filter)) {
-                let context = |e: Error| e.context(&name);
-                let calls = operations::time_case(&case, Box::new(device()?), budget).map_err(context)?;
-                results.show(&text::case(&name, &calls, &limits))?;
-                calls.iter().try_for_each(|call| results.add(call.to_json(&name, &limits)))?;
+            for ((name, case), dtype) in
+                OPS.iter().flat_map(|row| operations::cases(row, filter)).flat_map(|case| each(&case, &dtypes))
+            {
+                let name = if dtypes.len() > 1 { format!("{name}, {}", dtype.name()) } else { name };
+                let (context, limits) = (|e: Error| e.context(&name), &limits[dtype.name()]);
+                let calls = operations::time_case(&case, device(dtype)?, budget).map_err(context)?;
+                results.show(&text::case(&name, &calls, limits))?;
+                calls.iter().try_for_each(|call| results.add(call.to_json(&name, limits)))?;
             }
             results.show(text::OPERATIONS_FOOT)?;
         }
         What::Steps(works) => {
             results.show(text::STEPS)?;
             for work in works {
-                let times = steps::time_steps(work, Box::new(device()?), budget).map_err(|e| e.context(work.name()))?;
-                results.show(&text::step(&times, &limits))?;
-                results.add(times.to_json(&limits))?;
+                let limits = &limits[work.dtype.name()];
+                let times = steps::time_steps(work, device(work.dtype)?, budget).map_err(|e| e.context(work.name()))?;
+                results.show(&text::step(&times, limits))?;
+                results.add(times.to_json(limits))?;
+            }
+        }
+        What::Tune(models) => {
+            let with = |rung, dtype| engine::device_on_rung(&mut Recipe { dtype, ..recipe.clone() }, rung);
+            let table = tune::tune(models, &dtypes, &with, budget, &mut |row| {
+                results.show(&text::tuned(row))?;
+                results.add(row.to_json())
+            })?;
+            if let Some(path) = &tune {
+                write_atomic(path, table.to_json().as_bytes())?;
             }
         }
         What::Data(_) | What::List(_) => {}
@@ -223,6 +264,19 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         results.show(&text::comparison(&Comparison::of(&then, &now), &path))?;
     }
     Ok(())
+}
+
+/// The limits that a device of that recipe is held against.
+fn limits_of(recipe: &Recipe, device: Box<dyn Device>) -> Result<Limits> {
+    match device.free_memory()? {
+        Some(_) => Limits::measure_kernels(device, recipe.device == Target::Emu),
+        None => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?)),
+    }
+}
+
+/// A case in each dtype.
+fn each(case: &(String, Case), dtypes: &[DType]) -> Vec<((String, Case), DType)> {
+    dtypes.iter().map(|dtype| (case.clone(), *dtype)).collect()
 }
 
 #[cfg(test)]
@@ -264,7 +318,7 @@ mod tests {
             ("--step cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
             ("--step cnn,", "unknown model ''; known: "),
             ("--step cnn --opt sag", "unknown optimizer 'sag'; did you mean 'sam'?"),
-            ("--step cnn --dtype f32,bf16", "there is no dtype 'bf16' here; steps compute in f32"),
+            ("--step cnn --dtype f32,f8", "--dtype must be one of f32, tf32, bf16, f16, not 'f8'; did you mean 'f16'?"),
             ("--step cnn --batch 8,0", "--batch must be a whole number from 1 to 4294967295, not '0'"),
             ("--step cnn --mode test", "--mode must be one of train, eval, not 'test'"),
             ("--step cnn --mode eval --opt sam", "--opt has no meaning with --mode eval"),

@@ -37,6 +37,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SAMCORE_KERNELS", "Folder to read kernel sources from (a copy of kernels/), instead of those in the program."),
     ("SAMCORE_NVRTC", "File of NVIDIA's run-time compiler (libnvrtc.so.13), for another than the one that is found."),
     ("CUDA_LAUNCH_BLOCKING", "With 1, every launch on a GPU is waited for, so that an error names its kernel."),
+    ("SAMCORE_RUNGS", "plain, mma, wgmma, or a table that bench --tune wrote: which convolution kernels a GPU takes."),
     ("COLUMNS", "Width of the progress line, where the terminal's is not the one to use."),
     ("NO_COLOR", "If set and not empty, progress is shown without colour."),
     ("TERM", "With dumb, progress is shown in plain lines."),

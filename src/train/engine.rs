@@ -1,6 +1,7 @@
 //! A model, its data and its programs on a device: what training and evaluation share.
 
 use crate::data::DataSet;
+use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
 use crate::device::{Device, Layout, cpu::CpuDevice};
 use crate::dtype::DType;
@@ -28,6 +29,21 @@ pub fn device(recipe: &mut Recipe) -> Result<Box<dyn Device>> {
     device_with(recipe, &Emulation::default())
 }
 
+/// The same with convolutions on one rung wherever they can be: of a GPU or the emulator.
+///
+/// # Errors
+/// If this machine does not have it; Usage: a CPU has no rungs.
+pub fn device_on_rung(recipe: &mut Recipe, rung: Rung) -> Result<Box<dyn Device>> {
+    let rungs = Rungs { forced: Some(rung), ..Rungs::default() };
+    match resolved(recipe.device) {
+        Target::Cuda(number) => Ok(Box::new(cuda::on_gpu(number, recipe.dtype, Some(rungs))?)),
+        Target::Emu => {
+            Ok(Box::new(cuda::on_emulator(&Emulation::default(), recipe.threads, recipe.dtype, Some(rungs))?))
+        }
+        _ => Err(Error::usage("there is nothing to tune on a CPU; give --device cuda")),
+    }
+}
+
 /// The same with an emulator that runs as told.
 ///
 /// # Errors
@@ -41,8 +57,8 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
             return Err(Error::new(Kind::Unavailable, message));
         }
         Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?),
-        Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype)?),
-        Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype)?),
+        Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None)?),
+        Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None)?),
     };
     recipe.threads = device.threads();
     Ok(device)

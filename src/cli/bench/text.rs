@@ -6,6 +6,7 @@ use crate::bench::limits::Limits;
 use crate::bench::loading::Loading;
 use crate::bench::operations::CallTime;
 use crate::bench::steps::StepTimes;
+use crate::bench::tune::Timed;
 use std::path::Path;
 
 /// Three digits, of whole numbers all; not below a millionth.
@@ -31,10 +32,20 @@ pub fn limits(l: &Limits) -> String {
     let line = |what: &str, spread: Spread, unit: &str| {
         format!("{what:<27} {:>9} {unit:<8} {}\n", figure(spread.median), extremes(spread))
     };
-    format!("limits of {}\n", l.device)
-        + &line("  multiply-add, 1 thread", l.fma_one, "GFLOP/s")
-        + &line(&format!("  multiply-add, all ({})", l.threads), l.fma, "GFLOP/s")
-        + &line("  copy, read + write", l.copy, "GB/s")
+    let compute = match l.fma_one {
+        Some(one) => {
+            line("  multiply-add, 1 thread", one, "GFLOP/s")
+                + &line(&format!("  multiply-add, all ({})", l.threads), l.fma, "GFLOP/s")
+        }
+        None => line("  matrix product, ours", l.fma, "GFLOP/s"),
+    };
+    format!("limits of {}\n", l.device) + &compute + &line("  copy, read + write", l.copy, "GB/s")
+}
+
+/// A convolution on one rung.
+pub fn tuned(t: &Timed) -> String {
+    let (ms, rate) = (t.seconds.times(1e3), figure(t.gflops()));
+    format!("{:<72} {:<6} {:>9} ms {rate:>9} GFLOP/s\n", t.key, t.rung.name(), figure(ms.median))
 }
 
 /// Head of the table of operations; see [`case`].

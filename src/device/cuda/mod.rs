@@ -15,7 +15,8 @@ pub use emulator::{Emulator, Options as Emulation, Order};
 
 use crate::dtype::DType;
 use crate::error::Result;
-use rungs::Rungs;
+use rungs::{RUNGS, Rungs};
+use std::path::Path;
 
 /// Short steps that go into one graph on a GPU. The emulator starts nothing in advance: its steps take seconds, and one waits
 /// for each.
@@ -26,23 +27,36 @@ pub fn ready() -> bool {
     nvidia::count().is_ok() && nvrtc::version().is_ok()
 }
 
-/// A device on the GPU of that number.
+/// Which rungs to take: what SAMCORE_RUNGS says, a rung's name or the file of a tuning table, else the built-in rule.
+///
+/// # Errors
+/// A file that cannot be read, or is no such table.
+fn rungs_from_environment() -> Result<Rungs> {
+    let Some(word) = std::env::var_os("SAMCORE_RUNGS").filter(|v| !v.is_empty()) else { return Ok(Rungs::default()) };
+    match word.to_str().and_then(|name| RUNGS.iter().find(|r| r.0 == name)) {
+        Some(rung) => Ok(Rungs { forced: Some(rung.1), ..Rungs::default() }),
+        None => Rungs::load(Path::new(&word)).map_err(|e| e.context("SAMCORE_RUNGS")),
+    }
+}
+
+/// A device on the GPU of that number, with these rungs or those of the environment.
 ///
 /// # Errors
 /// Unavailable: no driver, no NVRTC, no such GPU; too old a GPU for the dtype.
-pub fn on_gpu(number: usize, dtype: DType) -> Result<CudaDevice> {
-    let driver = Box::new(nvidia::Nvidia::new(number)?);
-    CudaDevice::new(driver, dtype, Rungs::default(), STEPS_A_GRAPH)
+pub fn on_gpu(number: usize, dtype: DType, rungs: Option<Rungs>) -> Result<CudaDevice> {
+    let rungs = rungs.map_or_else(rungs_from_environment, Ok)?;
+    CudaDevice::new(Box::new(nvidia::Nvidia::new(number)?), dtype, rungs, STEPS_A_GRAPH)
 }
 
-/// A device on the emulator, of `threads` CPU threads (0: all).
+/// A device on the emulator, of `threads` CPU threads (0: all), with these rungs or those of the environment.
 ///
 /// # Errors
 /// Unavailable: no C++ compiler.
-pub fn on_emulator(emulation: &Emulation, threads: usize, dtype: DType) -> Result<CudaDevice> {
+pub fn on_emulator(emulation: &Emulation, threads: usize, dtype: DType, rungs: Option<Rungs>) -> Result<CudaDevice> {
     let mut emulation = emulation.clone();
     if threads > 0 {
         emulation.threads = threads;
     }
-    CudaDevice::new(Box::new(Emulator::new(emulation)?), dtype, Rungs::default(), 1)
+    let rungs = rungs.map_or_else(rungs_from_environment, Ok)?;
+    CudaDevice::new(Box::new(Emulator::new(emulation)?), dtype, rungs, 1)
 }
