@@ -29,8 +29,8 @@ __device__ __forceinline__ float to_float(f32 x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
 __device__ __forceinline__ float to_float(f16 x) { return f16_to_float(x.bits); }
 
-template <typename T>
-__device__ __forceinline__ T from_float(float x);
+template <typename Type>
+__device__ __forceinline__ Type from_float(float x);
 template <>
 __device__ __forceinline__ f32 from_float<f32>(float x) {
     return x;
@@ -45,7 +45,7 @@ __device__ __forceinline__ f16 from_float<f16>(float x) {
 }
 
 // Two elements of two bytes in a register, the first in the low half.
-template <typename T>
+template <typename Type>
 __device__ __forceinline__ u32 pack2(float low, float high);
 template <>
 __device__ __forceinline__ u32 pack2<bf16>(float low, float high) {
@@ -56,7 +56,7 @@ __device__ __forceinline__ u32 pack2<f16>(float low, float high) {
     return (u32)float_to_f16(low) | (u32)float_to_f16(high) << 16;
 }
 
-template <typename T>
+template <typename Type>
 __device__ __forceinline__ void unpack2(u32 pair, float &low, float &high);
 template <>
 __device__ __forceinline__ void unpack2<bf16>(u32 pair, float &low, float &high) {
@@ -71,13 +71,13 @@ __device__ __forceinline__ void unpack2<f16>(u32 pair, float &low, float &high) 
 
 // ---- Loads and stores of one, four and eight elements. Those of four and eight are single accesses of 8 or 16 bytes (two of
 // 16 for eight f32), so addresses must be aligned to that.
-template <typename T>
-__device__ __forceinline__ float load(const T *p) {
+template <typename Type>
+__device__ __forceinline__ float load(const Type *p) {
     return to_float(*p);
 }
-template <typename T>
-__device__ __forceinline__ void store(T *p, float x) {
-    *p = from_float<T>(x);
+template <typename Type>
+__device__ __forceinline__ void store(Type *p, float x) {
+    *p = from_float<Type>(x);
 }
 
 __device__ __forceinline__ void load4(const f32 *p, float (&v)[4]) {
@@ -87,15 +87,15 @@ __device__ __forceinline__ void load4(const f32 *p, float (&v)[4]) {
 __device__ __forceinline__ void store4(f32 *p, const float (&v)[4]) {
     *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
 }
-template <typename T>
-__device__ __forceinline__ void load4(const T *p, float (&v)[4]) {
+template <typename Type>
+__device__ __forceinline__ void load4(const Type *p, float (&v)[4]) {
     uint2 q = *reinterpret_cast<const uint2 *>(p);
-    unpack2<T>(q.x, v[0], v[1]);
-    unpack2<T>(q.y, v[2], v[3]);
+    unpack2<Type>(q.x, v[0], v[1]);
+    unpack2<Type>(q.y, v[2], v[3]);
 }
-template <typename T>
-__device__ __forceinline__ void store4(T *p, const float (&v)[4]) {
-    *reinterpret_cast<uint2 *>(p) = make_uint2(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]));
+template <typename Type>
+__device__ __forceinline__ void store4(Type *p, const float (&v)[4]) {
+    *reinterpret_cast<uint2 *>(p) = make_uint2(pack2<Type>(v[0], v[1]), pack2<Type>(v[2], v[3]));
 }
 
 __device__ __forceinline__ void load8(const f32 *p, float (&v)[8]) {
@@ -107,18 +107,18 @@ __device__ __forceinline__ void store8(f32 *p, const float (&v)[8]) {
     *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
     *reinterpret_cast<float4 *>(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
 }
-template <typename T>
-__device__ __forceinline__ void load8(const T *p, float (&v)[8]) {
+template <typename Type>
+__device__ __forceinline__ void load8(const Type *p, float (&v)[8]) {
     uint4 q = *reinterpret_cast<const uint4 *>(p);
-    unpack2<T>(q.x, v[0], v[1]);
-    unpack2<T>(q.y, v[2], v[3]);
-    unpack2<T>(q.z, v[4], v[5]);
-    unpack2<T>(q.w, v[6], v[7]);
+    unpack2<Type>(q.x, v[0], v[1]);
+    unpack2<Type>(q.y, v[2], v[3]);
+    unpack2<Type>(q.z, v[4], v[5]);
+    unpack2<Type>(q.w, v[6], v[7]);
 }
-template <typename T>
-__device__ __forceinline__ void store8(T *p, const float (&v)[8]) {
+template <typename Type>
+__device__ __forceinline__ void store8(Type *p, const float (&v)[8]) {
     *reinterpret_cast<uint4 *>(p) =
-        make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
+        make_uint4(pack2<Type>(v[0], v[1]), pack2<Type>(v[2], v[3]), pack2<Type>(v[4], v[5]), pack2<Type>(v[6], v[7]));
 }
 
 // ---- Sums in a fixed order; every thread gets the result.

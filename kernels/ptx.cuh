@@ -64,9 +64,9 @@ __device__ __forceinline__ void cp_async_4(void *dst, const void *src, bool pred
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N of this thread's newest groups are under way.
-template <int N>
+template <int COUNT>
 __device__ __forceinline__ void cp_async_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(COUNT) : "memory");
 }
 
 // ---- ldmatrix: four 8x8 matrices of 2-byte elements. Lane l gives the address of row l % 8 of matrix l / 8 and receives in
@@ -101,12 +101,12 @@ __device__ __forceinline__ void mma_1688_tf32(float (&c)[4], const u32 (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // m16n8k16, T = bf16 or f16.
-template <typename T, int MT, int NT>
+template <typename Type, int MT, int NT>
 __device__ __forceinline__ void mma_tile(float (&c)[MT][NT][4], const u32 (&a)[MT][4], const u32 (&b)[NT][2]) {
 #pragma unroll
     for (int i = 0; i < MT; i++)
 #pragma unroll
-        for (int j = 0; j < NT; j++) mma_16816(T{}, c[i][j], a[i], b[j]);
+        for (int j = 0; j < NT; j++) mma_16816(Type{}, c[i][j], a[i], b[j]);
 }
 // m16n8k8; operands have been through to_tf32.
 template <int MT, int NT>

@@ -16,18 +16,18 @@ __device__ __forceinline__ u64 wgmma_desc_mn(const void *p, u32 next) {
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most N of the newest groups are under way.
-template <int N>
+template <int COUNT>
 __device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(COUNT) : "memory");
 }
 // Registers of each thread of the warpgroup from here on, a multiple of 8.
-template <int N>
+template <int COUNT>
 __device__ __forceinline__ void reg_alloc() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
-template <int N>
+template <int COUNT>
 __device__ __forceinline__ void reg_dealloc() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 // An instruction needs its registers one by one: names and operands of N / 2 accumulators, four more for each 8 of N.
@@ -147,7 +147,7 @@ WGMMA_SHAPE(256, 128, 129, 130, 131)
 
 // d += A B, under way until wgmma_wait: T = bf16 or f16, N = 8, 16, .. 256. Thread t of the warpgroup holds in d[4 j + 2 h + e] the
 // element of row 16 (t / 32) + 8 h + t % 32 / 4 and column 8 j + 2 (t % 4) + e.
-template <typename T, int N, int TRANS_A, int TRANS_B>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], u64 a, u64 b) {
-    wgmma_shape<TRANS_A, TRANS_B>(T{}, d, a, b);
+template <typename Type, int COLUMNS, int TRANS_A, int TRANS_B>
+__device__ __forceinline__ void wgmma(float (&d)[COLUMNS / 2], u64 a, u64 b) {
+    wgmma_shape<TRANS_A, TRANS_B>(Type{}, d, a, b);
 }

@@ -64,8 +64,8 @@ static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 // ---- Scalar intrinsics. Macros where a C library declares the name.
-template <typename T>
-static inline T __ldg(const T *p) {
+template <typename Type>
+static inline Type __ldg(const Type *p) {
     return *p;
 }
 static inline float __uint_as_float(unsigned u) {
@@ -135,10 +135,10 @@ EMU_UNCHECKED static inline unsigned atomicCAS(unsigned *p, unsigned compare, un
     __atomic_compare_exchange_n(p, &compare, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return compare;
 }
-template <typename T>
-EMU_UNCHECKED static inline T emu_atomic_extreme(T *p, T v, bool larger, EmuPlace at) {
-    emu_check(p, sizeof(T), 1, 1, at);
-    T old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+template <typename Type>
+EMU_UNCHECKED static inline Type emu_atomic_extreme(Type *p, Type v, bool larger, EmuPlace at) {
+    emu_check(p, sizeof(Type), 1, 1, at);
+    Type old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
     while ((larger ? old < v : v < old) &&
            !__atomic_compare_exchange_n(p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
     }
@@ -164,9 +164,9 @@ EMU_UNCHECKED static inline void emu_shuffle_lanes(void **slots, unsigned presen
         mine->result = ((EmuShuffle *)slots[mine->source])->value;
     }
 }
-template <typename T>
-EMU_UNCHECKED static inline T emu_shuffle(unsigned mask, T value, int source, EmuPlace at) {
-    static_assert(sizeof(T) == 4, "shuffles are of 4 bytes");
+template <typename Type>
+EMU_UNCHECKED static inline Type emu_shuffle(unsigned mask, Type value, int source, EmuPlace at) {
+    static_assert(sizeof(Type) == 4, "shuffles are of 4 bytes");
     EmuShuffle mine;
     memcpy(&mine.value, &value, 4);
     mine.source = source & 31;
@@ -179,20 +179,20 @@ static inline int emu_lane() { return (int)(emu_thread.thread.x & 31); }
 static inline int emu_lane_within(int source, int width) {
     return (source ^ emu_lane()) & ~(width - 1) ? emu_lane() : source;
 }
-template <typename T>
-static inline T __shfl_sync(unsigned mask, T v, int source, int width = 32, EmuPlace at = EMU_HERE) {
+template <typename Type>
+static inline Type __shfl_sync(unsigned mask, Type v, int source, int width = 32, EmuPlace at = EMU_HERE) {
     return emu_shuffle(mask, v, (emu_lane() & ~(width - 1)) | (source & (width - 1)), at);
 }
-template <typename T>
-static inline T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32, EmuPlace at = EMU_HERE) {
+template <typename Type>
+static inline Type __shfl_xor_sync(unsigned mask, Type v, int bits, int width = 32, EmuPlace at = EMU_HERE) {
     return emu_shuffle(mask, v, emu_lane_within(emu_lane() ^ bits, width), at);
 }
-template <typename T>
-static inline T __shfl_down_sync(unsigned mask, T v, int delta, int width = 32, EmuPlace at = EMU_HERE) {
+template <typename Type>
+static inline Type __shfl_down_sync(unsigned mask, Type v, int delta, int width = 32, EmuPlace at = EMU_HERE) {
     return emu_shuffle(mask, v, emu_lane_within(emu_lane() + delta, width), at);
 }
-template <typename T>
-static inline T __shfl_up_sync(unsigned mask, T v, int delta, int width = 32, EmuPlace at = EMU_HERE) {
+template <typename Type>
+static inline Type __shfl_up_sync(unsigned mask, Type v, int delta, int width = 32, EmuPlace at = EMU_HERE) {
     return emu_shuffle(mask, v, emu_lane_within(emu_lane() - delta, width), at);
 }
 
@@ -217,19 +217,19 @@ static inline int __any_sync(unsigned mask, int vote, EmuPlace at = EMU_HERE) { 
 static inline int __all_sync(unsigned mask, int vote, EmuPlace at = EMU_HERE) { return __ballot_sync(mask, !vote, at) == 0; }
 
 // ---- A kernel's entry: takes cuLaunchKernel's void** apart, and tells the sizes of the parameters.
-template <typename... A, size_t... I>
-EMU_UNCHECKED static inline void emu_apply(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
-    kernel(*(A *)arguments[I]...);
+template <typename... Types, size_t... INDEX>
+EMU_UNCHECKED static inline void emu_apply(void (*kernel)(Types...), void **arguments, std::index_sequence<INDEX...>) {
+    kernel(*(Types *)arguments[INDEX]...);
 }
-template <typename... A>
-EMU_UNCHECKED static inline void emu_enter(void (*kernel)(A...), void **arguments) {
-    emu_apply(kernel, arguments, std::make_index_sequence<sizeof...(A)>());
+template <typename... Types>
+EMU_UNCHECKED static inline void emu_enter(void (*kernel)(Types...), void **arguments) {
+    emu_apply(kernel, arguments, std::make_index_sequence<sizeof...(Types)>());
 }
-template <typename... A>
+template <typename... Types>
 struct EmuSizes {
-    static constexpr int values[sizeof...(A) + 1] = {(int)sizeof(A)..., 0};
+    static constexpr int values[sizeof...(Types) + 1] = {(int)sizeof(Types)..., 0};
 };
-template <typename... A>
-constexpr EmuKernel emu_describe(const char *name, void (*entry)(void **), void (*)(A...)) {
-    return {name, entry, (int)sizeof...(A), EmuSizes<A...>::values};
+template <typename... Types>
+constexpr EmuKernel emu_describe(const char *name, void (*entry)(void **), void (*)(Types...)) {
+    return {name, entry, (int)sizeof...(Types), EmuSizes<Types...>::values};
 }

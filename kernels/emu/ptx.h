@@ -73,9 +73,9 @@ static inline void cp_async_4(void *dst, const void *src, bool pred, EmuPlace at
     emu_cp_async(dst, src, 4, pred, at);
 }
 static inline void cp_async_commit() { emu_cp_async_commit(); }
-template <int N>
+template <int COUNT>
 static inline void cp_async_wait(EmuPlace at = EMU_HERE) {
-    emu_cp_async_wait(N, at);
+    emu_cp_async_wait(COUNT, at);
 }
 
 // ---- ldmatrix and mma: one meeting of the warp for a whole tile of registers.
@@ -99,7 +99,7 @@ struct EmuMma {
     int mt, nt;
     EmuElement element;
 };
-template <typename T>
+template <typename Type>
 struct EmuElementOf;
 template <>
 struct EmuElementOf<bf16> {
@@ -109,10 +109,10 @@ template <>
 struct EmuElementOf<f16> {
     static constexpr EmuElement value = EMU_F16;
 };
-template <typename T, int MT, int NT>
+template <typename Type, int MT, int NT>
 EMU_UNCHECKED static inline void mma_tile(float (&c)[MT][NT][4], const u32 (&a)[MT][4], const u32 (&b)[NT][2],
                                           EmuPlace at = EMU_HERE) {
-    EmuMma mine{&c[0][0][0], &a[0][0], &b[0][0], MT, NT, EmuElementOf<T>::value};
+    EmuMma mine{&c[0][0][0], &a[0][0], &b[0][0], MT, NT, EmuElementOf<Type>::value};
     emu_warp(emu_mma, 0xffffffffu, &mine, at);
 }
 template <int MT, int NT>
@@ -135,9 +135,9 @@ static inline void mbar_wait(u64 *bar, u32 parity, EmuPlace at = EMU_HERE) {
     emu_mbar_wait((uint64_t *)bar, parity, at);
 }
 static inline void fence_proxy_async() { emu_fence_proxy_async(); }
-template <int D>
-static inline void tma_load(void *dst, const TMap *map, const int (&start)[D], u64 *bar, EmuPlace at = EMU_HERE) {
-    emu_tma_load(dst, map, start, D, (uint64_t *)bar, at);
+template <int RANK>
+static inline void tma_load(void *dst, const TMap *map, const int (&start)[RANK], u64 *bar, EmuPlace at = EMU_HERE) {
+    emu_tma_load(dst, map, start, RANK, (uint64_t *)bar, at);
 }
 
 // ---- wgmma. The descriptors have the bits of the real ones; see wgmma.cuh.
@@ -148,21 +148,21 @@ static inline u64 wgmma_desc(const void *p) { return emu_descriptor(p, 16); }
 static inline u64 wgmma_desc_mn(const void *p, u32 next) { return emu_descriptor(p, next); }
 static inline void wgmma_fence(EmuPlace at = EMU_HERE) { emu_wgmma_control(EMU_WGMMA_FENCE, 0, at); }
 static inline void wgmma_commit(EmuPlace at = EMU_HERE) { emu_wgmma_control(EMU_WGMMA_COMMIT, 0, at); }
-template <int N>
+template <int COUNT>
 static inline void wgmma_wait(EmuPlace at = EMU_HERE) {
-    emu_wgmma_control(EMU_WGMMA_WAIT, N, at);
+    emu_wgmma_control(EMU_WGMMA_WAIT, COUNT, at);
 }
-template <typename T, int N, int TRANS_A, int TRANS_B>
-EMU_UNCHECKED static inline void wgmma(float (&d)[N / 2], u64 a, u64 b, EmuPlace at = EMU_HERE) {
-    static_assert(N % 8 == 0 && N >= 8 && N <= 256, "N = 8, 16, .. 256");
-    EmuWgmma op{EmuElementOf<T>::value, N, TRANS_A, TRANS_B, a, b};
+template <typename Type, int COLUMNS, int TRANS_A, int TRANS_B>
+EMU_UNCHECKED static inline void wgmma(float (&d)[COLUMNS / 2], u64 a, u64 b, EmuPlace at = EMU_HERE) {
+    static_assert(COLUMNS % 8 == 0 && COLUMNS >= 8 && COLUMNS <= 256, "N = 8, 16, .. 256");
+    EmuWgmma op{EmuElementOf<Type>::value, COLUMNS, TRANS_A, TRANS_B, a, b};
     emu_wgmma(&op, d, at);
 }
-template <int N>
+template <int COUNT>
 static inline void reg_alloc() {
-    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "registers in steps of 8");
+    static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256, "registers in steps of 8");
 }
-template <int N>
+template <int COUNT>
 static inline void reg_dealloc() {
-    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "registers in steps of 8");
+    static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256, "registers in steps of 8");
 }
