@@ -20,7 +20,8 @@
 
 constexpr int OUT_H = (HEIGHT + 2 * PAD - KS) / STRIDE + 1, OUT_W = (WIDTH + 2 * PAD - KS) / STRIDE + 1;
 constexpr int OUT_PIXELS = OUT_H * OUT_W, TAPS = KS * KS;
-// PixelRows keeps the taps that reach the image as a bit for each of its rows and columns, in the halves of a word.
+// PixelRows keeps in a word which taps reach the image: a bit for each, or of large kernels for each row and column of taps.
+constexpr bool BIT_A_TAP = TAPS <= 32;
 static_assert(KS < 16, "kernels of 16 and more are refused by the host");
 
 // The columns of C, and the depth of K where it does not depend on the batch.
@@ -34,17 +35,20 @@ constexpr int COLUMNS = TAPS * CI;
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Which lines and chunks of a tile a thread copies.
-template <int LINES, int ACROSS, int THREADS> struct Slots {
+// Which lines and chunks of a tile a thread copies: of K-major tiles chunks at one place in K, of others chunks along one
+// line, so that one address and steps known beforehand do for all; where the threads do not fill such a pattern, any.
+template <bool K_MAJOR, int LINES, int ACROSS, int THREADS> struct Slots {
     static constexpr int COUNT = (LINES * ACROSS + THREADS - 1) / THREADS;
-    static constexpr bool EVEN = THREADS % ACROSS == 0;  // all chunks of a thread stand below each other
+    static constexpr int A_LINE = THREADS / LINES > 0 ? THREADS / LINES : 1;  // threads of a line
+    static constexpr bool ALONG = !K_MAJOR && THREADS % LINES == 0 && ACROSS % A_LINE == 0;
+    static constexpr bool BELOW = !ALONG && THREADS % ACROSS == 0;
     static __device__ __forceinline__ int line(int slot) {
         const int t = (int)threadIdx.x;
-        return EVEN ? t / ACROSS + slot * (THREADS / ACROSS) : (t + slot * THREADS) / ACROSS;
+        return ALONG ? t / A_LINE : BELOW ? t / ACROSS + slot * (THREADS / ACROSS) : (t + slot * THREADS) / ACROSS;
     }
     static __device__ __forceinline__ int chunk(int slot) {
         const int t = (int)threadIdx.x;
-        return EVEN ? t % ACROSS : (t + slot * THREADS) % ACROSS;
+        return ALONG ? t % A_LINE + slot * A_LINE : BELOW ? t % ACROSS : (t + slot * THREADS) % ACROSS;
     }
     static __device__ __forceinline__ bool has(int slot) {
         return LINES * ACROSS % THREADS == 0 || line(slot) < LINES;
@@ -105,16 +109,24 @@ struct Tap {
         }
     }
     __device__ __forceinline__ bool inside() const { return y < taps_y && taps_x > 0; }
+    // Whether a pixel of that reach has this tap within the image.
+    __device__ __forceinline__ bool reached(u32 reach) const {
+        if constexpr (BIT_A_TAP) {
+            const u32 bit = inside() ? 1u << (y * KS + x) : 0u;
+            return (reach & bit) != 0;
+        }
+        return inside() && (reach >> (y & 15) & reach >> (16 + x) & 1);
+    }
 };
 
 // A line is a pixel. Its address at tap (0, 0) and the taps that stay in the image are worked out once; a tap then costs an
 // addition and a test of two bits.
 template <int TILE, int BK, int WIDE, int THREADS> struct PixelRows {
-    using Place = Slots<TILE, BK / WIDE, THREADS>;
+    using Place = Slots<true, TILE, BK / WIDE, THREADS>;
     static constexpr int SLOTS = Place::COUNT;
-    static_assert(Place::EVEN, "all slots of a thread are at the same place in K");
+    static_assert(Place::BELOW, "all slots of a thread are at the same place in K");
     int base[SLOTS];
-    u32 reach[SLOTS];  // bit i: tap row i, bit 16 + i: tap column i
+    u32 reach[SLOTS];
     Tap tap;
 
     __device__ __forceinline__ PixelRows(const Parity &parity, int first, int rows, int k) {
@@ -134,16 +146,24 @@ template <int TILE, int BK, int WIDE, int THREADS> struct PixelRows {
             const int image = row / (height * width), pixel = row - image * (height * width);
             const int y = pixel / width * step + y0, x = pixel % width * step + x0;
             base[s] = ((image * SOURCE_H + y) * SOURCE_W + x) * SOURCE_C;
+            u32 rows_reached = 0, columns_reached = 0;
 #pragma unroll
             for (int i = 0; i < KS; i++) {
                 const int ty = y + AHEAD * i, tx = x + AHEAD * i;
-                reach[s] |= (u32)(ty >= 0 && ty < SOURCE_H) << i | (u32)(tx >= 0 && tx < SOURCE_W) << (16 + i);
+                rows_reached |= (u32)(ty >= 0 && ty < SOURCE_H) << i;
+                columns_reached |= (u32)(tx >= 0 && tx < SOURCE_W) << i;
+            }
+            if constexpr (BIT_A_TAP) {
+#pragma unroll
+                for (int i = 0; i < KS; i++) reach[s] |= (rows_reached >> i & 1 ? columns_reached : 0) << (i * KS);
+            } else {
+                reach[s] = rows_reached | columns_reached << 16;
             }
         }
     }
     __device__ __forceinline__ bool find(int s, int &offset) const {
         offset = base[s] + AHEAD * (tap.y * SOURCE_W + tap.x) * SOURCE_C + tap.c;
-        return tap.inside() && (reach[s] >> (tap.y & 15) & reach[s] >> (16 + tap.x) & 1);
+        return tap.reached(reach[s]);
     }
     __device__ __forceinline__ void advance() { tap.template advance<BK>(); }
 };
@@ -152,7 +172,7 @@ template <int TILE, int BK, int WIDE, int THREADS> struct PixelRows {
 #if PASS == FORWARD
 // A line is an output channel, whose weights are one run of DEPTH.
 template <int TILE, int BK, int WIDE, int THREADS> struct WeightRows {
-    using Place = Slots<TILE, BK / WIDE, THREADS>;
+    using Place = Slots<true, TILE, BK / WIDE, THREADS>;
     static constexpr int SLOTS = Place::COUNT;
     int first, k;
 
@@ -167,7 +187,7 @@ template <int TILE, int BK, int WIDE, int THREADS> struct WeightRows {
 #elif PASS == BACKWARD_DATA
 // A line is a place (tap, co) of K, along which the input channels of one weight row lie.
 template <int TILE, int BK, int WIDE, int THREADS> struct WeightColumns {
-    using Place = Slots<BK, TILE / WIDE, THREADS>;
+    using Place = Slots<false, BK, TILE / WIDE, THREADS>;
     static constexpr int SLOTS = Place::COUNT;
     int first, k;
     Tap tap;  // of the tile's first line; of all its lines where BK divides CO
@@ -197,7 +217,7 @@ template <int TILE, int BK, int WIDE, int THREADS> struct WeightColumns {
 #else
 // A line is an output pixel, along which its gradients lie.
 template <int TILE, int BK, int WIDE, int THREADS> struct GradColumns {
-    using Place = Slots<BK, TILE / WIDE, THREADS>;
+    using Place = Slots<false, BK, TILE / WIDE, THREADS>;
     static constexpr int SLOTS = Place::COUNT;
     int first, pixel, end;
 
@@ -210,30 +230,27 @@ template <int TILE, int BK, int WIDE, int THREADS> struct GradColumns {
     __device__ __forceinline__ void advance() { pixel += BK; }
 };
 
-// A line is an output pixel, along which x lies as its taps see it. A thread keeps to one tap and chunk of channels.
+// A line is an output pixel, along which x lies as its taps see it. Which tap and channel a slot has never changes.
 template <int TILE, int BK, int WIDE, int THREADS> struct PixelColumns {
-    using Place = Slots<BK, TILE / WIDE, THREADS>;
+    using Place = Slots<false, BK, TILE / WIDE, THREADS>;
     static constexpr int SLOTS = Place::COUNT;
-    static_assert(Place::EVEN, "all slots of a thread are in the same columns");
     int pixel, end;
-    int ci, tap_y, tap_x;
-    bool inside;
+    int shift[SLOTS], tap_y[SLOTS], tap_x[SLOTS];  // from the element of channel 0 at the pixel's corner
 
     __device__ __forceinline__ PixelColumns(int first, int begin, int end) : pixel(begin), end(end) {
-        const int column = first + Place::chunk(0) * WIDE, tap = column / CI;
-        inside = COLUMNS % TILE == 0 || column < COLUMNS;
-        ci = column - tap * CI, tap_y = tap / KS - PAD, tap_x = tap % KS - PAD;
+#pragma unroll
+        for (int s = 0; s < SLOTS; s++) {
+            const int column = first + Place::chunk(s) * WIDE, tap = column / CI;
+            tap_y[s] = tap / KS - PAD, tap_x[s] = tap % KS - PAD;
+            shift[s] = (tap_y[s] * WIDTH + tap_x[s]) * CI + column - tap * CI;
+            if (COLUMNS % TILE != 0 && column >= COLUMNS) tap_y[s] = -HEIGHT - KS * STRIDE;  // never in the image
+        }
     }
     __device__ __forceinline__ bool find(int s, int &offset) const {
-        const int at = pixel + Place::line(s);
-        if constexpr (KS == 1 && STRIDE == 1 && PAD == 0) {
-            offset = at * CI + ci;
-            return at < end && inside;
-        }
-        const int image = at / OUT_PIXELS, place = at - image * OUT_PIXELS;
-        const int y = place / OUT_W * STRIDE + tap_y, x = place % OUT_W * STRIDE + tap_x;
-        offset = ((image * HEIGHT + y) * WIDTH + x) * CI + ci;
-        return at < end && inside && (u32)y < (u32)HEIGHT && (u32)x < (u32)WIDTH;
+        const int at = pixel + Place::line(s), image = at / OUT_PIXELS, place = at - image * OUT_PIXELS;
+        const int y = place / OUT_W * STRIDE, x = place % OUT_W * STRIDE;
+        offset = ((image * HEIGHT + y) * WIDTH + x) * CI + shift[s];
+        return at < end && (u32)(y + tap_y[s]) < (u32)HEIGHT && (u32)(x + tap_x[s]) < (u32)WIDTH;
     }
     __device__ __forceinline__ void advance() { pixel += BK; }
 };

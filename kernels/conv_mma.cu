@@ -38,36 +38,53 @@ __device__ __forceinline__ void copy(u8 *to, const TA *from, const Loader &loade
         int offset;
         const bool there = loader.find(s, offset);
         const int at = K_MAJOR ? line * 64 + (chunk ^ (line >> 1 & 3)) * 16 : line * ((TILE + 8) * (int)sizeof(TA)) + chunk * 16;
-        cp_async_16(to + at, from + (there ? offset : 0), there);
+        // Where nothing is there nothing is read, and the address may be anything.
+        cp_async_16(to + at, from + offset, there);
     }
 }
 
-// Four registers: for A rows +0, +8 of K-chunk 0, then of chunk 1; for B chunks 0, 1 of columns +0, then of columns +8.
-template <bool K_MAJOR, int TILE, bool IS_A>
-__device__ __forceinline__ void fragment(u32 (&r)[4], const u8 *tile, int first, int step) {
-    const int lane = (int)threadIdx.x & 31;
-    if constexpr (K_MAJOR) {
-        // Lanes 8i.. give the rows of the i-th 8x8 block.
-        const int row = first + (IS_A ? lane & 15 : (lane & 7) + (lane >> 4) * 8);
-        const int chunk = 2 * step + (IS_A ? lane >> 4 : lane >> 3 & 1);
-        ldmatrix_x4(r, tile + row * 64 + (chunk ^ (row >> 1 & 3)) * 16);
-    } else if constexpr (!TF32) {
-        const int k = step * STEP + (lane & 7) + (IS_A ? lane >> 4 : lane >> 3 & 1) * 8;
-        const int column = first + (IS_A ? lane >> 3 & 1 : lane >> 4) * 8;
-        ldmatrix_x4_trans(r, tile + (k * (TILE + 8) + column) * 2);
-    } else {
-        const float *p = (const float *)tile + (step * STEP + (lane & 3)) * (TILE + 8) + first + (lane >> 2);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int k = IS_A ? i >> 1 : i & 1, column = IS_A ? i & 1 : i >> 1;
-            r[i] = __float_as_uint(p[k * 4 * (TILE + 8) + column * 8]);
+// Fragments of 16 rows of A or 16 columns of B, STEP deep. Of A the four registers are rows +0 and +8 of K-chunk 0, then of
+// chunk 1; of B chunks 0 and 1 of columns +0, then of columns +8. All but `base` is known to the compiler.
+template <bool K_MAJOR, int TILE, bool IS_A> struct Fragments {
+    static constexpr int LINE = (TILE + 8) * (int)sizeof(TA);  // bytes of a line that is not K-major
+    int base;                                                  // of this lane in the tile
+
+    // Of the warp's part, which begins at row or column `first`, a multiple of 16.
+    __device__ __forceinline__ explicit Fragments(int first) {
+        const int lane = (int)threadIdx.x & 31;
+        if constexpr (K_MAJOR) {
+            // Lanes 8i.. give the rows of the i-th 8x8 block.
+            const int row = first + (IS_A ? lane & 15 : (lane & 7) + (lane >> 4) * 8), chunk = IS_A ? lane >> 4 : lane >> 3 & 1;
+            base = row * 64 + (chunk ^ (row >> 1 & 3)) * 16;
+        } else if constexpr (!TF32) {
+            const int k = (lane & 7) + (IS_A ? lane >> 4 : lane >> 3 & 1) * 8, column = (IS_A ? lane >> 3 & 1 : lane >> 4) * 8;
+            base = k * LINE + (first + column) * 2;
+        } else {
+            base = (lane & 3) * LINE + (first + (lane >> 2)) * 4;
         }
     }
-    if constexpr (TF32) {
+    // The index-th 16 rows or columns, the step-th STEP of K.
+    __device__ __forceinline__ void get(u32 (&r)[4], const u8 *tile, int index, int step) const {
+        if constexpr (K_MAJOR) {
+            ldmatrix_x4(r, tile + (base ^ step * 32) + index * (16 * 64));  // chunk + 2: the other half of a row
+        } else {
+            const u8 *p = tile + base + step * (STEP * LINE) + index * (16 * (int)sizeof(TA));
+            if constexpr (!TF32) {
+                ldmatrix_x4_trans(r, p);
+            } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++) r[i] = to_tf32(__uint_as_float(r[i]));
+                for (int i = 0; i < 4; i++) {
+                    const int k = (IS_A ? i >> 1 : i & 1) * 4, column = (IS_A ? i & 1 : i >> 1) * 8;
+                    r[i] = __float_as_uint(*(const float *)(p + k * LINE + column * 4));
+                }
+            }
+        }
+        if constexpr (TF32) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) r[i] = to_tf32(__uint_as_float(r[i]));
+        }
     }
-}
+};
 
 template <bool A_K_MAJOR, bool B_K_MAJOR, class LoaderA, class LoaderB>
 __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, LoaderB from_b, int tiles, const Epilogue &e,
@@ -76,6 +93,8 @@ __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, L
     constexpr int BYTES_A = tile_bytes(A_K_MAJOR, TILE_M), STAGE = BYTES_A + tile_bytes(B_K_MAJOR, TILE_N);
     const int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
     const int warp_m = warp / WARPS_N, first_m = warp_m * WARP_M, first_n = warp % WARPS_N * WARP_N;
+    const Fragments<A_K_MAJOR, TILE_M, true> part_a(first_m);
+    const Fragments<B_K_MAJOR, TILE_N, false> part_b(first_n);
     float sums[MT][NT][4] = {};
 
     auto request = [&](int stage) {
@@ -101,11 +120,11 @@ __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, L
         for (int step = 0; step < DEEP / STEP; step++) {
             u32 x[MT][4], y[NT][2];
 #pragma unroll
-            for (int j = 0; j < MT; j++) fragment<A_K_MAJOR, TILE_M, true>(x[j], stage_a, first_m + 16 * j, step);
+            for (int j = 0; j < MT; j++) part_a.get(x[j], stage_a, j, step);
 #pragma unroll
             for (int j = 0; j < NT; j += 2) {
                 u32 r[4];
-                fragment<B_K_MAJOR, TILE_N, false>(r, stage_b, first_n + 8 * j, step);
+                part_b.get(r, stage_b, j / 2, step);
                 y[j][0] = r[0], y[j][1] = r[1], y[j + 1][0] = r[2], y[j + 1][1] = r[3];
             }
             if constexpr (TF32) mma_tile_tf32<MT, NT>(sums, x, y);
