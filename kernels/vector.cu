@@ -136,7 +136,8 @@ unscale(f32 *g, const f32 *scale, const Chunk *chunks, int count, f32 *partials,
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             v[k] /= by;
-            if (!(fabsf(v[k]) < INFINITY)) lost += 1.f;
+            // Infinite or NaN; INFINITY is a word that NVRTC does not know.
+            if (!(v[k] - v[k] == 0.f)) lost += 1.f;
         }
         put(g + i, left, whole, v);
     });
