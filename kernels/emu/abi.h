@@ -21,9 +21,9 @@
 struct EmuPlace {
     const char *file;
     int line;
+    static constexpr EmuPlace here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
-#define EMU_HERE \
-    EmuPlace { __builtin_FILE(), __builtin_LINE() }
+#define EMU_HERE EmuPlace::here()
 
 struct uint3 {
     unsigned x, y, z;

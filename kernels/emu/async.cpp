@@ -165,6 +165,11 @@ extern "C" void emu_tma_load(void *dst, const TMap *map, const int *start, int r
     if (!w->launch->context->range((void *)map->base, extent)) {
         emu_fail("TMA at %s:%d: the tensor of the map is not within one allocation", at.file, at.line);
     }
+    int64_t announced = copy.bar->transactions;
+    for (const TmaCopy &other : w->tma) announced -= other.bar == copy.bar ? (int64_t)box_bytes(other.map) : 0;
+    if (announced < (int64_t)bytes) {
+        emu_fail("TMA at %s:%d: %zu bytes, of which mbar_expect_tx has announced %ld", at.file, at.line, bytes, (long)announced);
+    }
     copy.clock = ++w->tma_clock;
     check_tma_issue(w, copy.dst, bytes, copy.clock, at);
     memset(copy.dst, 0xff, bytes);  // undefined until the barrier's phase ends

@@ -1,5 +1,5 @@
 // Device memory. An allocation ends within 16 bytes of a page that cannot be touched, so that an access past its end faults;
-// the gap, and the 64 bytes before it, hold a pattern that is looked at after every launch. Fresh memory is 0xff: NaN as f32,
+// the gap, and the 512 bytes before it, hold a pattern that is looked at after every launch. Fresh memory is 0xff: NaN as f32,
 // bf16 and f16, -1 as an integer. Addresses are never used again: an access after free faults too.
 #include <sys/mman.h>
 
@@ -35,7 +35,14 @@ Allocation *Context::range(const void *p, size_t bytes) {
     return inside ? a : nullptr;
 }
 
+constexpr size_t BEFORE = 512;
+
 static bool is_pattern(const byte *p, size_t bytes) {
+    for (; bytes >= 8; p += 8, bytes -= 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        if (word != ~(uint64_t)0) return false;
+    }
     for (size_t i = 0; i < bytes; i++) {
         if (p[i] != 0xff) return false;
     }
@@ -47,10 +54,10 @@ static bool surroundings_broken(Context *c, char *message, size_t room) {
     bool broken = false;
     for (auto &entry : c->allocations) {
         Allocation &a = entry.second;
-        size_t before = a.base - a.map < 64 ? a.base - a.map : 64, after = a.map + a.map_bytes - (a.base + a.bytes);
-        if (!is_pattern(a.base - before, before)) {
+        size_t after = a.map + a.map_bytes - (a.base + a.bytes);
+        if (!is_pattern(a.base - BEFORE, BEFORE)) {
             snprintf(message, room, "wrote before the start of a device allocation of %zu bytes", a.bytes);
-            memset(a.base - before, 0xff, before);
+            memset(a.base - BEFORE, 0xff, BEFORE);
             broken = true;
         }
         if (!is_pattern(a.base + a.bytes, after)) {
@@ -73,9 +80,9 @@ extern "C" uint64_t emu_alloc(void *context, uint64_t bytes) {
     Context *c = (Context *)context;
     if (bytes == 0) bytes = 1;
     if (bytes > c->limit - c->used) return 0;
-    // 64 bytes at least before it; the base is aligned to 256 bytes, as on a GPU, wherever that keeps the end at the guard.
+    // The base is aligned to 256 bytes, as on a GPU, wherever that keeps the end at the guard.
     size_t align = bytes % 256 == 0 ? 256 : 16, padded = (bytes + align - 1) & ~(align - 1);
-    size_t map_bytes = (padded + 64 + PAGE - 1) & ~(PAGE - 1);
+    size_t map_bytes = (padded + BEFORE + PAGE - 1) & ~(PAGE - 1);
     std::lock_guard<std::mutex> lock(device_mutex);
     if (!device_begin) reserve_device_addresses();
     if (!device_begin || map_bytes + PAGE > (size_t)(device_end - device_next)) return 0;
