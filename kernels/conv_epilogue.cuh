@@ -10,6 +10,9 @@
 #pragma once
 #include "conv_gather.cuh"
 
+#ifndef FINISH_SYNC  // a barrier of the threads that finish a tile
+#define FINISH_SYNC() __syncthreads()
+#endif
 #ifndef TR
 #define TR f32
 #endif
@@ -194,7 +197,7 @@ template <int BAND, int COLS, int THREADS> struct Finish {
                 mine[2 * COLS + v] = second[v];
             }
         }
-        __syncthreads();
+        FINISH_SYNC();
         for (int c = t; c < COLS; c += THREADS) {
             if (n0 + c >= COLUMNS) continue;
             float n = shared[c], a = shared[COLS + c], b = shared[2 * COLS + c];

@@ -1,7 +1,7 @@
 //! Convolutions and linear layers as launches: the product, the operands brought to its type, the slices merged.
 
 use super::conv_tiles::{Product, Slices, Tile, blocks, choose, unaligned};
-use super::{Launch, Operand, Target};
+use super::{Launch, Operand, Target, conv_wgmma};
 use crate::device::cuda::driver::{Grid, Module};
 use crate::device::cuda::rungs::{Pass, Rung};
 use crate::dtype::Element;
@@ -233,7 +233,8 @@ impl Job {
 fn file(rung: Rung) -> &'static str {
     match rung {
         Rung::Plain => "conv_plain.cu",
-        Rung::Mma | Rung::Wgmma => "conv_mma.cu",
+        Rung::Mma => "conv_mma.cu",
+        Rung::Wgmma => "conv_wgmma.cu",
     }
 }
 
@@ -272,14 +273,23 @@ fn job(target: &Target, call: &Call) -> Result<Job> {
 }
 
 pub(super) fn workspace(target: &Target, call: &Call) -> usize {
+    if conv_wgmma::takes(target, &call.kernel) {
+        return conv_wgmma::workspace(target, call);
+    }
     job(target, call).map_or(0, |job| job.workspace())
 }
 
 pub(super) fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
+    if conv_wgmma::takes(target, &call.kernel) {
+        return conv_wgmma::launches(target, call);
+    }
     job(target, call)?.launches(call)
 }
 
 pub(super) fn groups(target: &Target, kernel: &Kernel) -> Option<Groups> {
+    if conv_wgmma::takes(target, kernel) {
+        return conv_wgmma::groups(target, kernel);
+    }
     match kernel {
         Kernel::ConvForward(shape) => {
             let product = Product { pass: Pass::Forward, shape: *shape };

@@ -117,9 +117,14 @@ fn every_case_becomes_launches_that_a_card_takes() {
         for launch in &launches {
             let [x, y, z] = launch.grid.blocks;
             assert!((1..=i32::MAX as u32).contains(&x) && y == 1 && (1..=65535).contains(&z), "{launch:?}");
-            assert!(launch.grid.threads.is_multiple_of(32) && launch.grid.threads <= 256, "{launch:?}");
-            // sm_80 has 163 KB of shared memory a block, later cards for desks 99; sm_75 has 64.
-            assert!(launch.grid.shared <= if target.arch == 75 { 64 << 10 } else { 99 << 10 }, "{launch:?}");
+            // sm_80 has 163 KB of shared memory a block, later cards for desks 99; sm_75 has 64, sm_90 227.
+            let (threads, shared) = match (launch.module.file, target.arch) {
+                ("conv_wgmma.cu", _) => (512, 226),
+                (_, 75) => (256, 64),
+                _ => (256, 99),
+            };
+            assert!(launch.grid.threads.is_multiple_of(32) && launch.grid.threads <= threads, "{launch:?}");
+            assert!(launch.grid.shared <= shared << 10, "{launch:?}");
             for arg in &launch.args {
                 match arg {
                     Operand::Read(i) => assert!(*i < call.reads.len(), "{launch:?}"),
@@ -155,7 +160,8 @@ fn tensor_cores_are_used_where_they_can_be() {
     let wide = Kernel::ConvForward(ConvShape { n: 128, h: 32, w: 32, ci: 160, co: 160, k: 3, stride: 1, pad: 1 });
     let first = Kernel::ConvForward(ConvShape { n: 128, h: 32, w: 32, ci: 3, co: 16, k: 3, stride: 1, pad: 1 });
     let cases = [
-        (&wide, 90, DType::Bf16, "conv_mma.cu"),
+        (&wide, 90, DType::Bf16, "conv_wgmma.cu"),
+        (&wide, 120, DType::Bf16, "conv_mma.cu"),
         (&wide, 80, DType::Tf32, "conv_mma.cu"),
         (&wide, 75, DType::Bf16, "conv_plain.cu"),
         (&wide, 90, DType::F32, "conv_plain.cu"),

@@ -3,7 +3,7 @@
 //! Rung and tile are macros of the kernel, so they are chosen as for a batch of [`NOMINAL_BATCH`] and the same binary serves
 //! every batch. How far K is sliced is an argument, and is chosen for the batch at hand.
 
-use super::Target;
+use super::{Target, conv_wgmma};
 use crate::device::cuda::rungs::{Pass, Rung, Rungs};
 use crate::dtype::DType;
 use crate::ops::call::ConvShape;
@@ -167,7 +167,8 @@ fn fastest(target: &Target, product: &Product, rung: Rung, fits: impl Fn(&Tile) 
     *candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(&PIXEL_TILES[PIXEL_TILES.len() - 1])
 }
 
-fn rung(target: &Target, product: &Product) -> Rung {
+/// The rung of a product: the one that was asked for, or tuned, or the highest that takes it.
+pub fn rung(target: &Target, product: &Product) -> Rung {
     let can = |rung: Rung| rung.fits(target.arch, target.dtype) && takes(rung, &product.shape, target.dtype);
     let tuned = || target.rungs.table.get(&Rungs::key(product.pass, &product.shape, target.dtype)).copied();
     let highest = [Rung::Wgmma, Rung::Mma].into_iter().find(|&r| can(r)).unwrap_or(Rung::Plain);
@@ -179,7 +180,7 @@ fn takes(rung: Rung, s: &ConvShape, dtype: DType) -> bool {
     match rung {
         Rung::Plain => true,
         Rung::Mma => s.ci.is_multiple_of(chunk) && s.co.is_multiple_of(chunk),
-        Rung::Wgmma => false,
+        Rung::Wgmma => conv_wgmma::fits(s, dtype),
     }
 }
 

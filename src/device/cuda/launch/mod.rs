@@ -5,6 +5,7 @@ mod conv;
 #[cfg(test)]
 mod conv_tests;
 mod conv_tiles;
+mod conv_wgmma;
 mod ingest;
 mod linear;
 mod loss;
