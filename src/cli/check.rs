@@ -2,11 +2,12 @@
 
 use super::flags::{Named, apply, flag, flag_like, switch, text};
 use super::print;
-use crate::check::{Finding, ModelCheck, Verdict, check_model, check_row};
+use crate::check::{Finding, ModelCheck, Verdict, check_case, check_model};
 use crate::device::cuda::{Emulation, Order};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
 use crate::models::{self, MODELS, Model};
 use crate::ops::OPS;
+use crate::ops::case::Case;
 use crate::recipe::{Kind, Recipe, Target};
 use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
@@ -19,7 +20,9 @@ pub struct Args {
     pub names: Vec<String>,
     /// A model whose gradients are to be checked as a whole.
     pub model: Option<String>,
-    /// Its seed, threads and device count here.
+    /// Only cases whose labels contain this.
+    pub case: String,
+    /// Its seed, threads, device and dtype count here.
     pub recipe: Recipe,
     pub emulation: Emulation,
     pub json: bool,
@@ -32,6 +35,7 @@ pub fn build(command: Command) -> Command {
     command.args([
         names.hide_possible_values(true).help("operations or models [all operations, a model of each kind]"),
         flag("model", Kind::Text, "check this model as a whole", None),
+        flag("case", Kind::Text, "only the operations' cases whose labels contain this", None),
         flag_like("seed", "seed"),
         flag_like("device", "device"),
         flag_like("dtype", "dtype"),
@@ -70,7 +74,8 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
     if emulation != Emulation::default() && recipe.device != Target::Emu {
         return Err(Error::usage("--sanitize, --order and --eager are the emulator's: give --device emu as well"));
     }
-    Ok(Args { names, model: text(matches, "model"), recipe, emulation, json, list })
+    let case = text(matches, "case").unwrap_or_default();
+    Ok(Args { names, model: text(matches, "model"), case, recipe, emulation, json, list })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
@@ -83,7 +88,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let models = chosen_models(&wanted)?;
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let make = || engine::device_with(&mut args.recipe.clone(), &args.emulation);
-    let mut failed = 0;
+    let (mut failed, mut found) = (0, models.len());
     let mut results = Vec::new();
     let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {
         failed += verdicts.iter().filter(|v| !v.passed()).count();
@@ -94,12 +99,23 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         print(&to_text(name, verdicts))
     };
     for row in OPS.iter().filter(|r| chosen(r.name)) {
-        tell(row.name, &check_row(row, &make, args.recipe.seed)?)?;
+        let cases: Vec<Case> = (row.cases)().into_iter().filter(|case| case.label.contains(&args.case)).collect();
+        found += cases.len();
+        let check = |case: &Case| {
+            check_case(case, &make, args.recipe.seed).map_err(|e| e.context(format!("{}, {}", row.name, case.label)))
+        };
+        let verdicts = cases.iter().map(check).collect::<Result<Vec<_>>>()?;
+        if !verdicts.is_empty() {
+            tell(row.name, &verdicts)?;
+        }
     }
     for model in models {
         let graph = models::to_check(&model, args.recipe.augment(), 0.0)?;
         let check = ModelCheck { name: &model.name, graph: &graph, rows: model.check[0], seed: args.recipe.seed };
         tell(&model.name, &[check_model(&check, &make)?])?;
+    }
+    if found == 0 {
+        return Err(Error::usage(format!("--case: no case has '{}' in its label", args.case)));
     }
     if args.json {
         let result = json!({"passed": failed == 0, "seed": args.recipe.seed, "checks": results});

@@ -151,6 +151,9 @@ pub(super) fn cases() -> Vec<Case> {
         [1, 3, 3, 1, 1, 3, 1, 0],
         [8, 4, 4, 24, 40, 3, 1, 1],
         [9, 6, 5, 10, 7, 3, 2, 1],
+        // Widths of WRN-28-10, which have kernels of their own on a GPU.
+        [3, 8, 8, 160, 160, 3, 1, 1],
+        [2, 8, 8, 64, 160, 1, 1, 0],
     ];
     SHAPES.iter().map(case).collect()
 }
