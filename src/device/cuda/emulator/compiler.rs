@@ -88,7 +88,7 @@ impl Compiler {
     /// What the compiler says; a cache folder that cannot be written.
     pub fn runtime(&self) -> Result<PathBuf> {
         let mut flags = machine_flags();
-        flags.extend(["-O2", "-shared", "-pthread"].map(String::from));
+        flags.extend(["-O3", "-shared", "-pthread"].map(String::from));
         let files = sources_ending(&[".h", ".cpp"])?;
         let key = self.key(&files, &flags);
         cached(&format!("runtime-{key}.so"), |folder, library| {
