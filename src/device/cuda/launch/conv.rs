@@ -4,7 +4,7 @@ use super::conv_tiles::{Product, Slices, Tile, blocks, choose, unaligned};
 use super::{Launch, Operand, Target, conv_wgmma};
 use crate::device::cuda::driver::{Grid, Module};
 use crate::device::cuda::rungs::{Pass, Rung};
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, ConvShape, Groups, Kernel, Loc, NormShape};
 
@@ -22,8 +22,6 @@ pub(super) struct Extras {
     pub statistics: bool,
     /// The batch-norm whose sums are the second write; its x, statistics, weight and bias are reads 2 to 5.
     pub norm: Option<NormShape>,
-    /// K may be sliced: nothing of the above but a bias follows.
-    pub sliced: bool,
 }
 
 /// A product with its operands, ready to be turned into launches.
@@ -36,6 +34,7 @@ pub(super) struct Job {
     merged: bool,
     /// How A and B are read: number among the reads, elements, type as stored, type as multiplied.
     operands: [(usize, usize, Element, Element); 2],
+    dtype: DType,
     /// Vectors of 16 bytes (8 for types of two) can be read and written everywhere.
     vectors: bool,
 }
@@ -62,17 +61,15 @@ impl Job {
             let stored = call.reads.get(i).map_or(Element::F32, |loc| loc.element);
             (i, len, stored, wanted(stored))
         });
-        let bytes = operands[0].3.bytes();
-        let of = |product: &Product| Slices::choose(target, product, &tile, bytes);
-        let (slices, merged) = match product.pass {
-            _ if !extras.sliced => (Slices::one(&product, &tile, bytes), false),
+        let slices = |product: &Product| Slices::choose(target, product, &tile).0;
+        let merged = match product.pass {
             // Slices and dw are of one type: the kernel need not know which it writes.
-            Pass::BackwardWeight => (of(&product), of(&product).count > 1),
+            Pass::BackwardWeight => slices(&product).count > 1,
             // It is another kernel that leaves slices, so the batch at hand must not decide.
-            _ if of(&product.nominal()).count > 1 => (of(&product), true),
-            _ => (Slices::one(&product, &tile, bytes), false),
+            _ => slices(&product.nominal()).count > 1,
         };
-        Job { product, extras, tile, slices, merged, operands, vectors }
+        let slices = slices(&Product { sliced: merged, ..product });
+        Job { product, extras, tile, slices, merged, operands, dtype: target.dtype, vectors }
     }
 
     /// Bytes of workspace before each of: A converted, B converted, the slices; and of all.
@@ -169,7 +166,6 @@ impl Job {
         if product.pass != Pass::BackwardData {
             args.push(Operand::I32(slices.span as i32));
         }
-        let bytes = self.operands[0].3.bytes();
         let vectors = self.vectors && product.columns().is_multiple_of(4);
         let depths = if product.pass == Pass::BackwardData { product.classes() } else { slices.count };
         Launch {
@@ -182,7 +178,7 @@ impl Job {
             grid: Grid {
                 blocks: [blocks(product, tile) as u32, 1, depths as u32],
                 threads: tile.threads() as u32,
-                shared: tile.shared(product.pass, bytes, vectors) as u32,
+                shared: tile.shared(product.pass, self.dtype, vectors) as u32,
             },
             args,
         }
@@ -255,14 +251,14 @@ fn job(target: &Target, call: &Call) -> Result<Job> {
         Kernel::ConvForward(shape) => {
             let residual = (call.reads.len() > 2).then_some(2);
             let extras = Extras { residual, statistics: call.writes.len() > 1, ..Extras::default() };
-            (Product { pass: Pass::Forward, shape: *shape }, extras)
+            (Product { pass: Pass::Forward, shape: *shape, sliced: false }, extras)
         }
         Kernel::ConvBackwardData { shape, add, norm } => {
             let extras = Extras { add: *add, norm: *norm, ..Extras::default() };
-            (Product { pass: Pass::BackwardData, shape: *shape }, extras)
+            (Product { pass: Pass::BackwardData, shape: *shape, sliced: false }, extras)
         }
         Kernel::ConvBackwardWeight(shape) => {
-            (Product { pass: Pass::BackwardWeight, shape: *shape }, Extras { sliced: true, ..Extras::default() })
+            (Product { pass: Pass::BackwardWeight, shape: *shape, sliced: true }, Extras::default())
         }
         _ => return Err(Error::internal(format!("'{}' is no convolution", call.label))),
     };
@@ -292,11 +288,11 @@ pub(super) fn groups(target: &Target, kernel: &Kernel) -> Option<Groups> {
     }
     match kernel {
         Kernel::ConvForward(shape) => {
-            let product = Product { pass: Pass::Forward, shape: *shape };
+            let product = Product { pass: Pass::Forward, shape: *shape, sliced: false };
             Some(Groups::of(product.rows(), choose(target, &product).m))
         }
         Kernel::ConvBackwardData { shape, norm: Some(norm), .. } if norm.window == 1 => {
-            let product = Product { pass: Pass::BackwardData, shape: *shape };
+            let product = Product { pass: Pass::BackwardData, shape: *shape, sliced: false };
             let groups = Groups::of(product.rows(), choose(target, &product).m);
             Some(Groups { count: groups.count * product.classes(), ..groups })
         }

@@ -16,6 +16,8 @@ const NOMINAL_BATCH: usize = 128;
 pub struct Product {
     pub pass: Pass,
     pub shape: ConvShape,
+    /// Nothing but a bias follows, so that K may be cut in slices, which another kernel merges.
+    pub sliced: bool,
 }
 
 impl Product {
@@ -76,7 +78,7 @@ const fn tile(rung: Rung, [m, n, band, apart]: [usize; 4], blocks: usize, rate: 
 }
 
 /// Tiles whose rows are pixels, largest first. 160 columns for WideResNets ten wide.
-const PIXEL_TILES: &[Tile] = &[
+pub const PIXEL_TILES: &[Tile] = &[
     tile(Rung::Mma, [128, 160, 64, 80], 2, 1.0),
     tile(Rung::Mma, [128, 128, 64, 64], 2, 0.97),
     tile(Rung::Mma, [128, 64, 64, 32], 3, 0.8),
@@ -89,7 +91,7 @@ const PIXEL_TILES: &[Tile] = &[
 ];
 
 /// Tiles whose rows are output channels.
-const CHANNEL_TILES: &[Tile] = &[
+pub const CHANNEL_TILES: &[Tile] = &[
     tile(Rung::Mma, [160, 128, 80, 64], 2, 1.0),
     tile(Rung::Mma, [128, 128, 64, 64], 2, 0.97),
     tile(Rung::Mma, [64, 128, 64, 32], 3, 0.8),
@@ -110,22 +112,22 @@ impl Tile {
             _ => 128,
         }
     }
-    /// Elements of K that are in shared memory at a time; `bytes` is the size of an element.
-    pub fn deep(&self, bytes: usize) -> usize {
+    /// Elements of K that a tile of A or B is deep.
+    pub fn deep(&self, dtype: DType) -> usize {
         match self.rung {
             Rung::Plain => 16,
-            _ => 64 / bytes,
+            _ => 64 / dtype.storage().bytes(),
         }
     }
-    /// Bytes of dynamic shared memory, of a product of `columns` columns.
-    pub fn shared(&self, pass: Pass, bytes: usize, vectors: bool) -> usize {
+    /// Bytes of dynamic shared memory; with `vectors` the epilogue takes four columns a thread.
+    pub fn shared(&self, pass: Pass, dtype: DType, vectors: bool) -> usize {
         let stages = match self.rung {
             // Two pairs of tiles of f32, rows padded by 4.
             Rung::Plain => 2 * 16 * (self.m + 4 + self.n + 4) * 4,
             // Four pairs; the lines of K of a tile that is not K-major are padded by 8.
             _ => {
                 let k_major = |rows: usize| rows * 64;
-                let other = |columns: usize| self.deep(bytes) * (columns + 8) * bytes;
+                let other = |columns: usize| self.deep(dtype) * (columns + 8) * dtype.storage().bytes();
                 4 * match pass {
                     Pass::Forward => k_major(self.m) + k_major(self.n),
                     Pass::BackwardData => k_major(self.m) + other(self.n),
@@ -136,10 +138,13 @@ impl Tile {
         let lanes = self.threads() * if vectors { 4 } else { 1 } / self.n;
         stages.max(4 * self.band * (self.n + 8)).max(4 * lanes * 3 * self.n)
     }
-    /// Time of `blocks` blocks of this tile, in units of what a multiprocessor multiplies, with sums of length `depth`.
+    /// Time that `blocks` blocks of this tile take with sums of length `depth`, in multiply-adds of a multiprocessor.
     fn time(&self, processors: usize, blocks: usize, depth: f64) -> f64 {
-        let waves = blocks.div_ceil(processors * self.blocks) as f64;
-        waves * (self.blocks * self.m * self.n) as f64 * depth / self.rate
+        // As many rounds as the card can be filled, then what is left; one block alone keeps a multiprocessor half busy.
+        let full = blocks / (processors * self.blocks) * self.blocks;
+        let left = (blocks % (processors * self.blocks)).div_ceil(processors);
+        let busy = if left == 1 { 1.5f64.min(self.blocks as f64) } else { left as f64 };
+        (full as f64 + busy) * (self.m * self.n) as f64 * depth / self.rate
     }
 }
 
@@ -158,11 +163,7 @@ pub fn unaligned(target: &Target, product: &Product, tile: &Tile) -> Tile {
 fn fastest(target: &Target, product: &Product, rung: Rung, fits: impl Fn(&Tile) -> bool) -> Tile {
     let tiles = if product.pass == Pass::BackwardWeight { CHANNEL_TILES } else { PIXEL_TILES };
     let nominal = product.nominal();
-    let time = |t: &Tile| match product.pass {
-        // K is sliced until the card is full: what is lost is the rim.
-        Pass::BackwardWeight => (blocks(&nominal, t) * t.m * t.n) as f64 / t.rate,
-        _ => t.time(target.processors, blocks(&nominal, t), 1.0),
-    };
+    let time = |t: &Tile| Slices::choose(target, &nominal, t).1;
     let candidates = tiles.iter().filter(|t| t.rung == rung && fits(t));
     *candidates.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(&PIXEL_TILES[PIXEL_TILES.len() - 1])
 }
@@ -189,7 +190,7 @@ pub fn blocks(product: &Product, tile: &Tile) -> usize {
     product.rows().div_ceil(tile.m) * product.columns().div_ceil(tile.n)
 }
 
-/// Into how many slices of how many tiles K is cut, so that every multiprocessor has work.
+/// Into how many slices of how many tiles K is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slices {
     pub count: usize,
@@ -197,29 +198,25 @@ pub struct Slices {
 }
 
 impl Slices {
-    pub fn one(product: &Product, tile: &Tile, bytes: usize) -> Slices {
-        Slices { count: 1, span: product.depth().div_ceil(tile.deep(bytes)) }
-    }
-
-    /// The count that should take least time: more slices fill the card, but each is written and read again.
-    pub fn choose(target: &Target, product: &Product, tile: &Tile, bytes: usize) -> Slices {
-        // What a multiprocessor multiplies (twice that in FLOP) while a word goes to memory and comes back: of an H200 about
-        // 2 TMAC/s and 3 TB/s over 132 multiprocessors. Only the order of magnitude matters.
+    /// The count that should take least time, and that time: more slices fill the card, but each is written and read again.
+    pub fn choose(target: &Target, product: &Product, tile: &Tile) -> (Slices, f64) {
+        // What a multiprocessor multiplies while a word goes to memory and comes back: of an H200, with about 2 T multiply-adds
+        // and 23 GB a second for each of them, 700. Only the order of magnitude matters.
         const PER_WORD: f64 = 700.0;
         // At most 64 MiB of slices.
         const LARGEST: usize = 16 << 20;
-        let total = product.depth().div_ceil(tile.deep(bytes)).max(1);
+        let deep = tile.deep(target.dtype);
+        let total = product.depth().div_ceil(deep).max(1);
         let len = product.rows() * product.columns();
-        let time = |count: usize| {
-            let span = total.div_ceil(count);
-            let sums = tile.time(target.processors, blocks(product, tile) * count, (span * tile.deep(bytes)) as f64);
-            let words = if count == 1 { 0 } else { count * len };
-            sums + words as f64 * PER_WORD / target.processors as f64
+        let of = |count: usize| {
+            let slices = Slices { count: total.div_ceil(total.div_ceil(count)), span: total.div_ceil(count) };
+            let blocks = blocks(product, tile) * product.classes() * slices.count;
+            let words = if slices.count == 1 { 0 } else { slices.count * len };
+            let sums = tile.time(target.processors, blocks, (slices.span * deep) as f64);
+            (slices, sums + words as f64 * PER_WORD / target.processors as f64)
         };
-        // A slice of fewer than 4 tiles only fills its pipeline.
-        let most = (total / 4).min(LARGEST / len.max(1)).clamp(1, 256);
-        let count = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(1);
-        let span = total.div_ceil(count);
-        Slices { count: total.div_ceil(span), span }
+        // A slice of fewer than 4 tiles would only fill its pipeline.
+        let most = if product.sliced { (total / 4).min(LARGEST / len.max(1)).clamp(1, 256) } else { 1 };
+        (2..=most).map(of).fold(of(1), |best, next| if next.1 < best.1 { next } else { best })
     }
 }

@@ -9,16 +9,17 @@ use crate::ops::call::{Call, ConvShape, Kernel, LinearShape};
 
 fn job(target: &Target, call: &Call) -> Result<(Job, LinearShape)> {
     let (pass, s, extras) = match &call.kernel {
-        // A batch of 128 and 128 outputs are two or four tiles, so K is sliced to fill the card.
-        Kernel::LinearForward(s) => (Pass::Forward, s, Extras { bias: Some(2), sliced: true, ..Extras::default() }),
+        Kernel::LinearForward(s) => (Pass::Forward, s, Extras { bias: Some(2), ..Extras::default() }),
         Kernel::LinearBackwardData { shape, add } => {
             (Pass::BackwardData, shape, Extras { add: *add, ..Extras::default() })
         }
-        Kernel::LinearBackwardWeight(s) => (Pass::BackwardWeight, s, Extras { sliced: true, ..Extras::default() }),
+        Kernel::LinearBackwardWeight(s) => (Pass::BackwardWeight, s, Extras::default()),
         _ => return Err(Error::internal(format!("'{}' is no linear layer", call.label))),
     };
     let shape = ConvShape { n: s.n, h: 1, w: 1, ci: s.inputs, co: s.outputs, k: 1, stride: 1, pad: 0 };
-    Ok((Job::new(target, call, Product { pass, shape }, extras), *s))
+    // A batch of 128 and 128 outputs are two or four tiles, so that K is cut to fill the card.
+    let product = Product { pass, shape, sliced: pass != Pass::BackwardData };
+    Ok((Job::new(target, call, product, extras), *s))
 }
 
 pub(super) fn workspace(target: &Target, call: &Call) -> usize {

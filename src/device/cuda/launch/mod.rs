@@ -3,6 +3,8 @@
 
 mod conv;
 #[cfg(test)]
+mod conv_emu_tests;
+#[cfg(test)]
 mod conv_tests;
 mod conv_tiles;
 mod conv_wgmma;
