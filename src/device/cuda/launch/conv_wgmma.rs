@@ -154,7 +154,7 @@ fn product(kernel: &Kernel) -> Option<Product> {
         Kernel::ConvBackwardWeight(shape) => (Pass::BackwardWeight, shape),
         _ => return None,
     };
-    Some(Product { pass, shape: *shape })
+    Some(Product { pass, shape: *shape, sliced: pass == Pass::BackwardWeight })
 }
 
 /// Whether the rung is the one for this kernel.
