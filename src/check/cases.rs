@@ -31,6 +31,7 @@ pub fn check_case(case: &Case, device: MakeDevice<'_>, seed: u64) -> Result<Verd
             let run = GraphRun::new(case, body, seed, device.dtype())?;
             let done = run.run(device)?;
             run.compare(&done, &mut verdict);
+            verdict.holds("nothing is written beside", done.outcome.stays_within);
             done.outcome.repeats
         }
         Body::Vector(body) => {

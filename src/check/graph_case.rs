@@ -153,6 +153,7 @@ impl<'a> GraphRun<'a> {
                 self.written().into_iter().map(|w| rig.download(self.place(rig, w))).collect()
             };
             outcome.add(run()?, &run()?);
+            outcome.stays_within &= rig.untouched_beside(&calls)?;
             Ok(())
         };
         twice(&mut rig, &unfused)?;

@@ -105,11 +105,13 @@ pub struct Outcome {
     pub values: Vec<Vec<f32>>,
     /// Whether a second run on the same device wrote the same bits.
     pub repeats: bool,
+    /// Whether nothing was written beside what calls write.
+    pub stays_within: bool,
 }
 
 impl Default for Outcome {
     fn default() -> Outcome {
-        Outcome { values: vec![], repeats: true }
+        Outcome { values: vec![], repeats: true, stays_within: true }
     }
 }
 
