@@ -9,6 +9,7 @@
 // and EPS_BITS; types TC (what is stored), TR (the residual), TN (the batch-norm's input).
 #pragma once
 #include "conv_gather.cuh"
+#include "norm.cuh"
 
 #ifndef FINISH_SYNC  // a barrier of the threads that finish a tile
 #define FINISH_SYNC() __syncthreads()
@@ -34,21 +35,29 @@ constexpr int BAND_PAD = 8;
 
 template <class T> __device__ __forceinline__ void read(const T *p, float (&v)[1]) { v[0] = load(p); }
 template <class T> __device__ __forceinline__ void read(const T *p, float (&v)[4]) { load4(p, v); }
+template <class T> __device__ __forceinline__ void read(const T *p, float (&v)[8]) { load8(p, v); }
 template <class T> __device__ __forceinline__ void write(T *p, const float (&v)[1]) { store(p, v[0]); }
 template <class T> __device__ __forceinline__ void write(T *p, const float (&v)[4]) { store4(p, v); }
+template <class T> __device__ __forceinline__ void write(T *p, const float (&v)[8]) { store8(p, v); }
 
-template <int BAND, int COLS, int THREADS> struct Finish {
+template <int ROWS, int COLS, int THREADS> struct Finish {
 #ifdef UNALIGNED
     static constexpr int VEC = 1;
 #else
-    static constexpr int VEC = COLUMNS % 4 == 0 ? 4 : 1;
+    // Eight only where a row has chunks for many threads (fewer rows for each, but more lanes to merge) and registers are free.
+    static constexpr bool WIDE = COLUMNS % 8 == 0 && sizeof(TC) == 2 && COLS >= 128 && ROWS == TILE_M;
+    static constexpr int VEC = WIDE ? 8 : COLUMNS % 4 == 0 ? 4 : 1;
+#endif
+    // Rows whose operands are fetched together, as far as registers go: those of sums that wait for another band are taken.
+#if defined(NORM) && defined(ADD)
+    static constexpr int BATCH = 4;
+#else
+    static constexpr int BATCH = ROWS < TILE_M ? 4 : 8;
 #endif
     static constexpr int LD = COLS + BAND_PAD;
     static constexpr int ACROSS = COLS / VEC, LANES = THREADS / ACROSS;
     static_assert(LANES >= 1, "a thread for every group of columns");
-    // Shared floats: a band, or the partial sums of all lanes.
-    static constexpr int FLOATS = BAND * LD > LANES * 3 * COLS ? BAND * LD : LANES * 3 * COLS;
-
+    static_assert(LANES * 3 <= ROWS, "what the lanes merge fits into a band's place");
     const Epilogue &e;
     const Parity &parity;
     int column, lane, rows;      // first column of this thread in C; its lane; rows of C
@@ -69,14 +78,12 @@ template <int BAND, int COLS, int THREADS> struct Finish {
         for (int v = 0; v < VEC; v++) {
             if (lane >= LANES) break;
             const int c = column + v;
-            const float spread = e.norm_stats[2 * COLUMNS + c];
 #ifdef RUNNING
-            const float variance = spread;
+            inverse[v] = inverse_deviation(e.norm_stats, COLUMNS, c, __uint_as_float(EPS_BITS), true);
 #else
-            const float variance = spread / e.norm_stats[c];
+            inverse[v] = inverse_deviation(e.norm_stats, COLUMNS, c, __uint_as_float(EPS_BITS), false);
 #endif
             mean[v] = e.norm_stats[COLUMNS + c];
-            inverse[v] = 1.f / sqrtf(variance + __uint_as_float(EPS_BITS));
             scale[v] = e.norm_weight[c] * inverse[v];
             shift[v] = e.norm_bias[c];
         }
@@ -98,7 +105,7 @@ template <int BAND, int COLS, int THREADS> struct Finish {
     // Takes the band that begins at row m0 of C. All threads of the block have written their sums and passed a barrier.
     __device__ __forceinline__ void band(float *tile, int m0) {
         float *mine = tile + (int)threadIdx.x % ACROSS * VEC;
-        const int end = min(BAND, rows - m0);
+        const int end = min(ROWS, rows - m0);
         [[maybe_unused]] float sum[VEC] = {};
         [[maybe_unused]] int taken = 0;
 #if defined(SLICED) || PASS == BACKWARD_WEIGHT
@@ -107,26 +114,36 @@ template <int BAND, int COLS, int THREADS> struct Finish {
 #else
         TC *out = e.out;
 #endif
-        if (lane < LANES) {
-#pragma unroll 4
-            for (int r = lane; r < end; r += LANES) {
+        for (int begin = lane; lane < LANES && begin < end; begin += LANES * BATCH) {
+            // All that is read of global memory first: a load behind a store would wait for the store before it.
+            [[maybe_unused]] float old[BATCH][VEC], x[BATCH][VEC];
+#pragma unroll
+            for (int j = 0; j < BATCH; j++) {
+                const int r = begin + j * LANES, at = place(m0 + r) + column;
+                if (r >= end) break;
+#ifdef RESIDUAL
+                read(e.residual + at, old[j]);
+#endif
+#ifdef ADD
+                read(out + at, old[j]);
+#endif
+#ifdef NORM
+                read(e.norm_x + at, x[j]);
+#endif
+            }
+#pragma unroll
+            for (int j = 0; j < BATCH; j++) {
+                const int r = begin + j * LANES, at = place(m0 + r) + column;
+                if (r >= end) break;
                 float v[VEC];
-                [[maybe_unused]] float old[VEC];
                 read(mine + r * LD, v);
-                const int at = place(m0 + r) + column;
 #ifdef BIAS
 #pragma unroll
                 for (int i = 0; i < VEC; i++) v[i] += e.bias[column + i];
 #endif
-#ifdef RESIDUAL
-                read(e.residual + at, old);
+#if defined(RESIDUAL) || defined(ADD)
 #pragma unroll
-                for (int i = 0; i < VEC; i++) v[i] += old[i];
-#endif
-#ifdef ADD
-                read(out + at, old);
-#pragma unroll
-                for (int i = 0; i < VEC; i++) v[i] += old[i];
+                for (int i = 0; i < VEC; i++) v[i] += old[j][i];
 #endif
                 write(out + at, v);
 #if defined(STATISTICS) || defined(NORM)
@@ -137,22 +154,20 @@ template <int BAND, int COLS, int THREADS> struct Finish {
 #pragma unroll
                 for (int i = 0; i < VEC; i++) sum[i] += v[i];
                 write(mine + r * LD, v);  // as stored, for the second look
+                taken++;
 #endif
 #ifdef NORM
-                read(e.norm_x + at, old);
 #pragma unroll
                 for (int i = 0; i < VEC; i++) {
-                    const float centred = old[i] - mean[i];
-#ifdef RELU
-                    const float dz = fmaf(centred, scale[i], shift[i]) > 0.f ? v[i] : 0.f;
+                    #ifdef RELU
+                    const float dz = normalised(x[j][i], mean[i], scale[i], shift[i]) > 0.f ? v[i] : 0.f;
 #else
                     const float dz = v[i];
 #endif
-                    first[i] = fmaf(dz, centred * inverse[i], first[i]);
+                    first[i] = fmaf(dz, (x[j][i] - mean[i]) * inverse[i], first[i]);
                     second[i] += dz;
                 }
 #endif
-                taken++;
             }
         }
 #ifdef STATISTICS

@@ -9,7 +9,8 @@
 //   else (WeightColumns, GradColumns, PixelColumns): a line of K is TILE elements and a padding of 8. ldmatrix turns its 8x8
 //   blocks; for tf32 there is no such instruction, and 4-byte loads of 4 lines by 8 columns hit 32 banks.
 //
-// Macros beside those of conv_gather.cuh and conv_epilogue.cuh: TILE_M, TILE_N, WARP_M, WARP_N; types TA = TB, f32 for tf32.
+// Macros beside those of conv_gather.cuh and conv_epilogue.cuh: TILE_M, TILE_N, WARP_M, WARP_N, BAND (rows that go through the
+// epilogue at a time: all where shared memory has room for two such blocks, since registers are free then); types TA = TB, f32 for tf32.
 #include "conv_epilogue.cuh"
 
 #define BLOCK 128
@@ -18,7 +19,7 @@
 #define DEEP (4 * CHUNK)
 
 constexpr int STAGES = 4;
-constexpr int BAND = WARP_M, COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
+constexpr int COLUMN_TILES = (COLUMNS + TILE_N - 1) / TILE_N;
 constexpr int WARPS_N = TILE_N / WARP_N;
 static_assert(TILE_M / WARP_M * WARPS_N * 32 == BLOCK, "a warp for every part of the tile");
 constexpr int MT = WARP_M / 16, NT = WARP_N / 8;
@@ -92,7 +93,7 @@ __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, L
     DYN_SHARED(memory);
     constexpr int BYTES_A = tile_bytes(A_K_MAJOR, TILE_M), STAGE = BYTES_A + tile_bytes(B_K_MAJOR, TILE_N);
     const int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
-    const int warp_m = warp / WARPS_N, first_m = warp_m * WARP_M, first_n = warp % WARPS_N * WARP_N;
+    const int first_m = warp / WARPS_N * WARP_M, first_n = warp % WARPS_N * WARP_N;
     const Fragments<A_K_MAJOR, TILE_M, true> part_a(first_m);
     const Fragments<B_K_MAJOR, TILE_N, false> part_b(first_n);
     float sums[MT][NT][4] = {};
@@ -134,19 +135,19 @@ __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, L
     cp_async_wait<0>();
     __syncthreads();
 
-    // The warps of one band after the other put their sums where the tiles were.
+    // The warps of a band put their sums where the tiles were.
     using End = Finish<BAND, TILE_N, BLOCK>;
     float *shared = (float *)memory;
     End end(e, parity, n0, rows);
     for (int band = 0; band < TILE_M / BAND; band++) {
-        if (warp_m == band) {
+        if (first_m / BAND == band) {
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        float *to = shared + (16 * i + 8 * half + (lane >> 2)) * End::LD + first_n + 8 * j + (lane & 3) * 2;
+                        float *to = shared + (first_m % BAND + 16 * i + 8 * half + (lane >> 2)) * End::LD + first_n + 8 * j + (lane & 3) * 2;
                         *(float2 *)to = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
                     }
         }

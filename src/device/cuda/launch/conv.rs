@@ -4,7 +4,7 @@ use super::conv_tiles::{Product, Slices, Tile, blocks, choose, unaligned};
 use super::{Launch, Operand, Target, conv_wgmma};
 use crate::device::cuda::driver::{Grid, Module};
 use crate::device::cuda::rungs::{Pass, Rung};
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, ConvShape, Groups, Kernel, Loc, NormShape};
 
@@ -25,7 +25,7 @@ pub(super) struct Extras {
 }
 
 /// A product with its operands, ready to be turned into launches.
-pub(super) struct Job {
+pub(super) struct Job<'a> {
     product: Product,
     extras: Extras,
     tile: Tile,
@@ -34,13 +34,13 @@ pub(super) struct Job {
     merged: bool,
     /// How A and B are read: number among the reads, elements, type as stored, type as multiplied.
     operands: [(usize, usize, Element, Element); 2],
-    dtype: DType,
+    target: &'a Target,
     /// Vectors of 16 bytes (8 for types of two) can be read and written everywhere.
     vectors: bool,
 }
 
-impl Job {
-    pub fn new(target: &Target, call: &Call, product: Product, extras: Extras) -> Job {
+impl<'a> Job<'a> {
+    pub fn new(target: &'a Target, call: &Call, product: Product, extras: Extras) -> Job<'a> {
         let s = &product.shape;
         // x and w are read as numbers 0 and 1 in the forward pass, dy and w in that of the data, x and dy in the other.
         let reads = match product.pass {
@@ -69,7 +69,7 @@ impl Job {
             _ => slices(&product.nominal()).count > 1,
         };
         let slices = slices(&Product { sliced: merged, ..product });
-        Job { product, extras, tile, slices, merged, operands, dtype: target.dtype, vectors }
+        Job { product, extras, tile, slices, merged, operands, target, vectors }
     }
 
     /// Bytes of workspace before each of: A converted, B converted, the slices; and of all.
@@ -166,7 +166,6 @@ impl Job {
         if product.pass != Pass::BackwardData {
             args.push(Operand::I32(slices.span as i32));
         }
-        let vectors = self.vectors && product.columns().is_multiple_of(4);
         let depths = if product.pass == Pass::BackwardData { product.classes() } else { slices.count };
         Launch {
             module: Module { file: file(tile.rung), defines: self.defines(call) },
@@ -178,7 +177,7 @@ impl Job {
             grid: Grid {
                 blocks: [blocks(product, tile) as u32, 1, depths as u32],
                 threads: tile.threads() as u32,
-                shared: tile.shared(product.pass, self.dtype, vectors) as u32,
+                shared: tile.shared(self.target, product.pass) as u32,
             },
             args,
         }
@@ -197,12 +196,13 @@ impl Job {
         number("TILE_N", tile.n);
         if tile.rung == Rung::Plain {
             let four = self.vectors && ci.is_multiple_of(4) && co.is_multiple_of(4);
-            number("RM", tile.m / tile.band);
-            number("RN", tile.n / tile.apart);
+            number("RM", tile.m / tile.part[0]);
+            number("RN", tile.n / tile.part[1]);
             number("CHUNK", if four { 4 } else { 1 });
         } else {
-            number("WARP_M", tile.band);
-            number("WARP_N", tile.apart);
+            number("WARP_M", tile.part[0]);
+            number("WARP_N", tile.part[1]);
+            number("BAND", tile.band(self.target.arch));
         }
         let flags = [
             ("UNALIGNED", !self.vectors),
@@ -246,7 +246,7 @@ pub(super) fn elementwise(
     Launch { module: Module { file: "conv_reduce.cu", defines }, kernel, grid, args }
 }
 
-fn job(target: &Target, call: &Call) -> Result<Job> {
+fn job<'a>(target: &'a Target, call: &Call) -> Result<Job<'a>> {
     let (product, extras) = match &call.kernel {
         Kernel::ConvForward(shape) => {
             let residual = (call.reads.len() > 2).then_some(2);

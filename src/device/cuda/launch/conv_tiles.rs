@@ -57,15 +57,14 @@ impl Product {
     }
 }
 
-/// What a block computes: `m` rows by `n` columns of C. It goes through the epilogue in bands of `band` rows.
+/// What a block computes: `m` rows by `n` columns of C.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tile {
     pub rung: Rung,
     pub m: usize,
     pub n: usize,
-    pub band: usize,
-    /// Of plain: columns between the 4x4 blocks of a thread. Of mma: columns of a warp.
-    pub apart: usize,
+    /// Of plain: rows and columns between the 4x4 blocks of a thread. Of mma: rows and columns of a warp.
+    pub part: [usize; 2],
     /// Blocks that a multiprocessor holds at once.
     blocks: usize,
     /// How near to its peak the rung comes with this tile, the largest tile being 1: larger ones read less from memory for
@@ -73,8 +72,8 @@ pub struct Tile {
     rate: f64,
 }
 
-const fn tile(rung: Rung, [m, n, band, apart]: [usize; 4], blocks: usize, rate: f64) -> Tile {
-    Tile { rung, m, n, band, apart, blocks, rate }
+const fn tile(rung: Rung, [m, n, rows, columns]: [usize; 4], blocks: usize, rate: f64) -> Tile {
+    Tile { rung, m, n, part: [rows, columns], blocks, rate }
 }
 
 /// Tiles whose rows are pixels, largest first. 160 columns for WideResNets ten wide.
@@ -108,7 +107,7 @@ impl Tile {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         match self.rung {
-            Rung::Plain => self.band / 4 * (self.apart / 4),
+            Rung::Plain => self.part[0] / 4 * (self.part[1] / 4),
             _ => 128,
         }
     }
@@ -119,15 +118,22 @@ impl Tile {
             _ => 64 / dtype.storage().bytes(),
         }
     }
-    /// Bytes of dynamic shared memory; with `vectors` the epilogue takes four columns a thread.
-    pub fn shared(&self, pass: Pass, dtype: DType, vectors: bool) -> usize {
+    /// Rows that go through the epilogue at a time.
+    pub fn band(&self, arch: u32) -> usize {
+        // 164 KB for all blocks of a multiprocessor, where later ones with more than 100 KB have 228 KB.
+        let narrow = [80, 87].contains(&arch) && self.m * (self.n + 8) * 4 > 80 << 10;
+        if self.rung == Rung::Plain || narrow { self.part[0] } else { self.m }
+    }
+    /// Bytes of dynamic shared memory.
+    pub fn shared(&self, target: &Target, pass: Pass) -> usize {
         let stages = match self.rung {
             // Two pairs of tiles of f32, rows padded by 4.
             Rung::Plain => 2 * 16 * (self.m + 4 + self.n + 4) * 4,
             // Four pairs; the lines of K of a tile that is not K-major are padded by 8.
             _ => {
                 let k_major = |rows: usize| rows * 64;
-                let other = |columns: usize| self.deep(dtype) * (columns + 8) * dtype.storage().bytes();
+                let bytes = target.dtype.storage().bytes();
+                let other = |columns: usize| self.deep(target.dtype) * (columns + 8) * bytes;
                 4 * match pass {
                     Pass::Forward => k_major(self.m) + k_major(self.n),
                     Pass::BackwardData => k_major(self.m) + other(self.n),
@@ -135,8 +141,7 @@ impl Tile {
                 }
             }
         };
-        let lanes = self.threads() * if vectors { 4 } else { 1 } / self.n;
-        stages.max(4 * self.band * (self.n + 8)).max(4 * lanes * 3 * self.n)
+        stages.max(4 * self.band(target.arch) * (self.n + 8))
     }
     /// Time that `blocks` blocks of this tile take with sums of length `depth`, in multiply-adds of a multiprocessor.
     fn time(&self, processors: usize, blocks: usize, depth: f64) -> f64 {

@@ -7,7 +7,7 @@ use crate::device::cuda::rungs::Pass;
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, ConvShape, Kernel, LinearShape};
 
-fn job(target: &Target, call: &Call) -> Result<(Job, LinearShape)> {
+fn job<'a>(target: &'a Target, call: &Call) -> Result<(Job<'a>, LinearShape)> {
     let (pass, s, extras) = match &call.kernel {
         Kernel::LinearForward(s) => (Pass::Forward, s, Extras { bias: Some(2), ..Extras::default() }),
         Kernel::LinearBackwardData { shape, add } => {
