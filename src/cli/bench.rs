@@ -318,7 +318,7 @@ mod tests {
             ("--step cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
             ("--step cnn,", "unknown model ''; known: "),
             ("--step cnn --opt sag", "unknown optimizer 'sag'; did you mean 'sam'?"),
-            ("--step cnn --dtype f32,f8", "--dtype must be one of f32, tf32, bf16, f16, not 'f8'; did you mean 'f16'?"),
+            ("--step cnn --dtype f32,f8", "--dtype must be one of f32, tf32, bf16, f16, not 'f8'"),
             ("--step cnn --batch 8,0", "--batch must be a whole number from 1 to 4294967295, not '0'"),
             ("--step cnn --mode test", "--mode must be one of train, eval, not 'test'"),
             ("--step cnn --mode eval --opt sam", "--opt has no meaning with --mode eval"),

@@ -88,6 +88,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let models = chosen_models(&wanted)?;
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let make = || engine::device_with(&mut args.recipe.clone(), &args.emulation);
+    // That there is no such device is told once, not of the first case.
+    make()?;
     let (mut failed, mut found) = (0, models.len());
     let mut results = Vec::new();
     let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {

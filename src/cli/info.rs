@@ -1,8 +1,10 @@
 //! `samcore info`: the machine, the models there are, or one model's layers, parameters and cost.
 
-use super::flags::{count, flag, switch, text};
+use super::flags::{apply, count, flag, flag_like, switch, text};
 use super::print;
 use crate::data;
+use crate::device::cuda::driver::Driver;
+use crate::device::cuda::{Emulation, Emulator, nvidia, nvrtc};
 use crate::device::{Device, cpu::CpuDevice};
 use crate::error::{Result, unknown};
 use crate::exec::Recording;
@@ -13,12 +15,12 @@ use crate::ops::call::{Augment, Call};
 use crate::optim::{self, OptimizerRow, Options};
 use crate::recipe::{Kind, Overrides, Recipe, SETTINGS, Setting, Value};
 use crate::step::{Division, Recorder};
-use crate::train::environment;
+use crate::train::{engine, environment};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
 /// What the command line asks to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Args {
     /// All models, with their recipes.
     pub models: bool,
@@ -30,6 +32,8 @@ pub struct Args {
     /// Side of the square input in pixels.
     pub size: Option<usize>,
     pub batch: usize,
+    /// What a step is planned for: its device and dtype count here.
+    pub recipe: Recipe,
     pub json: bool,
 }
 
@@ -55,6 +59,7 @@ pub fn build(command: Command) -> Command {
         )
         .arg(flag("model", Kind::Text, "summary of this model", None).conflicts_with("topic"))
         .args(COUNTS.map(number))
+        .args([flag_like("device", "device"), flag_like("dtype", "dtype")])
         .arg(switch("json", "write the result as one JSON object"))
 }
 
@@ -72,7 +77,11 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
     let [classes, channels, size, batch] = counts;
     let (classes, batch) = (classes.unwrap_or_default(), batch.unwrap_or_default());
     let json = matches.get_flag("json");
-    Ok(Args { models: topic.is_some(), model: text(matches, "model"), classes, channels, size, batch, json })
+    let mut recipe = Recipe::default();
+    for name in ["device", "dtype"] {
+        apply(matches, name, name, &mut recipe)?;
+    }
+    Ok(Args { models: topic.is_some(), model: text(matches, "model"), classes, channels, size, batch, recipe, json })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
@@ -136,9 +145,16 @@ fn machine_info(as_json: bool) -> Result<String> {
     let optimizers: Vec<_> = optim::OPTIMIZERS.iter().map(|o| (o.name, optimizer_line(o))).collect();
     let datasets: Vec<_> = data::DATASETS.iter().map(|d| (d.name, d.about.to_owned())).collect();
     let groups = [("models", models), ("optimizers", optimizers), ("data sets", datasets)];
+    let gpus = gpus();
+    let nvrtc = nvrtc::version().map(|(major, minor)| format!("{major}.{minor}"));
+    let told = |found: &Result<String>| found.clone().unwrap_or_else(|e| format!("none: {e}"));
+    let emulator = Emulator::new(Emulation::default()).map(|e| e.properties().name.clone());
     if as_json {
         let mut all = environment;
         all["device"] = json!(device.describe());
+        all["gpus"] = json!(gpus.as_deref().unwrap_or_default());
+        all["nvrtc"] = json!(nvrtc.as_ref().ok());
+        all["emulator"] = json!(emulator.as_ref().ok());
         for (name, rows) in groups {
             all[name.replace(' ', "_")] = rows.iter().map(|r| r.0).collect();
         }
@@ -150,11 +166,21 @@ fn machine_info(as_json: bool) -> Result<String> {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         text += &format!("{key:<13} {value}\n");
     }
+    text += &match &gpus {
+        Ok(names) => names.iter().enumerate().map(|(n, name)| format!("cuda:{n:<8} {name}\n")).collect(),
+        Err(e) => format!("{:<13} none: {e}\n", "gpu"),
+    };
+    text += &format!("{:<13} {}\n{:<13} {}\n", "nvrtc", told(&nvrtc), "emu", told(&emulator));
     for (name, rows) in groups {
         text += &format!("\n{name}:\n");
         rows.iter().for_each(|(name, about)| text += &format!("  {name:<15} {about}\n"));
     }
     Ok(text)
+}
+
+/// Names of the GPUs.
+fn gpus() -> Result<Vec<String>> {
+    (0..nvidia::count()?).map(nvidia::name).collect()
 }
 
 /// What an optimizer is, where it comes from, what a step costs and which settings are its own.
@@ -200,10 +226,10 @@ struct Cost {
     moved: u64,
 }
 
-fn cost(graph: &Graph, row: &OptimizerRow, batch: usize) -> Result<Cost> {
-    let device = CpuDevice::new(0)?;
+fn cost(graph: &Graph, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Result<Cost> {
+    let device = engine::device(&mut recipe.clone())?;
     let optimizer = (row.build)(&Options::default());
-    let mut recorder = Recorder::new(graph, &device);
+    let mut recorder = Recorder::new(graph, &*device);
     for phase in 0..optimizer.phases() {
         recorder.program(row.name, Division::whole(batch), |step| optimizer.record(phase, step))?;
     }
@@ -225,7 +251,8 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
     let graph = models::classifier(model, &source([size, size, c], classes), 0.0, 0.0)?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
-    let costs: Vec<Cost> = optim::OPTIMIZERS.iter().map(|o| cost(&graph, o, batch)).collect::<Result<_>>()?;
+    let costs: Vec<Cost> =
+        optim::OPTIMIZERS.iter().map(|o| cost(&graph, o, batch, &args.recipe)).collect::<Result<_>>()?;
     if args.json {
         let layers: Vec<_> = layers
             .iter()
@@ -259,6 +286,7 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
         let (memory, moved) = (c.memory as f64 / MEBI, c.moved as f64 / MEBI);
         text += &format!("{:<12} {memory:>12.1} {:>12.2} {moved:>14.1}\n", c.optimizer, c.flops as f64 / 1e9);
     }
-    text += &format!("a step: batch {batch}; moved: every operand of every call once\n");
+    let of = engine::device(&mut args.recipe.clone())?.describe();
+    text += &format!("a step: batch {batch}, planned for {of}; moved: every operand of every call once\n");
     Ok(text)
 }

@@ -50,15 +50,19 @@ pub fn device_on_rung(recipe: &mut Recipe, rung: Rung) -> Result<Box<dyn Device>
 /// If this machine does not have it.
 pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn Device>> {
     recipe.device = resolved(recipe.device);
-    let dtype = recipe.dtype;
-    let device: Box<dyn Device> = match recipe.device {
+    let (dtype, target) = (recipe.dtype, recipe.device);
+    let named = |e: Error| match e.to_string().starts_with("--") {
+        true => e,
+        false => e.context(format!("--device {target}")),
+    };
+    let device: Box<dyn Device> = match target {
         Target::Auto | Target::Cpu if dtype != DType::F32 => {
             let message = format!("--dtype {}: the CPU computes in f32; use --device cuda or emu", dtype.name());
             return Err(Error::new(Kind::Unavailable, message));
         }
         Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?),
-        Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None)?),
-        Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None)?),
+        Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None).map_err(named)?),
+        Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None).map_err(named)?),
     };
     recipe.threads = device.threads();
     Ok(device)
