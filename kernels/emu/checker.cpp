@@ -25,6 +25,7 @@ static void order_block(Worker *w) {
     memset(w->clocks, 0, (size_t)w->threads * row_length(w) * sizeof(uint32_t));
     for (unsigned t = 0; t < w->threads; t++) row(w, t)[t] = 1;
     memset(w->ordered_by_mbar, 0, sizeof w->ordered_by_mbar);
+    memset(w->proxy_clock, 0, sizeof w->proxy_clock);
     w->mbar_clocks.clear();
     w->tma_clock = w->wgmma_clock = 0;
 }
@@ -84,6 +85,11 @@ static void order_wait(Worker *w, unsigned fiber, Mbar *bar) {
     clocks.resize(row_length(w));
     join(row(w, fiber), clocks.data(), row_length(w));
     w->ordered_by_mbar[fiber] = true;
+}
+
+static void order_proxy(Worker *w) {
+    if (!checking(w)) return;
+    w->proxy_clock[w->current] = row(w, w->current)[w->current]++;
 }
 
 static void order_wgmma(Worker *w, unsigned first, uint32_t clock) {
@@ -278,7 +284,14 @@ static void check_wgmma_read(Worker *w, byte *p, size_t bytes, uint32_t clock, E
     if (!checking(w)) return;
     check(p, bytes, READ_ASYNC, at);
     Access read{w->epoch, clock, (uint16_t)wgmma_agent(w, w->current)};
-    for (size_t i = 0; i < bytes; i++) note_read(w, w->cells[p - w->arena + i], read, w->current, w->first_epoch);
+    for (size_t i = 0; i < bytes; i++) {
+        Cell &cell = w->cells[p - w->arena + i];
+        if (cell.write.thread < w->threads && cell.write.clock > w->proxy_clock[cell.write.thread]) {
+            emu_fail("wgmma at %s:%d reads what thread %u wrote, with no fence_proxy_async between", at.file, at.line,
+                     cell.write.thread);
+        }
+        note_read(w, cell, read, w->current, w->first_epoch);
+    }
 }
 
 // ---- What -fsanitize=thread calls.

@@ -74,6 +74,7 @@ static __thread struct Fault {
     byte *address, *pc;
 } fault __attribute__((tls_model("initial-exec")));
 static int watchdog_signal;
+constexpr unsigned FIRINGS = 5;  // of the watchdog, see below
 static struct sigaction old_actions[65];
 
 static void explain_fault() {
@@ -105,6 +106,11 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
 #endif
     if (signal == watchdog_signal) {
         if (!w || w->current == NOBODY) return;
+        if (w->watched != w->block_serial) {
+            w->watched = w->block_serial;
+            w->firings = 0;
+        }
+        if (++w->firings < FIRINGS) return;
         w->expired = 1;              // for the runtime, which may hold a lock at this moment,
         if (!in_module(pc)) return;  // or for this handler when it comes again
     } else if (!w || w->current == NOBODY) {
@@ -133,30 +139,32 @@ static void prepare_signals() {
     for (int signal : {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, watchdog_signal}) sigaction(signal, &action, &old_actions[signal]);
 }
 
-// ---- The watchdog: a timer of the CPU time of this thread, so that a busy machine does not count.
+// ---- The watchdog: a timer of this thread's CPU time, so that a busy machine does not count. It runs on between launches, as
+// setting it anew would cost more than a small block; a block that it meets FIRINGS times has run too long.
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
-static void prepare_watchdog(Worker *w) {
+static __thread pid_t this_thread __attribute__((tls_model("initial-exec")));
+
+static void prepare_watchdog(Worker *w, double seconds) {
     w->expired = 0;
-    pid_t thread = (pid_t)gettid();
-    if (w->has_timer && w->timer_thread == thread) return;
-    if (w->has_timer) timer_delete(w->timer);
+    w->firings = 0;
+    if (!this_thread) this_thread = (pid_t)gettid();
+    if (w->timer_thread == this_thread && w->timer_seconds == seconds) return;
+    if (w->timer_thread) timer_delete(w->timer);
+    w->timer_thread = 0;
     sigevent event;
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = watchdog_signal;
-    event.sigev_notify_thread_id = thread;
-    w->timer_thread = thread;
-    w->has_timer = timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &w->timer) == 0;
-}
-
-// 0 seconds stop it.
-static void start_watchdog(Worker *w, double seconds) {
+    event.sigev_notify_thread_id = this_thread;
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &w->timer)) return;
+    w->timer_thread = this_thread;
+    w->timer_seconds = seconds;
+    double step = seconds / (FIRINGS - 1);
     itimerspec when;
-    memset(&when, 0, sizeof when);
-    when.it_value.tv_sec = (time_t)seconds;
-    when.it_value.tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9);
-    when.it_interval.tv_nsec = 20000000;
-    if (w->has_timer) timer_settime(w->timer, 0, &when, nullptr);
+    when.it_interval.tv_sec = (time_t)step;
+    when.it_interval.tv_nsec = (long)((step - (double)(time_t)step) * 1e9);
+    when.it_value = when.it_interval;
+    timer_settime(w->timer, 0, &when, nullptr);
 }

@@ -163,15 +163,17 @@ struct Worker {
     byte *free_stacks[MAX_THREADS];
     unsigned free_count;
     void *scheduler_sp;
-    byte *stacks, *arena, *dynamics, *fault_stack, *signal_stack;
+    byte *stacks, *arena, *dynamics, *fault_stack;
     Launch *launch;
     uint64_t block, random;
     std::vector<TmaCopy> tma;
     std::vector<MbarWaiter> mbar_waiters;
     volatile int expired;  // the watchdog's time is over
     timer_t timer;
-    pid_t timer_thread;
-    bool has_timer;
+    pid_t timer_thread;  // 0: there is no timer
+    double timer_seconds;
+    uint64_t block_serial, watched;  // of the running block, and of the one that the timer met last
+    unsigned firings;
     // The checker's: see checker.cpp.
     uint32_t epoch, first_epoch;
     Cell *cells;
@@ -179,6 +181,7 @@ struct Worker {
     uint32_t tma_clock, wgmma_clock;
     std::map<Mbar *, std::pair<std::vector<uint32_t>, std::vector<uint32_t>>> mbar_clocks;
     bool ordered_by_mbar[MAX_THREADS];
+    uint32_t proxy_clock[MAX_THREADS];  // plain writes up to here are visible to wgmma
     void *access_pc;  // of the last instrumented access
 };
 
@@ -192,7 +195,7 @@ static void run_next(Worker *w, void **save);
 static void wait_here(Worker *w, State state, EmuPlace at);
 static void make_ready(Worker *w, unsigned fiber);
 static void shuffle(Worker *w, unsigned *list, unsigned count);
-static void start_watchdog(Worker *w, double seconds);
+static void prepare_watchdog(Worker *w, double seconds);
 static void prepare_signals();
 static bool in_module(const void *p);
 
@@ -207,6 +210,7 @@ static void order_arrive(Worker *w, Mbar *bar);          // the running thread a
 static void order_complete(Worker *w, Mbar *bar);        // the phase ends
 static void order_wait(Worker *w, unsigned fiber, Mbar *bar);  // that thread goes on after the phase
 static void order_tma(Worker *w, const TmaCopy &copy);   // TMA has written, before the barrier is told
+static void order_proxy(Worker *w);                      // what the running thread wrote is visible to wgmma
 static void order_wgmma(Worker *w, unsigned first, uint32_t clock);  // the warpgroup has waited for it
 // Accesses that are not instrumented.
 enum Kind { READ, READ_ASYNC, WRITE, ISSUE_COPY };

@@ -28,8 +28,7 @@ static Worker *take_worker() {
     w->stacks = map_zeros(MAX_THREADS * STACK);
     w->arena = map_zeros(ARENA);
     w->fault_stack = map_zeros(STACK);
-    w->signal_stack = map_zeros(STACK);
-    if (!w->stacks || !w->arena || !w->fault_stack || !w->signal_stack) return nullptr;
+    if (!w->stacks || !w->arena || !w->fault_stack) return nullptr;
     for (unsigned i = 0; i < MAX_THREADS; i++) mprotect(w->stacks + i * STACK, PAGE, PROT_NONE);
     mprotect(w->arena + ARENA - PAGE, PAGE, PROT_NONE);
     w->current = NOBODY;
@@ -40,26 +39,27 @@ static Worker *take_worker() {
 static void work(Launch *launch) {
     Worker *w = take_worker();
     if (!w) return;
-    // The handler needs a stack of its own. Rust's threads have one; others get it here.
-    stack_t mine{}, old{};
-    sigaltstack(nullptr, &old);
-    if (old.ss_flags & SS_DISABLE) {
-        mine.ss_sp = w->signal_stack;
-        mine.ss_size = STACK;
-        sigaltstack(&mine, nullptr);
+    // The handler needs a stack of its own. Rust's threads have one; others get it here, for as long as they live.
+    static __thread bool has_signal_stack __attribute__((tls_model("initial-exec")));
+    if (!has_signal_stack) {
+        stack_t mine{}, old{};
+        sigaltstack(nullptr, &old);
+        if (old.ss_flags & SS_DISABLE) {
+            mine.ss_sp = map_zeros(STACK);
+            mine.ss_size = STACK;
+            sigaltstack(&mine, nullptr);
+        }
+        has_signal_stack = true;
     }
     w->launch = launch;
     self = w;
-    prepare_watchdog(w);
+    prepare_watchdog(w, launch->call->seconds);
     for (uint64_t i; !launch->failed && (i = launch->next++) < launch->blocks;) {
         // Blocks too come in another order.
         bool shuffled = launch->call->order == SHUFFLED, descending = launch->call->order == DESCENDING;
-        start_watchdog(w, launch->call->seconds);
         run_block(w, descending ? launch->blocks - 1 - i : shuffled ? (i + launch->call->seed) % launch->blocks : i);
     }
-    start_watchdog(w, 0);
     self = nullptr;
-    if (old.ss_flags & SS_DISABLE) sigaltstack(&old, nullptr);
     std::lock_guard<std::mutex> lock(workers_mutex);
     idle_workers.push_back(w);
 }

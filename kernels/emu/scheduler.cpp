@@ -192,6 +192,7 @@ static void report_deadlock(Worker *w) {
 static void run_block(Worker *w, uint64_t block) {
     const EmuLaunch &call = *w->launch->call;
     w->block = block;
+    w->block_serial++;
     w->threads = w->live = call.threads;
     w->at_barrier = 0;
     w->tma.clear();

@@ -236,4 +236,4 @@ static void meet(int kind, unsigned newest, const EmuWgmma &op, float *d, EmuPla
 
 extern "C" void emu_wgmma(const EmuWgmma *op, float *d, EmuPlace at) { meet(MULTIPLY, 0, *op, d, at); }
 extern "C" void emu_wgmma_control(int op, unsigned newest, EmuPlace at) { meet(op, newest, EmuWgmma{}, nullptr, at); }
-extern "C" void emu_fence_proxy_async() {}
+extern "C" void emu_fence_proxy_async() { order_proxy(self); }

@@ -167,6 +167,10 @@ extern "C" __global__ void __launch_bounds__(160)
             int s = step & 1;
             u8 *stage = shared + s * 16384;
             if (FAULT != 5) mbar_wait(&full[s], step >> 1 & 1);
+            if (FAULT == 11) {  // a plain write that wgmma may not see
+                if (thread == 0) *reinterpret_cast<volatile u32 *>(stage) = *reinterpret_cast<volatile u32 *>(stage);
+                named_sync(1, 128);
+            }
             if (FAULT != 6) wgmma_fence();
             for (int kk = 0; kk < 4; kk++) {
                 u64 da = wgmma_desc(stage) + 2 * kk, db = wgmma_desc(stage + 8192) + 2 * kk;
