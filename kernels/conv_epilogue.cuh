@@ -55,9 +55,9 @@ template <int ROWS, int COLS, int THREADS> struct Finish {
     static constexpr int BATCH = ROWS < TILE_M ? 4 : 8;
 #endif
     static constexpr int LD = COLS + BAND_PAD;
-    static constexpr int ACROSS = COLS / VEC, LANES = THREADS / ACROSS;
+    // What the lanes merge fits into a band's place: of few columns some threads have nothing to do.
+    static constexpr int ACROSS = COLS / VEC, LANES = THREADS / ACROSS * 3 <= ROWS ? THREADS / ACROSS : ROWS / 3;
     static_assert(LANES >= 1, "a thread for every group of columns");
-    static_assert(LANES * 3 <= ROWS, "what the lanes merge fits into a band's place");
     const Epilogue &e;
     const Parity &parity;
     int column, lane, rows;      // first column of this thread in C; its lane; rows of C
@@ -159,7 +159,7 @@ template <int ROWS, int COLS, int THREADS> struct Finish {
 #ifdef NORM
 #pragma unroll
                 for (int i = 0; i < VEC; i++) {
-                    #ifdef RELU
+#ifdef RELU
                     const float dz = normalised(x[j][i], mean[i], scale[i], shift[i]) > 0.f ? v[i] : 0.f;
 #else
                     const float dz = v[i];

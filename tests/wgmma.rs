@@ -152,6 +152,7 @@ fn kernels(s: ConvShape) -> Vec<Kernel> {
         Kernel::ConvForward(s),
         Kernel::ConvBackwardData { shape: s, add: false, norm: Some(norm) },
         Kernel::ConvBackwardData { shape: s, add: true, norm: None },
+        Kernel::ConvBackwardData { shape: s, add: true, norm: Some(norm) },
         Kernel::ConvBackwardWeight(s),
     ]
 }

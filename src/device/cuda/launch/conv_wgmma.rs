@@ -86,10 +86,9 @@ impl Tile {
             }
         }
     }
-    /// Bytes of shared memory that the epilogue takes: a band of rows padded by 8, or the sums of lanes of threads.
+    /// Bytes of shared memory that the epilogue takes: a band of rows padded by 8.
     fn epilogue(&self) -> usize {
-        let lanes = self.consumers * 128 * 4 / self.n;
-        4 * (64 * self.consumers * (self.n + 8)).max(lanes * 3 * self.n)
+        4 * 64 * self.consumers * (self.n + 8)
     }
     fn shared(&self, pass: Pass) -> usize {
         (self.stages * self.stage(pass)).max(self.epilogue())
