@@ -89,7 +89,7 @@ fn run(device: &mut CudaDevice, kernel: Kernel, seed: usize) -> Left {
         reads.push(read(&mut arena, if forward { s.x_len() } else { s.y_len() }, low, 1));
         reads.push(read(&mut arena, s.weight_len(), low, 2));
     }
-    if forward && seed % 2 == 0 {
+    if forward && seed.is_multiple_of(2) {
         reads.push(read(&mut arena, s.y_len(), low, 3));
     }
     if norm.is_some() {

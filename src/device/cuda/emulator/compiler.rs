@@ -59,7 +59,7 @@ impl Compiler {
         let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
         let kind = if version.contains("clang") { "clang++" } else { "g++" };
         let numbered = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
-        let number = version.split_whitespace().filter(numbered).next_back().unwrap_or_default();
+        let number = version.split_whitespace().rfind(numbered).unwrap_or_default();
         let number = number.split('.').take(2).collect::<Vec<_>>().join(".");
         Ok(Compiler { name: format!("{kind} {number}"), command, version })
     }

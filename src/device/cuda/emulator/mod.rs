@@ -340,7 +340,7 @@ impl Driver for Emulator {
         if !(2..=5).contains(&rank) || shape.strides.len() != rank - 1 || shape.tile.len() != rank {
             return wrong("2 to 5 dimensions, a stride for each but the first, a tile size for each");
         }
-        if base % 16 != 0 || shape.strides.iter().any(|s| s % 16 != 0 || *s >= 1 << 40) {
+        if !base.is_multiple_of(16) || shape.strides.iter().any(|s| !s.is_multiple_of(16) || *s >= 1 << 40) {
             return wrong("the base and strides are multiples of 16");
         }
         if shape.dims.iter().any(|d| *d == 0 || *d > u64::from(u32::MAX)) {
