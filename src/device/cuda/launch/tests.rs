@@ -131,8 +131,12 @@ fn what_cannot_be_launched_says_why() {
         ..call("stuck")
     };
     let untyped = Loc { element: Element::F16, ..v(512) };
-    let norm =
-        Call { kernel: Kernel::Norm([0..512].into()), reads: vec![untyped], writes: vec![v(1)], ..call("narrow") };
+    let norm = Call {
+        kernel: Kernel::Norm(std::iter::once(0..512).collect()),
+        reads: vec![untyped],
+        writes: vec![v(1)],
+        ..call("narrow")
+    };
     for (call, words) in [(relu, "smaller batch"), (stuck, "lacks operands"), (norm, "f16, not f32")] {
         let error = launches(&target(DType::F16), &call).expect_err("it must fail").to_string();
         assert!(error.contains(words) && error.contains(&call.label), "{error}");
