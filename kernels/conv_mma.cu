@@ -10,7 +10,8 @@
 //   blocks; for tf32 there is no such instruction, and 4-byte loads of 4 lines by 8 columns hit 32 banks.
 //
 // Macros beside those of conv_gather.cuh and conv_epilogue.cuh: TILE_M, TILE_N, WARP_M, WARP_N, BAND (rows that go through the
-// epilogue at a time: all where shared memory has room for two such blocks, since registers are free then); types TA = TB, f32 for tf32.
+// epilogue at a time: all where shared memory has room for two such blocks, since registers are free then); types TA = TB, f32
+// for tf32.
 #include "conv_epilogue.cuh"
 
 #define BLOCK 128
@@ -27,7 +28,9 @@ constexpr bool TF32 = sizeof(TA) == 4;
 // Elements of K that one mma takes: two chunks.
 constexpr int STEP = 2 * CHUNK;
 
-__device__ constexpr int tile_bytes(bool k_major, int tile) { return k_major ? tile * 64 : DEEP * (tile + 8) * (int)sizeof(TA); }
+__device__ constexpr int tile_bytes(bool k_major, int tile) {
+    return k_major ? tile * 64 : DEEP * (tile + 8) * (int)sizeof(TA);
+}
 
 // A thread's chunks of the next tile of K, on their way into `to`.
 template <bool K_MAJOR, int TILE, class Loader>
@@ -38,7 +41,9 @@ __device__ __forceinline__ void copy(u8 *to, const TA *from, const Loader &loade
         const int line = Loader::Place::line(s), chunk = Loader::Place::chunk(s);
         int offset;
         const bool there = loader.find(s, offset);
-        const int at = K_MAJOR ? line * 64 + (chunk ^ (line >> 1 & 3)) * 16 : line * ((TILE + 8) * (int)sizeof(TA)) + chunk * 16;
+        const int turned = line * 64 + (chunk ^ (line >> 1 & 3)) * 16;
+        const int plain = line * ((TILE + 8) * (int)sizeof(TA)) + chunk * 16;
+        const int at = K_MAJOR ? turned : plain;
         // Where nothing is there nothing is read, and the address may be anything.
         cp_async_16(to + at, from + offset, there);
     }
@@ -147,7 +152,8 @@ __device__ __forceinline__ void tile(const TA *a, const TB *b, LoaderA from_a, L
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        float *to = shared + (first_m % BAND + 16 * i + 8 * half + (lane >> 2)) * End::LD + first_n + 8 * j + (lane & 3) * 2;
+                        const int row = first_m % BAND + 16 * i + 8 * half + (lane >> 2);
+                        float *to = shared + row * End::LD + first_n + 8 * j + (lane & 3) * 2;
                         *(float2 *)to = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
                     }
         }

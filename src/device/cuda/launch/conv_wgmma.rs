@@ -260,7 +260,8 @@ impl Job {
         let largest = s.x_len().max(s.y_len()).max(s.weight_len());
         if i32::try_from(largest).is_err() {
             return Err(Error::usage(format!(
-                "'{}' has a tensor of {largest} elements: kernels count to 2^31; take a smaller batch (--micro-batch)",
+                "'{}' has a tensor of {largest} elements: kernels count to 2^31; take a smaller batch, or \
+                 compute it in parts (--accumulate)",
                 call.label
             )));
         }
