@@ -215,7 +215,7 @@ template <int ROWS, int COLS, int THREADS> struct Finish {
         FINISH_SYNC();
         for (int c = t; c < COLS; c += THREADS) {
             if (n0 + c >= COLUMNS) continue;
-            float n = shared[c], a = shared[COLS + c], b = shared[2 * COLS + c];
+            [[maybe_unused]] float n = shared[c], a = shared[COLS + c], b = shared[2 * COLS + c];
             for (int l = 1; l < LANES; l++) {
                 const float *other = shared + l * 3 * COLS + c;
 #ifdef STATISTICS
