@@ -275,7 +275,7 @@ fn what_is_missing_or_breaks_is_one_message_with_its_exit_code() {
         ("open", "", &absent, "69: SAMCORE_NVRTC=/nowhere/libnvrtc.so cannot be loaded: ".into()),
         ("open", "none", &[], "69: no NVIDIA GPU on this machine (its driver sees none;".into()),
         ("third", "", &[], "69: --device cuda:2: there are 2 GPUs, 0 and 1".into()),
-        ("open", "old", &[], "69: the driver is for CUDA 12.0, NVRTC is 13.0, whose code it cannot load".into()),
+        ("open", "old", &[], "69: the driver is for CUDA 12.0, NVRTC is 13.".into()),
         (
             "memory",
             "small",

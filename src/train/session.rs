@@ -189,7 +189,8 @@ impl Session {
             let end = ((epoch + 1) * self.per_epoch).min(self.last_step);
             while self.position.step < end {
                 let every = self.recipe.checkpoint_steps as u64;
-                let pause = if every > 0 { (self.position.step / every + 1) * every } else { end };
+                // The next checkpoint's step: nothing may be under way when it is written.
+                let pause = self.position.step.checked_div(every).map_or(end, |done| (done + 1) * every);
                 self.steps(pause.min(end))?;
                 // An epoch whose steps are done gets its row before a signal is heeded, or the row would be lost.
                 if self.position.step == end {
