@@ -8,10 +8,12 @@ use crate::bench::compare::{self, Comparison, Figure};
 use crate::bench::limits::Limits;
 use crate::bench::steps::Work;
 use crate::bench::{loading, operations, steps, tune};
+use crate::device::cuda::rungs::Rung;
 use crate::device::{Device, cpu::CpuDevice};
 use crate::dtype::DType;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::write_atomic;
+use crate::models;
 use crate::ops::OPS;
 use crate::ops::case::Case;
 use crate::recipe::{Kind, Recipe, Target, Value as Setting};
@@ -193,6 +195,10 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         if let What::List(_) = what {
             return print(&names.iter().map(|name| format!("{name}\n")).collect::<String>());
         }
+    }
+    if let What::Tune(models) = &what {
+        models.iter().try_for_each(|name| models::find(name).map(|_| ()))?;
+        engine::device_on_rung(&mut recipe.clone(), Rung::Plain)?;
     }
     let earlier = compare.as_deref().map(compare::read).transpose()?;
     let mut results = Results { json, lines: vec![] };
