@@ -98,7 +98,7 @@ fn no_rung_and_no_order_of_threads_changes_a_definition_or_a_bit() {
             }
         };
         for row in OPS.iter().filter(|row| rung == Rung::Plain || convolves(row.name)) {
-            for case in (row.cases)() {
+            for case in (row.cases)().into_iter().filter(|case| rung != Rung::Plain || is_small(case)) {
                 let run = |order, eager| {
                     run_case(&case, &on(order, eager), 3).unwrap_or_else(|e| {
                         panic!("{rung_name}, {order:?}, eager {eager}: {} {}: {e}", row.name, case.label)

@@ -119,7 +119,7 @@ const OTHERS: &[Row] = &[
     ("images to compare with", "bench relu --compare data/train-images-idx3-ubyte", 65, &["data/train-images-idx3-ubyte: line 1"]),
     ("results into a folder", "bench relu --json data", 73, &["--json: data is a folder"]),
     ("results into no folder", "bench relu --json none/x.json", 73, &["--json: there is no folder none"]),
-    ("a dtype that is not there", "bench --step cnn --dtype bf16", 2, &["there is no dtype 'bf16' here"]),
+    ("a dtype that is not there", "bench --step cnn --device cpu --dtype bf16", 69, &["--dtype bf16: the CPU computes in f32"]),
     ("loading of no data set", "bench --data nowhere", 66, &["no data set and no folder 'nowhere'"]),
 
     ("noise beyond 1", "data noise data --rate 1.5 --out new", 2, &["--rate must be a number above 0 to 1, not '1.5'"]),
