@@ -22,7 +22,7 @@ pub fn count() -> Result<usize> {
 /// The GPU's own name: "NVIDIA H200".
 ///
 /// # Errors
-/// As [`Nvidia::new`].
+/// As [`Nvidia::new`](super::Nvidia::new).
 pub fn name(ordinal: usize) -> Result<String> {
     result::device::get_name(device(ordinal)?).map_err(|e| failed(format!("name of GPU {ordinal}"), e))
 }
