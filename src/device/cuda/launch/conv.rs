@@ -41,13 +41,7 @@ pub(super) struct Job<'a> {
 
 impl<'a> Job<'a> {
     pub fn new(target: &'a Target, call: &Call, product: Product, extras: Extras) -> Job<'a> {
-        let s = &product.shape;
-        // x and w are read as numbers 0 and 1 in the forward pass, dy and w in that of the data, x and dy in the other.
-        let reads = match product.pass {
-            Pass::Forward => [(0, s.x_len()), (1, s.weight_len())],
-            Pass::BackwardData => [(0, s.y_len()), (1, s.weight_len())],
-            Pass::BackwardWeight => [(1, s.y_len()), (0, s.x_len())],
-        };
+        let reads = product.operands();
         let small = extras.norm.map_or(0..0, |_| 3..6);
         let aligned = |loc: &Loc| loc.offset.is_multiple_of(4);
         let large = call.reads.iter().enumerate().filter(|(i, _)| !small.contains(i) && extras.bias != Some(*i));
@@ -99,22 +93,12 @@ impl<'a> Job<'a> {
                 operands.push(Operand::Read(read));
                 continue;
             }
-            let args = vec![Operand::Read(read), Operand::Work(parts[i]), Operand::I32(len as i32)];
-            launches.push(elementwise("convert", &[("TX", stored), ("TC", wanted)], len, args));
+            launches.push(convert(read, parts[i], len, stored, wanted));
             operands.push(Operand::Work(parts[i]));
         }
         launches.push(self.product(call, &operands));
         if self.merged {
-            let len = self.product.rows() * self.product.columns();
-            let (bias, columns) = match self.extras.bias {
-                Some(read) => (Operand::Read(read), self.product.columns()),
-                None => (Operand::Work(parts[2]), 0),
-            };
-            let numbers = [self.slices.count, len, columns].map(|n| Operand::I32(n as i32));
-            let mut args = vec![Operand::Work(parts[2]), Operand::Write(0), bias];
-            args.extend(numbers);
-            let threads = if len.is_multiple_of(4) { len / 4 } else { len };
-            launches.push(elementwise("merge_slices", &[("TC", call.writes[0].element)], threads, args));
+            launches.push(merge_slices(call, &self.product, parts[2], self.slices.count, self.extras.bias));
         }
         Ok(launches)
     }
@@ -123,26 +107,13 @@ impl<'a> Job<'a> {
     /// What the kernels' int indices and words of taps cannot count, or a workspace that was asked for otherwise.
     fn check(&self, call: &Call) -> Result<()> {
         let s = &self.product.shape;
-        let largest = s.x_len().max(s.y_len()).max(s.weight_len());
-        if i32::try_from(largest).is_err() {
-            return Err(Error::usage(format!(
-                "'{}' has a tensor of {largest} elements: kernels count to 2^31; take a smaller batch, or \
-                 compute it in parts (--accumulate)",
-                call.label
-            )));
-        }
         if s.k > 15 {
             return Err(Error::usage(format!(
                 "'{}' is a convolution of {2}x{2} taps ({1:?}): CUDA kernels take at most 15x15; --device cpu takes any",
                 call.label, s, s.k
             )));
         }
-        let has = call.workspace.map_or(0, |loc| loc.cells());
-        if has < self.workspace() {
-            let need = self.workspace();
-            return Err(Error::internal(format!("'{}' has {has} cells of workspace, needs {need}", call.label)));
-        }
-        Ok(())
+        check_sizes(call, s, self.workspace())
     }
 
     fn product(&self, call: &Call, operands: &[Operand]) -> Launch {
@@ -233,6 +204,45 @@ fn file(rung: Rung) -> &'static str {
         Rung::Mma => "conv_mma.cu",
         Rung::Wgmma => "conv_wgmma.cu",
     }
+}
+
+/// That kernels can count the tensors of a convolution, and that its workspace has `need` cells.
+///
+/// # Errors
+/// Usage: a tensor too large; internal: a workspace that was asked for otherwise.
+pub(super) fn check_sizes(call: &Call, s: &ConvShape, need: usize) -> Result<()> {
+    let largest = s.x_len().max(s.y_len()).max(s.weight_len());
+    if i32::try_from(largest).is_err() {
+        return Err(Error::usage(format!(
+            "'{}' has a tensor of {largest} elements: kernels count to 2^31; take a smaller batch, or \
+             compute it in parts (--accumulate)",
+            call.label
+        )));
+    }
+    let has = call.workspace.map_or(0, |loc| loc.cells());
+    if has < need {
+        return Err(Error::internal(format!("'{}' has {has} cells of workspace, needs {need}", call.label)));
+    }
+    Ok(())
+}
+
+/// Brings the `len` elements of a read to another type, `at` bytes into the workspace.
+pub(super) fn convert(read: usize, at: usize, len: usize, from: Element, to: Element) -> Launch {
+    let args = vec![Operand::Read(read), Operand::Work(at), Operand::I32(len as i32)];
+    elementwise("convert", &[("TX", from), ("TC", to)], len, args)
+}
+
+/// Adds up `count` slices of C that lie `at` bytes into the workspace, and a bias, which is that read.
+pub(super) fn merge_slices(call: &Call, product: &Product, at: usize, count: usize, bias: Option<usize>) -> Launch {
+    let len = product.rows() * product.columns();
+    let (bias, columns) = match bias {
+        Some(read) => (Operand::Read(read), product.columns()),
+        None => (Operand::Work(at), 0),
+    };
+    let mut args = vec![Operand::Work(at), Operand::Write(0), bias];
+    args.extend([count, len, columns].map(|n| Operand::I32(n as i32)));
+    let threads = if len.is_multiple_of(4) { len / 4 } else { len };
+    elementwise("merge_slices", &[("TC", call.writes[0].element)], threads, args)
 }
 
 /// A launch of `kernels/conv_reduce.cu` with that many threads in all.

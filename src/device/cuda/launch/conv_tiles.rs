@@ -34,6 +34,16 @@ impl Product {
             Pass::BackwardWeight => s.co,
         }
     }
+    /// The reads that are multiplied, as A and B, and elements of each: x and w in the forward pass, dy and w in that of the
+    /// data, and of x and dy the second first in the other.
+    pub fn operands(&self) -> [(usize, usize); 2] {
+        let s = &self.shape;
+        match self.pass {
+            Pass::Forward => [(0, s.x_len()), (1, s.weight_len())],
+            Pass::BackwardData => [(0, s.y_len()), (1, s.weight_len())],
+            Pass::BackwardWeight => [(1, s.y_len()), (0, s.x_len())],
+        }
+    }
     pub fn columns(&self) -> usize {
         let s = &self.shape;
         match self.pass {
@@ -195,6 +205,12 @@ pub fn blocks(product: &Product, tile: &Tile) -> usize {
     product.rows().div_ceil(tile.m) * product.columns().div_ceil(tile.n)
 }
 
+/// What a multiprocessor multiplies while a word of a slice goes to memory and comes back: of an H200, with about 2 T
+/// multiply-adds and 23 GB a second for each of them, 700. Only the order of magnitude matters.
+pub const PER_WORD: f64 = 700.0;
+/// Most words of all slices: 64 MiB.
+pub const LARGEST: usize = 16 << 20;
+
 /// Into how many slices of how many tiles K is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slices {
@@ -205,11 +221,6 @@ pub struct Slices {
 impl Slices {
     /// The count that should take least time, and that time: more slices fill the card, but each is written and read again.
     pub fn choose(target: &Target, product: &Product, tile: &Tile) -> (Slices, f64) {
-        // What a multiprocessor multiplies while a word goes to memory and comes back: of an H200, with about 2 T multiply-adds
-        // and 23 GB a second for each of them, 700. Only the order of magnitude matters.
-        const PER_WORD: f64 = 700.0;
-        // At most 64 MiB of slices.
-        const LARGEST: usize = 16 << 20;
         let deep = tile.deep(target.dtype);
         let total = product.depth().div_ceil(deep).max(1);
         let len = product.rows() * product.columns();

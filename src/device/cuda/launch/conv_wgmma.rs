@@ -1,7 +1,7 @@
 //! Convolutions of stride 1 through `wgmma` and TMA (`kernels/conv_wgmma.cu`): how they are cut, their tensor maps, their launches.
 
-use super::conv::elementwise;
-use super::conv_tiles::{Product, rung};
+use super::conv::{check_sizes, convert, merge_slices};
+use super::conv_tiles::{LARGEST, PER_WORD, Product, rung};
 use super::{Launch, Operand, Target};
 use crate::device::cuda::driver::{Grid, MapShape, Module};
 use crate::device::cuda::rungs::{Pass, Rung};
@@ -196,25 +196,11 @@ impl Job {
         Ok(job)
     }
 
-    /// The reads that are multiplied, as A and B; elements of each.
-    fn operands(&self) -> [(usize, usize); 2] {
-        let s = &self.product.shape;
-        match self.product.pass {
-            Pass::Forward => [(0, s.x_len()), (1, s.weight_len())],
-            Pass::BackwardData => [(0, s.y_len()), (1, s.weight_len())],
-            Pass::BackwardWeight => [(1, s.y_len()), (0, s.x_len())],
-        }
-    }
-
     /// Slices of K and boxes of pixels in each.
     fn slices(&self, target: &Target) -> (usize, usize) {
         if self.product.pass != Pass::BackwardWeight {
             return (1, 0);
         }
-        // As `conv_tiles::Slices`: multiply-adds of a multiprocessor while a word goes to memory and comes back, and at most 64
-        // MiB of slices.
-        const PER_WORD: f64 = 700.0;
-        const LARGEST: usize = 16 << 20;
         let boxes = self.tile.pixels.count(&self.product.shape);
         let len = self.product.rows() * self.product.columns();
         let time = |count: usize| {
@@ -238,7 +224,7 @@ impl Job {
     /// Bytes of workspace before each of: A converted, B converted, the slices; and of all.
     fn parts(&self, target: &Target, call: &Call) -> [usize; 4] {
         let mut parts = [0; 4];
-        for (i, (read, len)) in self.operands().into_iter().enumerate() {
+        for (i, (read, len)) in self.product.operands().into_iter().enumerate() {
             let converted = call.reads.get(read).is_some_and(|loc| Job::is_converted(target, loc));
             let bytes = if converted { len * target.dtype.storage().bytes() } else { 0 };
             parts[i + 1] = parts[i] + bytes.next_multiple_of(PART);
@@ -251,32 +237,17 @@ impl Job {
 
     fn launches(&self, target: &Target, call: &Call) -> Result<Vec<Launch>> {
         let parts = self.parts(target, call);
-        let has = call.workspace.map_or(0, |loc| loc.cells());
-        if has * 4 < parts[3] {
-            let need = parts[3].div_ceil(4);
-            return Err(Error::internal(format!("'{}' has {has} cells of workspace, needs {need}", call.label)));
-        }
-        let s = &self.product.shape;
-        let largest = s.x_len().max(s.y_len()).max(s.weight_len());
-        if i32::try_from(largest).is_err() {
-            return Err(Error::usage(format!(
-                "'{}' has a tensor of {largest} elements: kernels count to 2^31; take a smaller batch, or \
-                 compute it in parts (--accumulate)",
-                call.label
-            )));
-        }
+        check_sizes(call, &self.product.shape, parts[3].div_ceil(4))?;
         let mut launches = Vec::new();
         let mut operands = Vec::new();
-        for (i, (read, len)) in self.operands().into_iter().enumerate() {
+        for (i, (read, len)) in self.product.operands().into_iter().enumerate() {
             let loc = call.reads.get(read).filter(|loc| loc.len == len);
             let loc = loc.ok_or_else(|| Error::internal(format!("'{}' lacks its read {read}", call.label)))?;
             if !Job::is_converted(target, loc) {
                 operands.push(Operand::Read(read));
                 continue;
             }
-            let args = vec![Operand::Read(read), Operand::Work(parts[i]), Operand::I32(len as i32)];
-            let types = [("TX", loc.element), ("TC", target.dtype.storage())];
-            launches.push(elementwise("convert", &types, len, args));
+            launches.push(convert(read, parts[i], len, loc.element, target.dtype.storage()));
             operands.push(Operand::Work(parts[i]));
         }
         let (count, span) = self.slices(target);
@@ -289,10 +260,7 @@ impl Job {
             span,
         ));
         if count > 1 {
-            let len = self.product.rows() * self.product.columns();
-            let mut args = vec![Operand::Work(parts[2]), Operand::Write(0), Operand::Work(parts[2])];
-            args.extend([count, len, 0].map(|n| Operand::I32(n as i32)));
-            launches.push(elementwise("merge_slices", &[("TC", call.writes[0].element)], len / 4, args));
+            launches.push(merge_slices(call, &self.product, parts[2], count, None));
         }
         Ok(launches)
     }
