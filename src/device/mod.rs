@@ -4,8 +4,8 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::dtype::DType;
-use crate::error::Result;
-use crate::ops::call::{Call, Counters, Groups, Kernel, Loc, Memory};
+use crate::error::{Error, Result};
+use crate::ops::call::{Call, Counters, Groups, Ingest, Kernel, Loc, Memory};
 
 /// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
 pub struct DatasetBytes<'a> {
@@ -13,6 +13,53 @@ pub struct DatasetBytes<'a> {
     pub labels: &'a [u8],
     /// Bytes of one image: c * h * w.
     pub image_len: usize,
+}
+
+impl DatasetBytes<'_> {
+    /// What it comes to.
+    ///
+    /// # Errors
+    /// Internal: the bytes are not those of as many images as there are labels.
+    pub fn extent(&self) -> Result<Extent> {
+        let (count, image_len) = (self.labels.len(), self.image_len);
+        if self.images.len() != count * image_len {
+            return Err(Error::internal(format!("{} bytes of images for {count} labels", self.images.len())));
+        }
+        let classes = self.labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
+        Ok(Extent { count, image_len, classes, visited: 0 })
+    }
+}
+
+/// How much there is of a data set on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub count: usize,
+    pub image_len: usize,
+    /// One more than the largest label.
+    pub classes: usize,
+    /// Positions of the order in which it is visited.
+    pub visited: usize,
+}
+
+impl Extent {
+    /// That an order names images that there are.
+    ///
+    /// # Errors
+    /// Internal: it does not.
+    pub fn check_order(&self, order: &[u32]) -> Result<()> {
+        let count = self.count;
+        match order.iter().find(|i| **i as usize >= count) {
+            Some(index) => Err(Error::internal(format!("the order names image {index} of {count}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether ingest finds everything that it is about to read.
+    pub fn fits(&self, spec: &Ingest, counters: &Counters) -> bool {
+        let end = counters.first as usize + counters.rows as usize;
+        let same_images = self.image_len == spec.h * spec.w * spec.c && self.classes <= spec.classes;
+        same_images && counters.rows > 0 && end <= self.visited
+    }
 }
 
 /// The sizes of all that a device keeps for a set of programs, fixed before the first call runs.

@@ -28,9 +28,9 @@ mod testing;
 mod tile;
 pub mod vector;
 
-use crate::device::{DatasetBytes, Device, Layout};
+use crate::device::{DatasetBytes, Device, Extent, Layout};
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Counters, Groups, Ingest, Kernel, Loc};
+use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
 use memory::Banks;
 use pool::Pool;
 use simd::Isa;
@@ -47,18 +47,7 @@ struct Dataset {
     images: Vec<u8>,
     labels: Vec<u8>,
     order: Vec<u32>,
-    image_len: usize,
-    /// One more than the largest label.
-    classes: usize,
-}
-
-impl Dataset {
-    /// Whether ingest finds everything that it is about to read.
-    fn fits(&self, spec: &Ingest, counters: &Counters) -> bool {
-        let end = counters.first as usize + counters.rows as usize;
-        let same_images = self.image_len == spec.h * spec.w * spec.c && self.classes <= spec.classes;
-        same_images && counters.rows > 0 && end <= self.order.len()
-    }
+    extent: Extent,
 }
 
 /// Runs calls on the threads of one pool.
@@ -143,26 +132,20 @@ impl Device for CpuDevice {
     }
 
     fn set_dataset(&mut self, id: u32, data: &DatasetBytes<'_>) -> Result<()> {
-        let count = data.labels.len();
-        if data.images.len() != count * data.image_len {
-            return Err(Error::internal(format!("{} bytes of images for {count} labels", data.images.len())));
-        }
+        let extent = data.extent()?;
         let dataset = self.dataset(id);
         dataset.images = data.images.to_vec();
         dataset.labels = data.labels.to_vec();
-        dataset.image_len = data.image_len;
-        dataset.classes = data.labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
+        dataset.extent = Extent { visited: dataset.extent.visited, ..extent };
         Ok(())
     }
 
     fn set_order(&mut self, id: u32, order: &[u32]) -> Result<()> {
         let dataset = self.dataset(id);
-        let count = dataset.labels.len();
-        if let Some(index) = order.iter().find(|i| **i as usize >= count) {
-            return Err(Error::internal(format!("the order names image {index} of {count}")));
-        }
+        dataset.extent.check_order(order)?;
         dataset.order.clear();
         dataset.order.extend_from_slice(order);
+        dataset.extent.visited = order.len();
         Ok(())
     }
 

@@ -38,7 +38,7 @@ pub(super) fn run(
     let w = workers;
     match &call.kernel {
         Kernel::Ingest(spec) => {
-            let data = datasets.get(counters.dataset as usize).filter(|d| d.fits(spec, counters));
+            let data = datasets.get(counters.dataset as usize).filter(|d| d.extent.fits(spec, counters));
             let Some(data) = data else {
                 return Err(Error::internal(format!("data set {} does not fit {spec:?}", counters.dataset)));
             };

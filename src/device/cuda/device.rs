@@ -1,5 +1,6 @@
 //! A [`Device`] of kernels: places memory, turns calls into launches once, and replays whole steps as graphs.
 
+use super::datasets::Datasets;
 use super::driver::{Address, Arg, Captured, Driver, Fetch, Function, Grid};
 use super::launch::{self, Launch, Operand, Target, step};
 use super::rungs::Rungs;
@@ -17,24 +18,8 @@ const GRAPHS_AHEAD: usize = 2;
 const SHORT: u64 = 50_000_000_000;
 /// Runs of a call that are timed together: enough that starting them does not count.
 const TIMED: usize = 10;
-/// Data sets that the device's table has room for.
-const DATASETS: usize = 4;
 /// Slots that may be set anew for each step.
 const SLOTS: usize = 16;
-
-/// A data set in device memory.
-#[derive(Clone, Copy, Default)]
-struct Dataset {
-    images: Address,
-    labels: Address,
-    order: Address,
-    image_len: usize,
-    count: usize,
-    classes: usize,
-    /// Positions of the order, and for how many there is room.
-    visited: usize,
-    order_room: usize,
-}
 
 /// All memory of one layout.
 struct Banks {
@@ -76,8 +61,7 @@ pub struct CudaDevice {
     target: Target,
     steps_a_graph: usize,
     banks: Option<Banks>,
-    datasets: [Dataset; DATASETS],
-    dataset_table: Address,
+    datasets: Datasets,
     counters: Address,
     inbox: Address,
     tables: HashMap<Arc<[u32]>, Address>,
@@ -89,6 +73,8 @@ pub struct CudaDevice {
     flights: VecDeque<Flight>,
     /// Calls that have been timed, as graphs of [`TIMED`] runs.
     timed: Vec<(Call, Captured)>,
+    /// Bytes of the flight that landed last; kept so that a step allocates nothing.
+    landing: Vec<u8>,
     /// Reports that have arrived and wait to be collected.
     arrived: VecDeque<f32>,
 }
@@ -113,18 +99,15 @@ impl CudaDevice {
         }
         let target = Target { arch, processors, dtype, rungs };
         let counters = driver.alloc(step::COUNTERS_BYTES)?;
-        let dataset_table = driver.alloc(DATASETS * step::DATASET_BYTES)?;
+        driver.fill(counters, 0, step::COUNTERS_BYTES)?;
+        let datasets = Datasets::new(&mut *driver)?;
         let inbox = driver.alloc(steps_a_graph * 4 * step::entry_words(SLOTS))?;
-        for (at, bytes) in [(counters, step::COUNTERS_BYTES), (dataset_table, DATASETS * step::DATASET_BYTES)] {
-            driver.fill(at, 0, bytes)?;
-        }
         Ok(CudaDevice {
             driver,
             target,
             steps_a_graph,
             banks: None,
-            datasets: [Dataset::default(); DATASETS],
-            dataset_table,
+            datasets,
             counters,
             inbox,
             tables: HashMap::new(),
@@ -134,6 +117,7 @@ impl CudaDevice {
             queued_program: 0,
             flights: VecDeque::new(),
             timed: Vec::new(),
+            landing: Vec::new(),
             arrived: VecDeque::new(),
         })
     }
@@ -188,7 +172,7 @@ impl CudaDevice {
                 Arg::Pointer(self.place(&work)? + *bytes as u64)
             }
             Operand::Counters => Arg::Pointer(self.counters),
-            Operand::Datasets => Arg::Pointer(self.dataset_table),
+            Operand::Datasets => Arg::Pointer(self.datasets.table()),
             Operand::Table(words) => Arg::Pointer(self.table(words)?),
             Operand::I32(v) => Arg::I32(*v),
             Operand::U32(v) => Arg::U32(*v),
@@ -216,10 +200,7 @@ impl CudaDevice {
     fn check_counters(&self, calls: &[Call], counters: &Counters) -> Result<()> {
         for call in calls {
             let Kernel::Ingest(spec) = &call.kernel else { continue };
-            let data = self.datasets.get(counters.dataset as usize).copied().unwrap_or_default();
-            let end = counters.first as usize + counters.rows as usize;
-            let same = data.image_len == spec.h * spec.w * spec.c && data.classes <= spec.classes;
-            if !same || counters.rows == 0 || end > data.visited {
+            if !self.datasets.extent(counters.dataset).fits(spec, counters) {
                 return Err(Error::internal(format!("data set {} does not fit {spec:?}", counters.dataset)));
             }
         }
@@ -299,34 +280,10 @@ impl CudaDevice {
     /// Waits for the oldest flight and takes its reports.
     fn land(&mut self) -> Result<()> {
         let Some(flight) = self.flights.pop_front() else { return Err(Error::internal("no run to collect")) };
-        let mut bytes = vec![0; 4 * flight.values];
-        self.driver.take(flight.fetch, &mut bytes)?;
-        self.arrived.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        self.landing.resize(4 * flight.values, 0);
+        self.driver.take(flight.fetch, &mut self.landing)?;
+        self.arrived.extend(self.landing.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         Ok(())
-    }
-
-    fn dataset(&mut self, id: u32) -> Result<&mut Dataset> {
-        self.datasets.get_mut(id as usize).ok_or_else(|| Error::internal(format!("data set {id} of {DATASETS}")))
-    }
-
-    /// Replaces what lies at `old` by `bytes`, in its place where they are no longer than it.
-    fn replace(&mut self, old: Address, room: usize, bytes: &[u8]) -> Result<Address> {
-        let at = if old != 0 && bytes.len() <= room {
-            old
-        } else {
-            if old != 0 {
-                self.driver.free(old)?;
-            }
-            self.driver.alloc(bytes.len().max(1))?
-        };
-        self.driver.write(at, bytes)?;
-        Ok(at)
-    }
-
-    fn write_dataset(&mut self, id: u32) -> Result<()> {
-        let d = *self.dataset(id)?;
-        let bytes = step::dataset_bytes(d.images, d.labels, d.order, d.image_len, d.count);
-        self.driver.write(self.dataset_table + u64::from(id) * step::DATASET_BYTES as u64, &bytes)
     }
 }
 
@@ -384,31 +341,13 @@ impl Device for CudaDevice {
     }
 
     fn set_dataset(&mut self, id: u32, data: &DatasetBytes<'_>) -> Result<()> {
-        let count = data.labels.len();
-        if data.images.len() != count * data.image_len {
-            return Err(Error::internal(format!("{} bytes of images for {count} labels", data.images.len())));
-        }
         self.flush()?;
-        let old = *self.dataset(id)?;
-        let images = self.replace(old.images, old.count * old.image_len, data.images)?;
-        let labels = self.replace(old.labels, old.count, data.labels)?;
-        let classes = data.labels.iter().max().map_or(0, |l| usize::from(*l) + 1);
-        let image_len = data.image_len;
-        // The old order may name images that are no longer there.
-        *self.dataset(id)? = Dataset { images, labels, image_len, count, classes, visited: 0, ..old };
-        self.write_dataset(id)
+        self.datasets.set(&mut *self.driver, id, data)
     }
 
     fn set_order(&mut self, id: u32, order: &[u32]) -> Result<()> {
         self.flush()?;
-        let old = *self.dataset(id)?;
-        if let Some(index) = order.iter().find(|i| **i as usize >= old.count) {
-            return Err(Error::internal(format!("the order names image {index} of {}", old.count)));
-        }
-        let at = self.replace(old.order, 4 * old.order_room, bytemuck::cast_slice(order))?;
-        let d = self.dataset(id)?;
-        (d.order, d.visited, d.order_room) = (at, order.len(), old.order_room.max(order.len()));
-        self.write_dataset(id)
+        self.datasets.set_order(&mut *self.driver, id, order)
     }
 
     fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The CUDA device: hand-written kernels, compiled at run time, on a GPU or on the emulator.
 
 pub mod cache;
+mod datasets;
 mod device;
 pub mod driver;
 pub mod emulator;
