@@ -21,7 +21,7 @@ use crate::train::records::Scores;
 pub const TRAIN: u32 = 0;
 pub const TEST: u32 = 1;
 
-/// The device that a recipe asks for, and the name of what it turned out to be.
+/// The device that a recipe asks for. The recipe then names it, and its threads, as they turned out to be.
 ///
 /// # Errors
 /// If this machine does not have it.
@@ -64,7 +64,10 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
         Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None).map_err(named)?),
         Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None).map_err(named)?),
     };
-    recipe.threads = device.threads();
+    // The threads of a CPU: a run that began elsewhere may go on on one.
+    if target == Target::Cpu {
+        recipe.threads = device.threads();
+    }
     Ok(device)
 }
 
