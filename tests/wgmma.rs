@@ -2,22 +2,13 @@
 //! and sums are exact in any order, and what both rungs store must be equal to the bit.
 
 use samcore::device::cuda::driver::Module;
+use samcore::device::cuda::emulator::present_or_skip;
 use samcore::device::cuda::launch::{Target, launches};
 use samcore::device::cuda::rungs::{Rung, Rungs};
 use samcore::device::cuda::{CudaDevice, Emulation, Emulator};
 use samcore::device::{Device, Layout};
 use samcore::dtype::{DType, Element};
 use samcore::ops::call::{Call, ConvShape, Counters, Kernel, Loc, Memory, NormShape};
-
-/// Where samcore finds no C++ compiler these tests are skipped, unless they are required as in CI.
-fn compiler() -> bool {
-    let found = Emulator::new(Emulation::default());
-    if let Err(e) = &found {
-        assert!(std::env::var_os("SAMCORE_REQUIRE_CXX").is_none(), "a C++ compiler is required: {e}");
-        println!("skipped: {e}");
-    }
-    found.is_ok()
-}
 
 fn shape(n: usize, side: usize, ci: usize, co: usize, k: usize) -> ConvShape {
     ConvShape { n, h: side, w: side, ci, co, k, stride: 1, pad: k / 2 }
@@ -176,7 +167,7 @@ fn holds(dtype: DType, emulation: &Emulation, shapes: &[ConvShape]) {
 
 #[test]
 fn every_pass_stores_what_the_plain_rung_stores() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     // Tiles are chosen as for an H200.
@@ -187,7 +178,7 @@ fn every_pass_stores_what_the_plain_rung_stores() {
 
 #[test]
 fn no_pass_races_or_reads_what_was_never_written() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let checked = Emulation { sanitize: true, ..Emulation::default() };

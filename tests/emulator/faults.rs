@@ -1,8 +1,8 @@
 //! A test of the test: kernels with one planted fault each, and the modes in which it must be caught.
 
-use super::{Run, compiler, modes, packed, product, small};
+use super::{Run, modes, packed, product, small};
 use samcore::device::cuda::driver::{Arg, Driver, MapShape, Module};
-use samcore::device::cuda::emulator::{Emulator, Options, Order};
+use samcore::device::cuda::emulator::{Emulator, Options, Order, present_or_skip};
 use samcore::error::Kind;
 
 pub const FAULTS: &str = include_str!("faults.cu");
@@ -57,7 +57,7 @@ const SIMPLE_FAULTS: &[Fault] = &[
 
 #[test]
 fn planted_faults_are_caught_and_the_process_lives_on() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let mut wrong = Vec::new();
@@ -117,7 +117,7 @@ const RING_FAULTS: &[(u32, &str, Caught, &[&str])] = &[
 
 #[test]
 fn faults_of_a_wgmma_ring_are_caught_or_make_wrong_values() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let (steps, k) = (4, 256);

@@ -4,7 +4,7 @@ mod faults;
 
 use half::{bf16, f16};
 use samcore::device::cuda::driver::{Address, Arg, Driver, Grid, MapShape, Module};
-use samcore::device::cuda::emulator::{Emulator, Options, Order};
+use samcore::device::cuda::emulator::{Emulator, Options, Order, present_or_skip};
 use samcore::error::{Kind, Result};
 
 const CORRECT: &str = include_str!("correct.cu");
@@ -29,16 +29,6 @@ fn modes() -> Vec<Options> {
         }
     }
     modes
-}
-
-/// Where samcore finds no C++ compiler these tests are skipped, unless they are required as in CI.
-fn compiler() -> bool {
-    let found = Emulator::new(Options::default());
-    if let Err(e) = &found {
-        assert!(std::env::var_os("SAMCORE_REQUIRE_CXX").is_none(), "a C++ compiler is required: {e}");
-        println!("skipped: {e}");
-    }
-    found.is_ok()
 }
 
 /// A launch of a kernel of `tests/emulator/`.
@@ -92,7 +82,7 @@ fn defines(element: &str, n: usize, ta: usize, tb: usize) -> Vec<(&'static str, 
 
 #[test]
 fn sums_shuffles_and_handovers_are_right_in_every_mode() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     for mode in modes() {
@@ -127,7 +117,7 @@ fn sums_shuffles_and_handovers_are_right_in_every_mode() {
 
 #[test]
 fn storage_types_round_as_the_rust_side_does() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let mut values: Vec<f32> = (0..480).map(|i| (i as f32 - 240.0) * 1.001_37 * 2f32.powi(i % 40 - 26)).collect();
@@ -169,7 +159,7 @@ fn transposed(a: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 #[test]
 fn tensor_cores_multiply_in_every_mode() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     for mode in modes() {
@@ -198,7 +188,7 @@ fn tensor_cores_multiply_in_every_mode() {
 
 #[test]
 fn wgmma_reads_swizzled_tiles_either_way_up_in_every_mode() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let shapes = [("bf16", 64, 0, 0), ("f16", 160, 0, 1), ("bf16", 96, 1, 1), ("f16", 256, 1, 0), ("bf16", 8, 0, 0)];
@@ -241,7 +231,7 @@ fn wgmma_reads_swizzled_tiles_either_way_up_in_every_mode() {
 
 #[test]
 fn tma_fills_what_lies_outside_with_zeros() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let (n, h, w, c) = (2, 3, 4, 64);
@@ -281,7 +271,7 @@ fn tma_fills_what_lies_outside_with_zeros() {
 
 #[test]
 fn what_does_not_fit_is_an_error_that_names_it() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let mut emulator = Emulator::new(Options { memory: 1 << 20, ..Options::default() }).unwrap();
@@ -316,7 +306,7 @@ fn what_does_not_fit_is_an_error_that_names_it() {
 
 #[test]
 fn captured_launches_run_when_replayed() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let mut emulator = Emulator::new(Options::default()).unwrap();

@@ -19,6 +19,21 @@ use crate::error::Result;
 use rungs::{RUNGS, Rungs};
 use std::path::Path;
 
+/// For tests of what not every machine has: `found`, or None after telling that the test is skipped.
+///
+/// # Panics
+/// Where it is missing and SAMCORE_REQUIRE_`what` is set.
+pub fn or_skip<T>(found: Result<T>, what: &str) -> Option<T> {
+    // Put together, since these are no variables that the program heeds.
+    let required = std::env::var_os(format!("SAMCORE_REQUIRE_{what}")).is_some();
+    found
+        .inspect_err(|e| {
+            assert!(!required, "{what} is required: {e}");
+            println!("skipped: {e}");
+        })
+        .ok()
+}
+
 /// Short steps that go into one graph on a GPU. The emulator starts nothing in advance: its steps take seconds, and one waits
 /// for each.
 const STEPS_A_GRAPH: usize = 8;

@@ -96,6 +96,14 @@ impl Slot {
     }
 }
 
+/// For tests: whether there is a C++ compiler. Where there is none the test says so and passes, unless SAMCORE_REQUIRE_CXX is set.
+///
+/// # Panics
+/// Without a compiler, if it is required.
+pub fn present_or_skip() -> bool {
+    super::or_skip(Emulator::new(Options::default()), "CXX").is_some()
+}
+
 impl Emulator {
     /// Compiles the runtime, if no process has before.
     ///

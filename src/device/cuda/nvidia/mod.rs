@@ -55,15 +55,7 @@ unsafe impl Send for Nvidia {}
 /// # Panics
 /// Without a GPU, if it is required.
 pub fn gpu_or_skip() -> Option<Nvidia> {
-    match Nvidia::new(0) {
-        Ok(gpu) => Some(gpu),
-        Err(e) => {
-            // In two parts, since it is no variable that the program heeds.
-            assert!(std::env::var_os(["SAMCORE_REQUIRE", "GPU"].join("_")).is_none(), "a GPU is required: {e}");
-            println!("skipped: {e}");
-            None
-        }
-    }
+    super::or_skip(Nvidia::new(0), "GPU")
 }
 
 impl Nvidia {

@@ -169,11 +169,7 @@ fn number_before(line: &str, unit: &str) -> u32 {
 /// # Panics
 /// Without NVRTC, if it is required.
 pub fn present_or_skip() -> bool {
-    let Err(e) = library() else { return true };
-    // In two parts, since it is no variable that the program heeds.
-    assert!(std::env::var_os(["SAMCORE_REQUIRE", "NVRTC"].join("_")).is_none(), "NVRTC is required: {e}");
-    println!("skipped: {e}");
-    false
+    super::or_skip(library(), "NVRTC").is_some()
 }
 
 #[cfg(test)]
