@@ -7,7 +7,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-static void record_message(const char *message) {
+static void record_message(const char *format, va_list values) {
     Worker *w = self;
     std::lock_guard<std::mutex> lock(w->launch->mutex);
     if (w->launch->failed.exchange(1)) return;
@@ -15,7 +15,7 @@ static void record_message(const char *message) {
     failure.checked = 1;
     failure.block[0] = emu_thread.block.x, failure.block[1] = emu_thread.block.y, failure.block[2] = emu_thread.block.z;
     failure.thread = w->current;
-    snprintf(failure.message, sizeof failure.message, "%s", message);
+    vsnprintf(failure.message, sizeof failure.message, format, values);
     Dl_info info;
     if (w->access_pc && dladdr(w->access_pc, &info) && info.dli_fname) {
         snprintf(failure.module, sizeof failure.module, "%s", info.dli_fname);
@@ -24,21 +24,17 @@ static void record_message(const char *message) {
 }
 
 static void record_failure(const char *format, ...) {
-    char message[900];
     va_list values;
     va_start(values, format);
-    vsnprintf(message, sizeof message, format, values);
+    record_message(format, values);
     va_end(values);
-    record_message(message);
 }
 
 extern "C" void emu_fail(const char *format, ...) {
-    char message[900];
     va_list values;
     va_start(values, format);
-    vsnprintf(message, sizeof message, format, values);
+    record_message(format, values);
     va_end(values);
-    record_message(message);
     void *unused;
     emu_switch(&unused, self->scheduler_sp);
     __builtin_unreachable();
