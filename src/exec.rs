@@ -14,14 +14,18 @@ pub struct Exec {
     slots: Vec<String>,
     vectors: Vec<(String, usize)>,
     cast: Option<Cast>,
-    /// Scalars that a run of each program leaves: its reports, then the fault flag and the count of dropped terms.
+    /// Scalars that a run of each program leaves: its reports, then those of [`WATCHED`] that there are.
     reports: Vec<Vec<Loc>>,
+    watched: [bool; 2],
     /// Programs of the runs that have been submitted and not collected, oldest first.
     submitted: VecDeque<ProgramId>,
     /// Kept so that a step allocates nothing.
     set: Vec<(usize, f32)>,
     values: Vec<f32>,
 }
+
+/// Slots that every run reports; a recording without steps has neither.
+const WATCHED: [&str; 2] = [FAULT, DROPPED];
 
 /// What one run of a program left.
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +75,13 @@ impl Exec {
         device.allocate(&recording.layout)?;
         let Recording { programs, layout, slots, vectors, cast } = recording;
         let slot = |name: &str| slots.iter().position(|s| s == name).map(|at| Loc::new(Memory::Scalars, at, 1));
-        let watched: Vec<Loc> = [FAULT, DROPPED].into_iter().filter_map(slot).collect();
-        let of = |p: &Program| p.reports.iter().map(|r| r.1.loc()).chain(watched.iter().copied()).collect();
+        let watched = WATCHED.map(slot);
+        let of = |p: &Program| p.reports.iter().map(|r| r.1.loc()).chain(watched.into_iter().flatten()).collect();
         let reports: Vec<Vec<Loc>> = programs.iter().map(of).collect();
         let most = reports.iter().map(Vec::len).max().unwrap_or(0);
         let (set, values, submitted) = (Vec::with_capacity(slots.len()), vec![0.0; most], VecDeque::with_capacity(64));
-        Ok(Exec { device, programs, layout, slots, vectors, cast, reports, submitted, set, values })
+        let watched = watched.map(|slot| slot.is_some());
+        Ok(Exec { device, programs, layout, slots, vectors, cast, reports, watched, submitted, set, values })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -129,12 +134,32 @@ impl Exec {
         let reports = &self.reports[id.0];
         let values = &mut self.values[..reports.len()];
         self.device.collect(reports, values)?;
-        let named = self.programs[id.0].reports.len();
-        // Programs that end no step have neither flag nor count.
-        let extra = |name: &str, at: usize| self.slots.iter().any(|s| s == name).then(|| values[named + at]);
-        let fault = extra(FAULT, 0);
-        let dropped = extra(DROPPED, usize::from(fault.is_some()));
-        Ok(Report { values: &values[..named], fault: fault.is_some_and(|f| f > 0.0), dropped: dropped.unwrap_or(0.0) })
+        let (values, watched) = values.split_at(self.programs[id.0].reports.len());
+        let mut rest = watched.iter();
+        let [fault, dropped] = self.watched.map(|there| if there { rest.next().copied() } else { None }.unwrap_or(0.0));
+        Ok(Report { values, fault: fault > 0.0, dropped })
+    }
+
+    /// Does `count` runs, up to `depth` of them ahead of their results: `start` submits the n-th, `take` gets its report.
+    ///
+    /// # Errors
+    /// Those of the device, of `start` and of `take`.
+    pub fn replay(
+        &mut self,
+        count: usize,
+        depth: usize,
+        mut start: impl FnMut(&mut Exec, usize) -> Result<()>,
+        mut take: impl FnMut(Report<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut ahead = 0;
+        for done in 0..count {
+            while ahead < count.min(done + depth) {
+                start(self, ahead)?;
+                ahead += 1;
+            }
+            take(self.collect()?)?;
+        }
+        Ok(())
     }
 
     /// The label of the first call of the program that writes a value which is not finite, run call by call.

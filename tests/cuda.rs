@@ -8,12 +8,13 @@ mod common;
 use common::{Folder, metrics, samcore};
 use samcore::check::{check_row, run_case};
 use samcore::device::cpu::CpuDevice;
+use samcore::device::cuda::emulator::present_or_skip;
 use samcore::device::cuda::rungs::{RUNGS, Rung, Rungs};
 use samcore::device::cuda::{CudaDevice, Emulation, Emulator, Order, nvidia, on_emulator};
 use samcore::device::{DatasetBytes, Device};
 use samcore::dtype::DType;
 use samcore::error::Result;
-use samcore::exec::{Exec, Recording};
+use samcore::exec::{Exec, Recording, Report};
 use samcore::graph::{Graph, ImageSource};
 use samcore::models;
 use samcore::ops::OPS;
@@ -28,16 +29,6 @@ fn emulated(emulation: Emulation, dtype: DType) -> impl Fn() -> Result<Box<dyn D
     move || Ok(Box::new(on_emulator(&emulation, 0, dtype, None)?) as Box<dyn Device>)
 }
 
-/// Where samcore finds no C++ compiler the emulator's tests are skipped, unless they are required as in CI.
-fn compiler() -> bool {
-    let found = Emulator::new(Emulation::default());
-    if let Err(e) = &found {
-        assert!(std::env::var_os("SAMCORE_REQUIRE_CXX").is_none(), "a C++ compiler is required: {e}");
-        println!("skipped: {e}");
-    }
-    found.is_ok()
-}
-
 fn whole_table(make: &dyn Fn() -> Result<Box<dyn Device>>, what: &str) {
     for row in OPS {
         for verdict in check_row(row, make, 1).unwrap_or_else(|e| panic!("{what}: {e}")) {
@@ -49,28 +40,28 @@ fn whole_table(make: &dyn Fn() -> Result<Box<dyn Device>>, what: &str) {
 
 #[test]
 fn every_operation_meets_its_definition_in_f32() {
-    if compiler() {
+    if present_or_skip() {
         whole_table(&emulated(Emulation::default(), DType::F32), "f32");
     }
 }
 
 #[test]
 fn every_operation_meets_its_definition_in_tf32() {
-    if compiler() {
+    if present_or_skip() {
         whole_table(&emulated(Emulation::default(), DType::Tf32), "tf32");
     }
 }
 
 #[test]
 fn every_operation_meets_its_definition_in_bf16() {
-    if compiler() {
+    if present_or_skip() {
         whole_table(&emulated(Emulation::default(), DType::Bf16), "bf16");
     }
 }
 
 #[test]
 fn every_operation_meets_its_definition_in_f16() {
-    if compiler() {
+    if present_or_skip() {
         whole_table(&emulated(Emulation::default(), DType::F16), "f16");
     }
 }
@@ -82,7 +73,7 @@ fn convolves(name: &str) -> bool {
 
 #[test]
 fn no_rung_and_no_order_of_threads_changes_a_definition_or_a_bit() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let modes = [(Order::Descending, false), (Order::Shuffled(7), true), (Order::Shuffled(8), false)];
@@ -125,7 +116,7 @@ fn is_small(case: &Case) -> bool {
 
 /// Runs small cases of the chosen rows under the checker.
 fn under_the_checker(dtype: DType, chosen: fn(&str) -> bool) {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let emulation = Emulation { sanitize: true, order: Order::Shuffled(3), ..Emulation::default() };
@@ -187,19 +178,18 @@ impl Training {
 
     /// Reports of `count` steps, as many of them submitted at once as the device takes.
     fn run(&mut self, count: usize) -> Vec<Vec<f32>> {
-        let depth = self.exec.depth(self.program);
-        let (mut ahead, mut reports) = (0, Vec::new());
-        for done in 0..count {
-            while ahead < count.min(done + depth) {
-                let first = (ahead % 4 * ROWS) as u32;
-                let counters = Counters { seed: 3, epoch: ahead as u32 / 4, dataset: 0, first, rows: ROWS as u32 };
-                self.exec.submit(self.program, &counters, &[("lr", 0.02 / (1.0 + ahead as f32))]).unwrap();
-                ahead += 1;
-            }
-            let report = self.exec.collect().unwrap();
+        let (program, mut reports) = (self.program, Vec::new());
+        let start = |exec: &mut Exec, step: usize| {
+            let first = (step % 4 * ROWS) as u32;
+            let counters = Counters { seed: 3, epoch: step as u32 / 4, dataset: 0, first, rows: ROWS as u32 };
+            exec.submit(program, &counters, &[("lr", 0.02 / (1.0 + step as f32))])
+        };
+        let take = |report: Report<'_>| {
             assert!(!report.fault);
             reports.push(report.values.to_vec());
-        }
+            Ok(())
+        };
+        self.exec.replay(count, self.exec.depth(program), start, take).unwrap();
         reports
     }
 
@@ -216,7 +206,7 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn a_training_follows_the_cpus_losses_and_weights() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     for opt in ["sgd", "sam"] {
@@ -242,7 +232,7 @@ fn a_training_follows_the_cpus_losses_and_weights() {
 
 #[test]
 fn graphs_of_several_steps_come_to_the_bits_of_single_ones() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let device = |steps| {
@@ -260,7 +250,7 @@ fn graphs_of_several_steps_come_to_the_bits_of_single_ones() {
 
 #[test]
 fn an_overflow_in_f16_skips_the_step_and_halves_the_scale() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let mut training = Training::new("sam", emulated(Emulation::default(), DType::F16)().unwrap());
@@ -280,7 +270,7 @@ fn an_overflow_in_f16_skips_the_step_and_halves_the_scale() {
 
 #[test]
 fn bf16_keeps_the_projection_of_a_perturbation_and_loses_its_cosine() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let told = |dtype| {
@@ -302,7 +292,7 @@ fn bf16_keeps_the_projection_of_a_perturbation_and_loses_its_cosine() {
 
 #[test]
 fn a_run_goes_on_on_another_device() {
-    if !compiler() {
+    if !present_or_skip() {
         return;
     }
     let folder = Folder::with_images("devices", 64, 32, 2);

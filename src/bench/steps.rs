@@ -198,22 +198,16 @@ impl Steps {
                 (0..count).try_for_each(|_| evaluator.run(exec, TRAIN, self.counters.rows as usize).map(|_| ()))
             }
             Run::Train { optimizer, programs, step } => {
-                let mut ahead = 0;
-                for done in 0..count {
-                    while ahead < count {
-                        let program = programs[optimizer.phase(*step)];
-                        if ahead - done >= exec.depth(program) {
-                            break;
-                        }
-                        exec.submit(program, &self.counters, &[("lr", self.lr)])?;
-                        *step += 1;
-                        ahead += 1;
-                    }
-                    if exec.collect()?.fault {
-                        return Err(Error::new(Kind::NotFinite, "a step of the benchmark is not finite"));
-                    }
-                }
-                Ok(())
+                let depth = exec.depth(programs[0]);
+                let start = |exec: &mut Exec, _| {
+                    let program = programs[optimizer.phase(*step)];
+                    *step += 1;
+                    exec.submit(program, &self.counters, &[("lr", self.lr)])
+                };
+                exec.replay(count, depth, start, |report| match report.fault {
+                    false => Ok(()),
+                    true => Err(Error::new(Kind::NotFinite, "a step of the benchmark is not finite")),
+                })
             }
         }
     }

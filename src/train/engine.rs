@@ -238,23 +238,19 @@ impl Evaluator {
         });
         let (loss_at, hits_at, weight_at) = (loss_at?, hits_at?, weight_at?);
         let (mut loss, mut hits, mut total) = (0.0, 0.0, 0.0);
-        let depth = exec.depth(self.program);
-        let batches = count.div_ceil(self.rows);
-        let mut ahead = 0;
-        for done in 0..batches {
-            while ahead < batches.min(done + depth) {
-                let first = ahead * self.rows;
-                let rows = self.rows.min(count - first) as u32;
-                let counters = Counters { dataset, first: first as u32, rows, ..Counters::default() };
-                exec.submit(self.program, &counters, &[])?;
-                ahead += 1;
-            }
-            let values = exec.collect()?.values;
-            let weight = f64::from(values[weight_at]);
-            loss += f64::from(values[loss_at]) * weight;
-            hits += f64::from(values[hits_at]);
+        let start = |exec: &mut Exec, batch: usize| {
+            let first = batch * self.rows;
+            let rows = self.rows.min(count - first) as u32;
+            let counters = Counters { dataset, first: first as u32, rows, ..Counters::default() };
+            exec.submit(self.program, &counters, &[])
+        };
+        exec.replay(count.div_ceil(self.rows), exec.depth(self.program), start, |report| {
+            let weight = f64::from(report.values[weight_at]);
+            loss += f64::from(report.values[loss_at]) * weight;
+            hits += f64::from(report.values[hits_at]);
             total += weight;
-        }
+            Ok(())
+        })?;
         Ok(Scores { loss: loss / total, accuracy: hits / total })
     }
 }
