@@ -1,6 +1,8 @@
 //! How long work will take, before it begins.
 
 use super::limits::fma_gflops;
+use crate::recipe::Target;
+use crate::train::Session;
 use std::time::Duration;
 
 /// Share of the multiply-add limit that whole training steps reach: 0.6 to 0.8 for the models in the table, less for
@@ -18,9 +20,13 @@ pub fn duration(flops: f64, fma_gflops: f64) -> Duration {
     Duration::try_from_secs_f64(flops / (EFFICIENCY * 1e9 * fma_gflops)).unwrap_or(Duration::MAX)
 }
 
-/// Tells on stderr, before work of `flops` begins on `threads` threads (0: all), how long it takes if that is over an hour.
-pub fn warn(flops: f64, threads: usize) {
-    let time = duration(flops, fma_gflops(threads, 30));
+/// Tells on stderr, before a session trains, how long that takes if it is over an hour. Not of a GPU: its speed is not known
+/// before it has worked.
+pub fn warn(session: &Session) {
+    if matches!(session.recipe().device, Target::Cuda(_)) {
+        return;
+    }
+    let time = duration(session.flops_left(), fma_gflops(session.recipe().threads, 30));
     if time > Duration::from_secs(3600) {
         let about = about(time);
         eprintln!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");

@@ -7,7 +7,6 @@ use crate::data::{self, DataSet};
 use crate::error::Result;
 use crate::models;
 use crate::recipe::{Kind, Overrides, Recipe};
-use crate::train::engine;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume_line, signals};
 use clap::{Arg, ArgMatches, Command};
@@ -74,11 +73,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         None => resolve(&given)?,
     };
     let place = Where { out, name, resume, steps, quiet };
-    // A GPU's speed is not known before it has worked.
-    let (threads, foreseen) = (recipe.threads, !quiet && !engine::gpu(&recipe));
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
-    if foreseen {
-        estimate::warn(session.flops_left(), threads);
+    if !quiet {
+        estimate::warn(&session);
     }
     let summary = session.run()?;
     report(&summary, json)

@@ -9,7 +9,6 @@ use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
 use crate::models;
-use crate::train::engine;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Where, shell_word, signals};
 use std::io::Write;
@@ -97,11 +96,9 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
         folder::clear(path)?;
     }
     let data = data::load_as(&recipe.data, recipe.labels)?;
-    // A GPU's speed is not known before it has worked.
-    let (threads, foreseen) = (recipe.threads, !quiet && !engine::gpu(&recipe));
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
-    if foreseen {
-        estimate::warn(session.flops_left(), threads);
+    if !quiet {
+        estimate::warn(&session);
     }
     session.run()?;
     Ok(())

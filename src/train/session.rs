@@ -165,6 +165,11 @@ impl Session {
         Ok(session)
     }
 
+    /// Its settings, with the device and threads that they came to.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
     /// Floating-point operations that are left to do: the steps, and an evaluation after each epoch.
     pub fn flops_left(&self) -> f64 {
         let flops = |id: &ProgramId| self.exec.program(*id).flops() as f64;
