@@ -3,7 +3,7 @@
 //!
 //!     cargo bench --bench conv -- THREADS BATCH [part of a model's name]
 
-use samcore::device::cpu::{Workers, conv, pool::Pool, simd::Isa};
+use samcore::device::cpu::{Workers, conv, simd::Isa};
 use samcore::ops::call::ConvShape;
 use samcore::rng::{Draws, stream};
 use std::time::Instant;
@@ -84,7 +84,7 @@ fn main() {
     let number = |i: usize, default: usize| words.get(i).and_then(|w| w.parse().ok()).unwrap_or(default);
     let (threads, n) = (number(0, 1), number(1, 32));
     let only = words.get(2).map_or("", |w| w);
-    let workers = Workers { pool: Pool::new(threads), isa: Isa::best() };
+    let workers = Workers::new(threads, Isa::best());
     let isa = workers.isa.name();
     println!(
         "{threads} threads, batch {n}, {isa}: GFLOP/s forward, by data, by weight; work; all such layers of one pass"

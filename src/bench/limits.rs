@@ -1,7 +1,6 @@
 //! What this machine can do at most, by loops that do nothing else: the scale that every other figure is held against.
 
 use super::{Spread, repeat};
-use crate::device::cpu::pool::Pool;
 use crate::device::cpu::simd::Isa;
 use crate::device::cpu::{CpuDevice, Workers, peaks};
 use crate::device::{Device, Layout};
@@ -52,7 +51,7 @@ const PRODUCT: &str = "limit: matrix product";
 impl Limits {
     /// Measures them; takes about a second.
     pub fn measure(device: &CpuDevice) -> Limits {
-        let one = Workers { pool: Pool::new(1), isa: device.isa() };
+        let one = Workers::new(1, device.isa());
         Limits {
             device: device.describe(),
             instructions: device.instructions(),
@@ -147,9 +146,8 @@ impl Limits {
 /// `milliseconds`; 50 are enough for an estimate. The median, so that a machine that is busy counts as slower.
 pub fn fma_gflops(threads: usize, milliseconds: u64) -> f64 {
     let all = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let pool = Pool::new(if threads == 0 { all } else { threads });
-    let isa = Isa::detect().unwrap_or(Isa::best());
-    fma(&Workers { pool, isa }, Duration::from_millis(milliseconds)).median
+    let workers = Workers::new(if threads == 0 { all } else { threads }, Isa::detect().unwrap_or(Isa::best()));
+    fma(&workers, Duration::from_millis(milliseconds)).median
 }
 
 fn fma(workers: &Workers, budget: Duration) -> Spread {

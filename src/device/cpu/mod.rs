@@ -6,6 +6,7 @@ pub mod ingest;
 pub mod linear;
 pub mod loss;
 mod memory;
+pub mod method;
 mod moments;
 pub mod norm;
 pub mod norm_backward;
@@ -22,6 +23,7 @@ pub mod simd;
 mod small;
 mod small_weight;
 mod split;
+pub mod stored;
 mod sweep;
 #[cfg(test)]
 mod testing;
@@ -32,13 +34,22 @@ use crate::device::{DatasetBytes, Device, Extent, Layout};
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
 use memory::Banks;
+use method::Methods;
 use pool::Pool;
 use simd::Isa;
 
-/// What every CPU kernel is given: threads to run on and instructions to use.
+/// What every CPU kernel is given: threads to run on, instructions to use, and how convolutions are computed.
 pub struct Workers {
     pub pool: Pool,
     pub isa: Isa,
+    pub methods: Methods,
+}
+
+impl Workers {
+    /// `threads` threads (0 counts as 1) that use `isa` and choose methods by the rule.
+    pub fn new(threads: usize, isa: Isa) -> Workers {
+        Workers { pool: Pool::new(threads), isa, methods: Methods::default() }
+    }
 }
 
 /// A data set's bytes and the order in which they are visited.
@@ -73,8 +84,14 @@ impl CpuDevice {
     pub fn with_isa(threads: usize, isa: Isa) -> Result<CpuDevice> {
         isa.check()?;
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let pool = Pool::new(if threads == 0 { all } else { threads });
-        Ok(CpuDevice { workers: Workers { pool, isa }, banks: None, datasets: vec![] })
+        let workers = Workers::new(if threads == 0 { all } else { threads }, isa);
+        Ok(CpuDevice { workers, banks: None, datasets: vec![] })
+    }
+
+    /// The same device with methods of convolution chosen so.
+    pub fn with_methods(mut self, methods: Methods) -> CpuDevice {
+        self.workers.methods = methods;
+        self
     }
 
     pub fn isa(&self) -> Isa {

@@ -1,7 +1,6 @@
 //! What the tests of all CPU kernels share.
 
 use super::Workers;
-use super::pool::Pool;
 use super::simd::Isa;
 use crate::rng::{Draws, stream};
 
@@ -9,7 +8,7 @@ use crate::rng::{Draws, stream};
 pub fn all_workers() -> Vec<Workers> {
     let threads = [1, 2, 3, 8].into_iter().map(|threads| (threads, Isa::best()));
     let sets = Isa::available().filter(|isa| *isa < Isa::best()).map(|isa| (2, isa));
-    threads.chain(sets).map(|(threads, isa)| Workers { pool: Pool::new(threads), isa }).collect()
+    threads.chain(sets).map(|(threads, isa)| Workers::new(threads, isa)).collect()
 }
 
 /// The result of `run`, having checked that it has the same bits for all thread counts and instruction sets.
@@ -30,10 +29,10 @@ pub fn same_for_all(run: impl Fn(&Workers) -> Vec<f32>) -> Vec<f32> {
 pub fn on_all_workers(what: &str, f: impl Fn(&Workers) -> Vec<Vec<f32>>, check: impl Fn(&str, &[Vec<f32>])) {
     for isa in Isa::available() {
         let what = format!("{what} on {}", isa.name());
-        let first = f(&Workers { pool: Pool::new(1), isa });
+        let first = f(&Workers::new(1, isa));
         check(&what, &first);
         for threads in [2, 3, 8] {
-            let again = f(&Workers { pool: Pool::new(threads), isa });
+            let again = f(&Workers::new(threads, isa));
             assert_same_bits(&format!("{what}, 1 and {threads} threads"), &first.concat(), &again.concat());
         }
     }

@@ -4,7 +4,7 @@
 use super::conv_tests::{call, target};
 use super::conv_tiles::{CHANNEL_TILES, PIXEL_TILES, Product, Tile, choose};
 use crate::device::cpu::simd::Isa;
-use crate::device::cpu::{Workers, conv, pool::Pool};
+use crate::device::cpu::{Workers, conv};
 use crate::device::cuda::device::CudaDevice;
 use crate::device::cuda::emulator::{Emulator, Options};
 use crate::device::cuda::rungs::{Pass, Rung, Rungs};
@@ -174,7 +174,7 @@ fn every_tile_computes_what_the_cpu_does() {
         (Rung::Plain, DType::F32, PLAIN),
         (Rung::Plain, DType::Bf16, &PLAIN[..1]),
     ] {
-        let workers = Workers { pool: Pool::new(1), isa: Isa::best() };
+        let workers = Workers::new(1, Isa::best());
         let mut bench = Bench { workers, dtype, rung, used: Vec::new() };
         for &[h, ci, co, k, stride] in shapes {
             bench.check(ConvShape { n: 1, h, w: h, ci, co, k, stride, pad: k / 2 });

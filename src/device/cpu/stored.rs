@@ -1,0 +1,57 @@
+//! What activations are stored as: f32, or bf16 that is widened when read and rounded when written.
+
+use crate::dtype::Element;
+use half::bf16;
+
+/// An element as activations, their gradients and the compute copy of weights are stored. All arithmetic is f32.
+pub trait Stored: Copy + Send + Sync + 'static {
+    const ELEMENT: Element;
+    fn widen(self) -> f32;
+    /// To nearest, ties to even; NaN stays NaN.
+    fn round(value: f32) -> Self;
+}
+
+impl Stored for f32 {
+    const ELEMENT: Element = Element::F32;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn round(value: f32) -> f32 {
+        value
+    }
+}
+
+impl Stored for bf16 {
+    const ELEMENT: Element = Element::Bf16;
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    // `bf16::from_f32` branches on NaN; integer arithmetic and a select become vector instructions.
+    #[inline(always)]
+    fn round(value: f32) -> bf16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let quiet = bits >> 16 | 0x40;
+        bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_the_half_crate_does() {
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-40, 1.0];
+        let some = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761)));
+        for value in special.into_iter().chain(some) {
+            let (got, expected) = (<bf16 as Stored>::round(value), bf16::from_f32(value));
+            assert_eq!((got.to_bits(), got.is_nan()), (expected.to_bits(), value.is_nan()), "{value:e}");
+            let back = got.widen();
+            assert!(back.is_nan() || back == expected.to_f32(), "{value:e} comes back as {back:e}");
+        }
+    }
+}
