@@ -2,14 +2,20 @@
 //! direct convolution with all its zeros.
 //!
 //!     cargo bench --bench conv -- THREADS BATCH [part of a model's name]
+//!
+//! SAMCORE_CONV and SAMCORE_ISA choose the method and the instructions.
 
-use samcore::device::cpu::{Workers, conv, simd::Isa};
+use samcore::device::cpu::{Workers, conv, method::Methods, simd::Isa};
 use samcore::ops::call::ConvShape;
 use samcore::rng::{Draws, stream};
 use std::time::Instant;
 
 /// Model, how many layers are of this shape, h, ci, co, k, stride, pad.
 const LAYERS: &[(&str, usize, [usize; 6])] = &[
+    ("cnn", 1, [28, 1, 32, 3, 1, 1]),
+    ("cnn", 1, [28, 32, 32, 3, 1, 1]),
+    ("cnn", 1, [14, 32, 64, 3, 1, 1]),
+    ("cnn", 1, [14, 64, 64, 3, 1, 1]),
     ("wrn-16-4", 1, [32, 3, 16, 3, 1, 1]),
     ("wrn-16-4", 1, [32, 16, 64, 3, 1, 1]),
     ("wrn-16-4", 1, [32, 16, 64, 1, 1, 0]),
@@ -84,7 +90,8 @@ fn main() {
     let number = |i: usize, default: usize| words.get(i).and_then(|w| w.parse().ok()).unwrap_or(default);
     let (threads, n) = (number(0, 1), number(1, 32));
     let only = words.get(2).map_or("", |w| w);
-    let workers = Workers::new(threads, Isa::best());
+    let isa = Isa::detect().unwrap_or(Isa::best());
+    let workers = Workers { methods: Methods::detect().unwrap_or_default(), ..Workers::new(threads, isa) };
     let isa = workers.isa.name();
     println!(
         "{threads} threads, batch {n}, {isa}: GFLOP/s forward, by data, by weight; work; all such layers of one pass"

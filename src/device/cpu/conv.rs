@@ -7,7 +7,11 @@
 pub use super::conv_weight::{backward_weight, backward_weight_workspace};
 
 use super::Workers;
-use super::sweep::Sweep;
+use super::method::{Method, Product};
+use super::moments::image_moments;
+use super::pool::Parts;
+use super::sweep::{Addend, Sweep};
+use super::winograd::Winograd;
 use crate::ops::call::ConvShape;
 
 /// y = conv(x, w).
@@ -24,7 +28,20 @@ pub fn forward(
     work: &mut [f32],
 ) {
     assert_eq!((x.len(), w.len(), y.len()), (s.x_len(), s.weight_len(), s.y_len()), "conv forward of {s:?}");
-    Sweep::forward(s).run(workers, x, w, y, partials, work);
+    match workers.methods.choose(s, Product::Forward) {
+        Method::Direct => Sweep::forward(s).run(workers, x, w, y, partials, work),
+        method => {
+            let moments = partials.map(Parts::new);
+            let finish = |image: usize, y: &[f32]| {
+                if let Some(moments) = moments {
+                    // SAFETY: one part for each image.
+                    let moments = unsafe { moments.part(image * 2 * s.co..(image + 1) * 2 * s.co) };
+                    image_moments(workers.isa, y, moments);
+                }
+            };
+            Winograd::forward(s, method).run(workers, x, w, y, Addend::Nothing, Some(&finish), work);
+        }
+    }
 }
 
 /// dx = the gradient of conv(x, w) with respect to x, given dy; added to what `dx` holds where `add`.
@@ -38,26 +55,39 @@ pub fn backward_data(
     work: &mut [f32],
 ) {
     assert_eq!((dy.len(), w.len(), dx.len()), (s.y_len(), s.weight_len(), s.x_len()), "conv backward data of {s:?}");
-    Sweep::backward(s, add).run(workers, dy, w, dx, None, work);
+    match workers.methods.choose(s, Product::BackwardData) {
+        Method::Direct => Sweep::backward(s, add).run(workers, dy, w, dx, None, work),
+        method => {
+            let addend = if add { Addend::Old } else { Addend::Nothing };
+            Winograd::backward(s, method).run(workers, dy, w, dx, addend, None, work);
+        }
+    }
 }
 
 /// Elements of work that [`forward`] needs.
 pub fn forward_workspace(workers: &Workers, s: &ConvShape) -> usize {
-    Sweep::forward(s).workspace(workers)
+    match workers.methods.choose(s, Product::Forward) {
+        Method::Direct => Sweep::forward(s).workspace(workers),
+        method => Winograd::forward(s, method).workspace(workers),
+    }
 }
 
 /// Elements of work that [`backward_data`] needs.
 pub fn backward_data_workspace(workers: &Workers, s: &ConvShape) -> usize {
-    Sweep::backward(s, false).workspace(workers)
+    match workers.methods.choose(s, Product::BackwardData) {
+        Method::Direct => Sweep::backward(s, false).workspace(workers),
+        method => Winograd::backward(s, method).workspace(workers),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Sum, assert_sums, normal, on_all_workers};
+    use super::super::method::Methods;
+    use super::super::testing::{Sum, assert_sums, assert_sums_close, normal, with_methods};
     use super::*;
 
     /// [n, h, w, ci, co, k, stride, pad]
-    const SHAPES: [[usize; 8]; 32] = [
+    const SHAPES: [[usize; 8]; 33] = [
         // The layers of cnn, of ResNets: first, inner, strided, projection.
         [2, 28, 28, 1, 32, 3, 1, 1],
         [2, 28, 28, 32, 32, 3, 1, 1],
@@ -97,6 +127,7 @@ mod tests {
         [8, 7, 6, 1, 1, 5, 2, 3],
         [70, 3, 2, 5, 17, 2, 1, 1],
         [20, 30, 8, 3, 5, 3, 1, 0],
+        [2, 6, 7, 9, 11, 3, 1, 2],
     ];
 
     fn shapes() -> impl Iterator<Item = ConvShape> {
@@ -130,6 +161,18 @@ mod tests {
         sums
     }
 
+    /// Runs and checks with each method of convolution: direct by the bound of each sum, Winograd's by a share of the largest.
+    fn by_each_method(what: &str, run: impl Fn(&Workers) -> Vec<Vec<f32>>, expected: &[Sum], [f2, f4]: [f64; 2]) {
+        for (method, name) in Method::ALL {
+            let methods = Methods { forced: Some(method) };
+            with_methods(methods, &format!("{what}, {name}"), &run, |what, got| match method {
+                Method::Direct => assert_sums(what, &got[0], expected),
+                Method::F2 => assert_sums_close(what, &got[0], expected, f2),
+                Method::F4 => assert_sums_close(what, &got[0], expected, f4),
+            });
+        }
+    }
+
     #[test]
     fn forward_is_the_definition_for_any_shape() {
         for s in shapes() {
@@ -141,7 +184,7 @@ mod tests {
                 forward(workers, &s, &x, &w, &mut y, None, &mut work);
                 vec![y]
             };
-            on_all_workers(&format!("{s:?}"), run, |what, got| assert_sums(what, &got[0], &want));
+            by_each_method(&format!("{s:?}"), run, &want, [1e-6, 4e-6]);
         }
     }
 
@@ -159,7 +202,7 @@ mod tests {
                 backward_data(workers, &s, &dy, &w, &mut dx, add, &mut work);
                 vec![dx]
             };
-            on_all_workers(&format!("{s:?} add {add}"), run, |what, got| assert_sums(what, &got[0], &want));
+            by_each_method(&format!("{s:?} add {add}"), run, &want, [1e-6, 4e-6]);
         }
     }
 
@@ -174,7 +217,7 @@ mod tests {
                 backward_weight(workers, &s, &x, &dy, &mut dw, &mut work);
                 vec![dw]
             };
-            on_all_workers(&format!("{s:?}"), run, |what, got| assert_sums(what, &got[0], &want));
+            by_each_method(&format!("{s:?}"), run, &want, [4e-6, 1e-5]);
         }
     }
 
@@ -192,7 +235,7 @@ mod tests {
                 forward(workers, &s, &x, &w, &mut y, Some(&mut partials), &mut work);
                 vec![y, partials]
             };
-            on_all_workers(&format!("{s:?} + {shift}"), run, |what, got| {
+            with_methods(Methods::default(), &format!("{s:?} + {shift}"), run, |what, got| {
                 for (image, c) in (0..s.n).flat_map(|i| (0..s.co).map(move |c| (i, c))) {
                     // Of the values as they are stored: their own rounding is no part of the promise.
                     let at = |p: usize| f64::from(got[0][(image * pixels(&s) + p) * s.co + c]);

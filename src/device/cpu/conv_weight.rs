@@ -4,13 +4,15 @@
 //! channel) of x under that pixel (vectors), which is KRSC order already.
 
 use super::Workers;
+use super::method::{Method, Product};
 use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
 use super::small::is_small;
 use super::small_weight;
-use super::sweep::{Axis, padded_rows};
+use super::sweep::{Axis, Source, padded_rows};
 use super::tile::{self, Walk};
+use super::winograd;
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
@@ -71,10 +73,11 @@ impl Plan {
     /// channels, added to where `add`; `dy` starts at the first of these rows and channels.
     fn block(&self, x: &[f32], dy: &[f32], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
         let (s, isa) = (&self.s, self.isa);
-        let (down, across) = (Axis::forward(s.h, s.out_h(), s), Axis::forward(s.w, s.out_w(), s));
+        let down = Axis::forward(s.h, s.out_h(), s);
         let (copy, unrolled) = scratch.split_at_mut(self.copy_len());
         let used = down.extent(rows.len()) * self.pitch;
-        padded_rows(x, &down, &across, s.ci, rows.start * s.stride, &mut copy[..used], self.pitch);
+        let halo = Source { rows: s.h, cols: s.w, c: s.ci, above: s.pad, left: s.pad };
+        padded_rows(x, &halo, rows.start * s.stride, &mut copy[..used], self.pitch);
         let run = s.k * s.ci;
         // Kernel rows that are walked one by one, the run of each, and how x is walked.
         let (kernel_rows, run, b, b_run, b_step) = match self.unrolled {
@@ -129,6 +132,10 @@ fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize
 
 /// Elements of work that [`backward_weight`] needs.
 pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
+    let method = workers.methods.choose(s, Product::BackwardWeight);
+    if method != Method::Direct {
+        return winograd::backward_weight_workspace(workers, s, method);
+    }
     if is_small(s.n, s.w.max(s.out_w())) {
         return small_weight::workspace(workers, s);
     }
@@ -139,6 +146,10 @@ pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
 /// dw = the gradient of conv(x, w) with respect to w, given dy.
 pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], work: &mut [f32]) {
     assert_eq!((x.len(), dy.len(), dw.len()), (s.x_len(), s.y_len(), s.weight_len()), "conv backward weight of {s:?}");
+    let method = workers.methods.choose(s, Product::BackwardWeight);
+    if method != Method::Direct {
+        return winograd::backward_weight(workers, s, method, x, dy, dw, work);
+    }
     if is_small(s.n, s.w.max(s.out_w())) {
         return small_weight::backward_weight(workers, s, x, dy, dw, work);
     }

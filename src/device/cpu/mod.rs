@@ -27,8 +27,9 @@ pub mod stored;
 mod sweep;
 #[cfg(test)]
 mod testing;
-mod tile;
+pub mod tile;
 pub mod vector;
+mod winograd;
 
 use crate::device::{DatasetBytes, Device, Extent, Layout};
 use crate::error::{Error, Result};

@@ -4,6 +4,7 @@
 //! panel p starts at element `p * panel * depth`.
 
 use super::simd::Isa;
+use super::stored::Stored;
 use super::tile;
 use std::ops::Range;
 
@@ -33,25 +34,25 @@ pub fn copy(from: &[f32], stride: usize, columns: usize, to: &mut [f32], width: 
 }
 
 /// `to[t][j] = from[j * stride + t]` for `j < columns`, zeros up to `width`.
-pub fn transpose(from: &[f32], stride: usize, columns: usize, to: &mut [f32], width: usize) {
+pub fn transpose<T: Stored>(from: &[T], stride: usize, columns: usize, to: &mut [f32], width: usize) {
     // Eight source rows at a time: their cache lines fit the eight ways of one L1 set even if `stride` is a power of 2.
     const GROUP: usize = 8;
     let depth = to.len() / width;
     for first in (0..width).step_by(GROUP) {
-        let rows: [&[f32]; GROUP] = std::array::from_fn(|g| {
+        let rows: [&[T]; GROUP] = std::array::from_fn(|g| {
             let j = first + g;
             if j < columns { &from[j * stride..j * stride + depth] } else { &[] }
         });
         if rows.iter().all(|r| r.len() == depth) {
             for (t, to) in to.chunks_exact_mut(width).enumerate() {
                 for (to, row) in to[first..first + GROUP].iter_mut().zip(&rows) {
-                    *to = row[t];
+                    *to = row[t].widen();
                 }
             }
         } else {
             for (t, to) in to.chunks_exact_mut(width).enumerate() {
                 for (to, row) in to[first..].iter_mut().zip(&rows) {
-                    *to = row.get(t).copied().unwrap_or(0.0);
+                    *to = row.get(t).map_or(0.0, |v| v.widen());
                 }
             }
         }

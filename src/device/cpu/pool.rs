@@ -209,6 +209,16 @@ impl<'a, T> Parts<'a, T> {
         Parts { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first element, for kernels that write in strides. Writes through it are bound by the promise of
+    /// [`Parts::part`], element by element.
+    pub fn pointer(&self) -> *mut T {
+        self.start
+    }
+
     /// The elements in `range`, checked against the slice's length.
     ///
     /// # Safety

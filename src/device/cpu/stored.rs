@@ -1,5 +1,6 @@
 //! What activations are stored as: f32, or bf16 that is widened when read and rounded when written.
 
+use super::tile::Vector;
 use crate::dtype::Element;
 use half::bf16;
 
@@ -9,6 +10,16 @@ pub trait Stored: Copy + Send + Sync + 'static {
     fn widen(self) -> f32;
     /// To nearest, ties to even; NaN stays NaN.
     fn round(value: f32) -> Self;
+    /// The first `count` values at `from`, then zeros.
+    ///
+    /// # Safety
+    /// As for [`Vector::load_first`].
+    unsafe fn load_lanes<V: Vector>(from: *const Self, count: usize) -> V;
+    /// Writes the first `count` lanes.
+    ///
+    /// # Safety
+    /// As for [`Vector::store_first`].
+    unsafe fn store_lanes<V: Vector>(lanes: V, to: *mut Self, count: usize);
 }
 
 impl Stored for f32 {
@@ -20,6 +31,16 @@ impl Stored for f32 {
     #[inline(always)]
     fn round(value: f32) -> f32 {
         value
+    }
+    #[inline(always)]
+    unsafe fn load_lanes<V: Vector>(from: *const f32, count: usize) -> V {
+        // SAFETY: the caller's promise, as in all of these.
+        unsafe { V::load_first(from, count) }
+    }
+    #[inline(always)]
+    unsafe fn store_lanes<V: Vector>(lanes: V, to: *mut f32, count: usize) {
+        // SAFETY: as above.
+        unsafe { lanes.store_first(to, count) }
     }
 }
 
@@ -36,6 +57,16 @@ impl Stored for bf16 {
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         let quiet = bits >> 16 | 0x40;
         bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16)
+    }
+    #[inline(always)]
+    unsafe fn load_lanes<V: Vector>(from: *const bf16, count: usize) -> V {
+        // SAFETY: as above.
+        unsafe { V::load_bf16(from, count) }
+    }
+    #[inline(always)]
+    unsafe fn store_lanes<V: Vector>(lanes: V, to: *mut bf16, count: usize) {
+        // SAFETY: as above.
+        unsafe { lanes.store_bf16(to, count) }
     }
 }
 

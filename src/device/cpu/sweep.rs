@@ -13,6 +13,7 @@ use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
 use super::split::split;
+use super::stored::Stored;
 use super::tile::{self, Walk};
 use crate::ops::call::ConvShape;
 use std::ops::Range;
@@ -280,7 +281,8 @@ impl Sweep {
         } else {
             let pitch = cols.extent(cols.units()) * c;
             let copy = &mut copy[..rows.extent(units.len()) * pitch];
-            padded_rows(source, &rows, &cols, c, first, copy, pitch);
+            let halo = Source { rows: rows.source, cols: cols.source, c, above: rows.lead, left: cols.lead };
+            padded_rows(source, &halo, first, copy, pitch);
             (&*copy, pitch)
         };
         for (a, b) in (0..rows.out_step).flat_map(|a| (0..cols.out_step).map(move |b| (a, b))) {
@@ -318,19 +320,41 @@ impl Sweep {
     }
 }
 
-/// Fills rows of `pitch` elements: row r is row `first + r - rows.lead` of the image `source` with `cols.lead` zero
-/// pixels in front; zeros stand wherever there is no source.
-pub fn padded_rows(source: &[f32], rows: &Axis, cols: &Axis, c: usize, first: usize, to: &mut [f32], pitch: usize) {
-    let len = cols.source * c;
+/// An image that is copied with zeros around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    pub rows: usize,
+    pub cols: usize,
+    pub c: usize,
+    /// Rows and columns of zeros in front of it.
+    pub above: usize,
+    pub left: usize,
+}
+
+/// Fills rows of `pitch` elements: row r is row `first + r - above` of the image `from` with `left` zero pixels in front;
+/// zeros stand wherever there is no source.
+pub fn padded_rows<T: Stored>(from: &[T], source: &Source, first: usize, to: &mut [f32], pitch: usize) {
+    let len = source.cols * source.c;
     for (r, to) in to.chunks_exact_mut(pitch).enumerate() {
-        let Some(y) = (first + r).checked_sub(rows.lead).filter(|y| *y < rows.source) else {
+        let Some(y) = (first + r).checked_sub(source.above).filter(|y| *y < source.rows) else {
             to.fill(0.0);
             continue;
         };
-        let (left, to) = to.split_at_mut((cols.lead * c).min(pitch));
+        let (left, to) = to.split_at_mut((source.left * source.c).min(pitch));
         let (middle, right) = to.split_at_mut(len.min(to.len()));
         left.fill(0.0);
-        middle.copy_from_slice(&source[y * len..y * len + middle.len()]);
+        let from = &from[y * len..y * len + middle.len()];
+        middle.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
         right.fill(0.0);
     }
+}
+
+/// What is added to the outputs of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum Addend<'a, T> {
+    Nothing,
+    /// What the output holds.
+    Old,
+    /// Values of the output's form.
+    Other(&'a [T]),
 }

@@ -1,6 +1,7 @@
 //! What the tests of all CPU kernels share.
 
 use super::Workers;
+use super::method::Methods;
 use super::simd::Isa;
 use crate::rng::{Draws, stream};
 
@@ -27,12 +28,23 @@ pub fn same_for_all(run: impl Fn(&Workers) -> Vec<f32>) -> Vec<f32> {
 /// Runs `f` on every instruction set of this CPU with 1, 2, 3 and 8 threads, and asserts the same bits for all numbers
 /// of threads; between sets they may differ. Gives `check` the name of the set and what `f` returned.
 pub fn on_all_workers(what: &str, f: impl Fn(&Workers) -> Vec<Vec<f32>>, check: impl Fn(&str, &[Vec<f32>])) {
+    with_methods(Methods::EXACT, what, f, check);
+}
+
+/// The same with convolutions computed by `methods`.
+pub fn with_methods(
+    methods: Methods,
+    what: &str,
+    f: impl Fn(&Workers) -> Vec<Vec<f32>>,
+    check: impl Fn(&str, &[Vec<f32>]),
+) {
     for isa in Isa::available() {
         let what = format!("{what} on {}", isa.name());
-        let first = f(&Workers::new(1, isa));
+        let workers = |threads| Workers { methods, ..Workers::new(threads, isa) };
+        let first = f(&workers(1));
         check(&what, &first);
         for threads in [2, 3, 8] {
-            let again = f(&Workers::new(threads, isa));
+            let again = f(&workers(threads));
             assert_same_bits(&format!("{what}, 1 and {threads} threads"), &first.concat(), &again.concat());
         }
     }
@@ -93,13 +105,18 @@ impl Sum {
 /// Asserts a relative L2 error of at most 1e-6, and |error| <= 4 eps sqrt(K) sum |a b| for each element: the norm alone
 /// would hide a wrong border pixel.
 pub fn assert_sums(what: &str, got: &[f32], expected: &[Sum]) {
-    let values: Vec<f64> = expected.iter().map(|sum| sum.value).collect();
-    assert_close(what, got, &values, 1e-6);
+    assert_sums_close(what, got, expected, 1e-6);
     for (i, (got, sum)) in got.iter().zip(expected).enumerate() {
         let bound = 4.0 * f64::from(f32::EPSILON) * f64::from(sum.terms).sqrt() * sum.absolute;
         let close = (f64::from(*got) - sum.value).abs() <= bound;
         assert!(close, "{what}: element {i} is {got}, not {} (bound {bound:e})", sum.value);
     }
+}
+
+/// Asserts a relative L2 error of at most `tolerance`, and that no element is off by 100 times that of the largest one.
+pub fn assert_sums_close(what: &str, got: &[f32], expected: &[Sum], tolerance: f64) {
+    let values: Vec<f64> = expected.iter().map(|sum| sum.value).collect();
+    assert_close(what, got, &values, tolerance);
 }
 
 /// Derivative of `f` by each element of `x` at the given positions, by central differences.

@@ -5,6 +5,8 @@
 //! value of A a row, so 28 fused multiply-adds share 16 loads.
 
 use super::simd::Isa;
+use super::stored::Stored;
+use half::bf16;
 use std::ops::Range;
 
 /// Floats of one vector.
@@ -88,17 +90,26 @@ impl Walk {
 
 /// One vector register. Callers promise that the instruction set is there and that all pointers are valid for what is
 /// read or written: one float (`splat`), `COUNT` floats (`load`), or the first `count <= COUNT`.
-pub(super) trait Vector: Copy {
+pub trait Vector: Copy {
     const COUNT: usize;
     unsafe fn zero() -> Self;
+    unsafe fn set(value: f32) -> Self;
     unsafe fn splat(from: *const f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
     /// `self * b + c`
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
+    /// `c - self * b`
+    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn add(self, b: Self) -> Self;
+    unsafe fn sub(self, b: Self) -> Self;
     /// The first `count` floats, then zeros.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// The first `count` of bf16 values, widened, then zeros.
+    unsafe fn load_bf16(from: *const bf16, count: usize) -> Self;
+    /// Rounds as [`super::stored::Stored`] does.
+    unsafe fn store_bf16(self, to: *mut bf16, count: usize);
 }
 
 type Kernel = unsafe fn(&Walk, usize, *const f32, *const f32, *mut f32);
@@ -203,6 +214,10 @@ impl Vector for [f32; 4] {
         [0.0; 4]
     }
     #[inline(always)]
+    unsafe fn set(value: f32) -> Self {
+        [value; 4]
+    }
+    #[inline(always)]
     unsafe fn splat(from: *const f32) -> Self {
         // SAFETY: the caller's promise, as in all of these.
         [unsafe { *from }; 4]
@@ -213,12 +228,25 @@ impl Vector for [f32; 4] {
         unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self) }
+    }
+    #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
         std::array::from_fn(|i| self[i] * b[i] + c[i])
     }
     #[inline(always)]
+    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+        std::array::from_fn(|i| c[i] - self[i] * b[i])
+    }
+    #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
         std::array::from_fn(|i| self[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        std::array::from_fn(|i| self[i] - b[i])
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
@@ -229,6 +257,18 @@ impl Vector for [f32; 4] {
     unsafe fn store_first(self, to: *mut f32, count: usize) {
         // SAFETY: as above.
         unsafe { to.copy_from_nonoverlapping(self.as_ptr(), count) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16, count: usize) -> Self {
+        // SAFETY: as above.
+        std::array::from_fn(|i| if i < count { unsafe { (*from.add(i)).widen() } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, count: usize) {
+        for (i, value) in self.into_iter().enumerate().take(count) {
+            // SAFETY: as above.
+            unsafe { *to.add(i) = Stored::round(value) }
+        }
     }
 }
 
@@ -241,11 +281,12 @@ const AVX512: [[Kernel; 2]; 14] = [[plain::<1, 1>; 2]; 14];
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{AVX2_ROWS, Kernel, Vector, Walk, block};
+    use half::bf16;
     use std::arch::x86_64::*;
 
     /// # Safety
     /// As for [`Walk::run`], which checks it.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn wide<const R: usize, const N: usize>(
         w: &Walk,
         columns: usize,
@@ -307,6 +348,10 @@ mod x86 {
             unsafe { _mm512_setzero_ps() }
         }
         #[inline(always)]
+        unsafe fn set(value: f32) -> Self {
+            unsafe { _mm512_set1_ps(value) }
+        }
+        #[inline(always)]
         unsafe fn splat(from: *const f32) -> Self {
             unsafe { _mm512_set1_ps(*from) }
         }
@@ -315,12 +360,24 @@ mod x86 {
             unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
             unsafe { _mm512_fmadd_ps(self, b, c) }
         }
         #[inline(always)]
+        unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+            unsafe { _mm512_fnmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
         unsafe fn add(self, b: Self) -> Self {
             unsafe { _mm512_add_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            unsafe { _mm512_sub_ps(self, b) }
         }
         #[inline(always)]
         unsafe fn load_first(from: *const f32, count: usize) -> Self {
@@ -329,6 +386,25 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_first(self, to: *mut f32, count: usize) {
             unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, self) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16, count: usize) -> Self {
+            unsafe {
+                let low = _mm256_maskz_loadu_epi16(((1u32 << count) - 1) as u16, from.cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(low)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16, count: usize) {
+            unsafe {
+                let bits = _mm512_castps_si512(self);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
+                let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet));
+                _mm256_mask_storeu_epi16(to.cast(), ((1u32 << count) - 1) as u16, _mm512_cvtepi32_epi16(high));
+            }
         }
     }
 
@@ -347,6 +423,10 @@ mod x86 {
             unsafe { _mm256_setzero_ps() }
         }
         #[inline(always)]
+        unsafe fn set(value: f32) -> Self {
+            unsafe { _mm256_set1_ps(value) }
+        }
+        #[inline(always)]
         unsafe fn splat(from: *const f32) -> Self {
             unsafe { _mm256_set1_ps(*from) }
         }
@@ -355,12 +435,24 @@ mod x86 {
             unsafe { _mm256_loadu_ps(from) }
         }
         #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm256_storeu_ps(to, self) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
             unsafe { _mm256_fmadd_ps(self, b, c) }
         }
         #[inline(always)]
+        unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+            unsafe { _mm256_fnmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
         unsafe fn add(self, b: Self) -> Self {
             unsafe { _mm256_add_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            unsafe { _mm256_sub_ps(self, b) }
         }
         #[inline(always)]
         unsafe fn load_first(from: *const f32, count: usize) -> Self {
@@ -373,6 +465,35 @@ mod x86 {
                 unsafe { _mm256_storeu_ps(to, self) }
             } else {
                 unsafe { _mm256_maskstore_ps(to, first(count), self) }
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16, count: usize) -> Self {
+            unsafe {
+                let mut values = [bf16::ZERO; 8];
+                let from = if count == 8 {
+                    from
+                } else {
+                    values.as_mut_ptr().copy_from_nonoverlapping(from, count);
+                    values.as_ptr()
+                };
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16, count: usize) {
+            unsafe {
+                let bits = _mm256_castps_si256(self);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self, self));
+                let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+                let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(high, high));
+                let mut values = [bf16::ZERO; 8];
+                _mm_storeu_si128(values.as_mut_ptr().cast(), _mm256_castsi256_si128(packed));
+                to.copy_from_nonoverlapping(values.as_ptr(), count);
             }
         }
     }
