@@ -101,15 +101,16 @@ fn main() {
         let s = ConvShape { n, h, w: h, ci, co, k, stride, pad };
         let (mut x, w, mut y) = (uniform(1, s.x_len()), uniform(2, s.weight_len()), uniform(3, s.y_len()));
         let (dy, mut dw, mut partials) = (uniform(4, s.y_len()), uniform(5, s.weight_len()), vec![0.0; 2 * n * co]);
-        let work = conv::forward_workspace(&workers, &s)
-            .max(conv::backward_data_workspace(&workers, &s))
-            .max(conv::backward_weight_workspace(&workers, &s));
+        let work = conv::forward_workspace::<f32>(&workers, &s)
+            .max(conv::backward_data_workspace::<f32>(&workers, &s))
+            .max(conv::backward_weight_workspace::<f32>(&workers, &s));
         let mut work = vec![0.0; work];
-        let forward = seconds(threads, || conv::forward(&workers, &s, &x, &w, &mut y, Some(&mut partials), &mut work));
+        let forward =
+            seconds(threads, || conv::forward(&workers, &s, &x, &w, None, &mut y, Some(&mut partials), &mut work));
         let weight = seconds(threads, || conv::backward_weight(&workers, &s, &x, &dy, &mut dw, &mut work));
         // A first layer has no gradient by data.
-        let data =
-            (ci > 3).then(|| seconds(threads, || conv::backward_data(&workers, &s, &dy, &w, &mut x, false, &mut work)));
+        let data = (ci > 3)
+            .then(|| seconds(threads, || conv::backward_data(&workers, &s, &dy, &w, &mut x, false, None, &mut work)));
         let rate = |seconds: f64| s.flops() as f64 / seconds / 1e9;
         let total = count as f64 * (forward + weight + data.unwrap_or(0.0));
         println!(

@@ -1,81 +1,104 @@
-//! Direct convolution of `x [n, h, w, ci]` with `w [co, k, k, ci]` to `y [n, out_h, out_w, co]`: any k, stride and pad.
+//! Convolution of `x [n, h, w, ci]` with `w [co, k, k, ci]` to `y [n, out_h, out_w, co]`: any k, stride and pad.
 //!
-//! Bits depend on the shape and on `workers.isa`, never on the number of threads. Work buffers hold what the function
-//! of the same name with `_workspace` asks for; their content is garbage before and after. Slices of a length other
-//! than the shape's panic.
+//! [`super::method::Methods`] says by which method. Values are stored as f32 or bf16; arithmetic is f32. Bits depend on the
+//! shape, the method and `workers.isa`, never on the number of threads. Work buffers hold what the function of the same name
+//! with `_workspace` asks for; their content is garbage before and after. Slices of a length other than the shape's panic.
 
 pub use super::conv_weight::{backward_weight, backward_weight_workspace};
 
 use super::Workers;
 use super::method::{Method, Product};
 use super::moments::image_moments;
+use super::norm_backward::image_sums;
 use super::pool::Parts;
+use super::stored::Stored;
 use super::sweep::{Addend, Sweep};
 use super::winograd::Winograd;
-use crate::ops::call::ConvShape;
+use crate::ops::call::{ConvShape, NormShape};
 
-/// y = conv(x, w).
+/// y = conv(x, w), and the summand where there is one.
 ///
 /// `partials` `[n, 2, co]` takes, for each image, mean and M2 (sum of squared differences from that mean) of each
-/// output channel.
-pub fn forward(
+/// output channel, of the values as stored.
+pub fn forward<T: Stored>(
     workers: &Workers,
     s: &ConvShape,
-    x: &[f32],
-    w: &[f32],
-    y: &mut [f32],
+    x: &[T],
+    w: &[T],
+    summand: Option<&[T]>,
+    y: &mut [T],
     partials: Option<&mut [f32]>,
     work: &mut [f32],
 ) {
     assert_eq!((x.len(), w.len(), y.len()), (s.x_len(), s.weight_len(), s.y_len()), "conv forward of {s:?}");
-    match workers.methods.choose(s, Product::Forward) {
-        Method::Direct => Sweep::forward(s).run(workers, x, w, y, partials, work),
-        method => {
-            let moments = partials.map(Parts::new);
-            let finish = |image: usize, y: &[f32]| {
-                if let Some(moments) = moments {
-                    // SAFETY: one part for each image.
-                    let moments = unsafe { moments.part(image * 2 * s.co..(image + 1) * 2 * s.co) };
-                    image_moments(workers.isa, y, moments);
-                }
-            };
-            Winograd::forward(s, method).run(workers, x, w, y, Addend::Nothing, Some(&finish), work);
+    let addend = summand.map_or(Addend::Nothing, Addend::Other);
+    let moments = partials.map(Parts::new);
+    let finish = moments.map(|moments| {
+        move |image: usize, y: &[T]| {
+            // SAFETY: one part for each image.
+            let moments = unsafe { moments.part(image * 2 * s.co..(image + 1) * 2 * s.co) };
+            image_moments(workers.isa, y, moments);
         }
+    });
+    let finish = finish.as_ref().map(|f| f as _);
+    match workers.methods.choose(s, Product::Forward) {
+        Method::Direct => Sweep::forward(s).run(workers, x, w, y, addend, finish, work),
+        method => Winograd::forward(s, method).run(workers, x, w, y, addend, finish, work),
     }
 }
 
+/// A batch-norm whose backward sums are taken of a convolution's complete dx while it is in cache.
+pub struct NormSums<'a, T> {
+    pub shape: &'a NormShape,
+    /// The batch-norm's input.
+    pub x: &'a [T],
+    /// Its statistics, weight and bias.
+    pub params: [&'a [f32]; 3],
+    /// `[n, 2, ci]`: of each image, for dweight and for dbias.
+    pub partials: &'a mut [f32],
+}
+
 /// dx = the gradient of conv(x, w) with respect to x, given dy; added to what `dx` holds where `add`.
-pub fn backward_data(
+pub fn backward_data<T: Stored>(
     workers: &Workers,
     s: &ConvShape,
-    dy: &[f32],
-    w: &[f32],
-    dx: &mut [f32],
+    dy: &[T],
+    w: &[T],
+    dx: &mut [T],
     add: bool,
+    norm: Option<NormSums<'_, T>>,
     work: &mut [f32],
 ) {
     assert_eq!((dy.len(), w.len(), dx.len()), (s.y_len(), s.weight_len(), s.x_len()), "conv backward data of {s:?}");
-    match workers.methods.choose(s, Product::BackwardData) {
-        Method::Direct => Sweep::backward(s, add).run(workers, dy, w, dx, None, work),
-        method => {
-            let addend = if add { Addend::Old } else { Addend::Nothing };
-            Winograd::backward(s, method).run(workers, dy, w, dx, addend, None, work);
+    let addend = if add { Addend::Old } else { Addend::Nothing };
+    let finish = norm.map(|norm| {
+        let NormSums { shape, x, params, partials } = norm;
+        let (partials, len) = (Parts::new(partials), shape.x_image());
+        move |image: usize, dx: &[T]| {
+            // SAFETY: one part for each image.
+            let partial = unsafe { partials.part(image * 2 * s.ci..(image + 1) * 2 * s.ci) };
+            image_sums(workers.isa, shape, &x[image * len..(image + 1) * len], params, dx, partial);
         }
+    });
+    let finish = finish.as_ref().map(|f| f as _);
+    match workers.methods.choose(s, Product::BackwardData) {
+        Method::Direct => Sweep::backward(s).run(workers, dy, w, dx, addend, finish, work),
+        method => Winograd::backward(s, method).run(workers, dy, w, dx, addend, finish, work),
     }
 }
 
 /// Elements of work that [`forward`] needs.
-pub fn forward_workspace(workers: &Workers, s: &ConvShape) -> usize {
+pub fn forward_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
     match workers.methods.choose(s, Product::Forward) {
-        Method::Direct => Sweep::forward(s).workspace(workers),
+        Method::Direct => Sweep::forward(s).workspace::<T>(workers),
         method => Winograd::forward(s, method).workspace(workers),
     }
 }
 
 /// Elements of work that [`backward_data`] needs.
-pub fn backward_data_workspace(workers: &Workers, s: &ConvShape) -> usize {
+pub fn backward_data_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
     match workers.methods.choose(s, Product::BackwardData) {
-        Method::Direct => Sweep::backward(s, false).workspace(workers),
+        Method::Direct => Sweep::backward(s).workspace::<T>(workers),
         method => Winograd::backward(s, method).workspace(workers),
     }
 }
@@ -83,8 +106,11 @@ pub fn backward_data_workspace(workers: &Workers, s: &ConvShape) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::method::Methods;
+    use super::super::simd::Isa;
     use super::super::testing::{Sum, assert_sums, assert_sums_close, normal, with_methods};
     use super::*;
+    use crate::dtype::Element;
+    use half::bf16;
 
     /// [n, h, w, ci, co, k, stride, pad]
     const SHAPES: [[usize; 8]; 33] = [
@@ -180,8 +206,8 @@ mod tests {
             let want = sums(&s, s.y_len(), |sums, i, j, o| sums[o].add(x[i], w[j]));
             let run = |workers: &Workers| {
                 let mut y = vec![f32::NAN; s.y_len()];
-                let mut work = vec![f32::NAN; forward_workspace(workers, &s)];
-                forward(workers, &s, &x, &w, &mut y, None, &mut work);
+                let mut work = vec![f32::NAN; forward_workspace::<f32>(workers, &s)];
+                forward(workers, &s, &x, &w, None, &mut y, None, &mut work);
                 vec![y]
             };
             by_each_method(&format!("{s:?}"), run, &want, [1e-6, 4e-6]);
@@ -198,8 +224,8 @@ mod tests {
             }
             let run = |workers: &Workers| {
                 let mut dx = if add { before.clone() } else { vec![f32::NAN; s.x_len()] };
-                let mut work = vec![f32::NAN; backward_data_workspace(workers, &s)];
-                backward_data(workers, &s, &dy, &w, &mut dx, add, &mut work);
+                let mut work = vec![f32::NAN; backward_data_workspace::<f32>(workers, &s)];
+                backward_data(workers, &s, &dy, &w, &mut dx, add, None, &mut work);
                 vec![dx]
             };
             by_each_method(&format!("{s:?} add {add}"), run, &want, [1e-6, 4e-6]);
@@ -213,11 +239,46 @@ mod tests {
             let want = sums(&s, s.weight_len(), |sums, i, j, o| sums[j].add(x[i], dy[o]));
             let run = |workers: &Workers| {
                 let mut dw = vec![f32::NAN; s.weight_len()];
-                let mut work = vec![f32::NAN; backward_weight_workspace(workers, &s)];
+                let mut work = vec![f32::NAN; backward_weight_workspace::<f32>(workers, &s)];
                 backward_weight(workers, &s, &x, &dy, &mut dw, &mut work);
                 vec![dw]
             };
             by_each_method(&format!("{s:?}"), run, &want, [4e-6, 1e-5]);
+        }
+    }
+
+    /// All three products, the sum with another value and with what is there: the f32 results, rounded where they are stored.
+    #[test]
+    fn what_is_stored_as_bf16_is_the_f32_result_rounded() {
+        fn products<T: Stored>(workers: &Workers, s: &ConvShape, values: [&[f32]; 5]) -> [Vec<f32>; 4] {
+            let [x, w, dy, summand, before] = values.map(|v| v.iter().map(|v| T::round(*v)).collect::<Vec<T>>());
+            let most = forward_workspace::<T>(workers, s).max(backward_data_workspace::<T>(workers, s));
+            let mut work = vec![f32::NAN; most.max(backward_weight_workspace::<T>(workers, s))];
+            let (mut y, mut sum) = (vec![T::round(f32::NAN); s.y_len()], vec![T::round(f32::NAN); s.y_len()]);
+            forward(workers, s, &x, &w, None, &mut y, None, &mut work);
+            forward(workers, s, &x, &w, Some(&summand), &mut sum, None, &mut work);
+            let mut dx = before;
+            backward_data(workers, s, &dy, &w, &mut dx, true, None, &mut work);
+            let mut dw = vec![f32::NAN; s.weight_len()];
+            backward_weight(workers, s, &x, &dy, &mut dw, &mut work);
+            let wide = |v: Vec<T>| v.into_iter().map(T::widen).collect();
+            [wide(y), wide(sum), wide(dx), dw]
+        }
+        let rounded =
+            |seed, len| -> Vec<f32> { normal(seed, len).into_iter().map(|v| Element::Bf16.round(v)).collect() };
+        for s in shapes() {
+            let (x, w, dy) = (rounded(1, s.x_len()), rounded(2, s.weight_len()), rounded(3, s.y_len()));
+            let (summand, before) = (rounded(5, s.y_len()), rounded(4, s.x_len()));
+            for (isa, method) in Isa::available().flat_map(|isa| Method::ALL.map(|m| (isa, m.0))) {
+                let workers = Workers { methods: Methods { forced: Some(method) }, ..Workers::new(2, isa) };
+                let values = [&x[..], &w, &dy, &summand, &before];
+                let wide = products::<f32>(&workers, &s, values);
+                let low = products::<bf16>(&workers, &s, values);
+                for (i, (wide, low)) in wide.iter().zip(&low).enumerate() {
+                    let stored = |v: &f32| if i == 3 { *v } else { Element::Bf16.round(*v) };
+                    assert!(wide.iter().map(stored).eq(low.iter().copied()), "{s:?}, {isa:?}, {method:?}, product {i}");
+                }
+            }
         }
     }
 
@@ -231,8 +292,8 @@ mod tests {
             let w = normal(2, s.weight_len());
             let run = |workers: &Workers| {
                 let (mut y, mut partials) = (vec![f32::NAN; s.y_len()], vec![f32::NAN; s.n * 2 * s.co]);
-                let mut work = vec![f32::NAN; forward_workspace(workers, &s)];
-                forward(workers, &s, &x, &w, &mut y, Some(&mut partials), &mut work);
+                let mut work = vec![f32::NAN; forward_workspace::<f32>(workers, &s)];
+                forward(workers, &s, &x, &w, None, &mut y, Some(&mut partials), &mut work);
                 vec![y, partials]
             };
             with_methods(Methods::default(), &format!("{s:?} + {shift}"), run, |what, got| {

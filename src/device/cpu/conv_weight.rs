@@ -10,9 +10,11 @@ use super::pool::Parts;
 use super::simd::Isa;
 use super::small::is_small;
 use super::small_weight;
+use super::stored::Stored;
 use super::sweep::{Axis, Source, padded_rows};
 use super::tile::{self, Walk};
 use super::winograd;
+use crate::dtype::Element;
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
@@ -64,17 +66,32 @@ impl Plan {
         (copy + tile::panel(self.isa)).next_multiple_of(16)
     }
 
-    fn scratch_len(&self) -> usize {
-        let unrolled = self.unrolled.map_or(0, |width| self.rows * self.s.out_w() * width);
-        self.copy_len() + unrolled.next_multiple_of(16)
+    fn unrolled_len(&self) -> usize {
+        self.unrolled.map_or(0, |width| self.rows * self.s.out_w() * width).next_multiple_of(16)
+    }
+
+    /// Elements of a thread's scratch: its copies of x, and of dy where that is not f32.
+    fn scratch_len<T: Stored>(&self) -> usize {
+        let dy = if T::ELEMENT == Element::F32 { 0 } else { self.rows * self.s.out_w() * self.s.co };
+        self.copy_len() + self.unrolled_len() + dy.next_multiple_of(16)
     }
 
     /// What output rows `rows` of one image contribute to the gradient of some output channels: `sum` is that of these
     /// channels, added to where `add`; `dy` starts at the first of these rows and channels.
-    fn block(&self, x: &[f32], dy: &[f32], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
+    fn block<T: Stored>(&self, x: &[T], dy: &[T], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
         let (s, isa) = (&self.s, self.isa);
         let down = Axis::forward(s.h, s.out_h(), s);
-        let (copy, unrolled) = scratch.split_at_mut(self.copy_len());
+        let (copy, scratch) = scratch.split_at_mut(self.copy_len());
+        let (unrolled, wide) = scratch.split_at_mut(self.unrolled_len());
+        let dy = match T::f32s(dy) {
+            Some(dy) => dy,
+            None => {
+                // Of the last row only the channels of `sum` are there.
+                let wide = &mut wide[..dy.len().min(rows.len() * s.out_w() * s.co)];
+                wide.iter_mut().zip(dy).for_each(|(to, from)| *to = from.widen());
+                &*wide
+            }
+        };
         let used = down.extent(rows.len()) * self.pitch;
         let halo = Source { rows: s.h, cols: s.w, c: s.ci, above: s.pad, left: s.pad };
         padded_rows(x, &halo, rows.start * s.stride, &mut copy[..used], self.pitch);
@@ -131,7 +148,7 @@ fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize
 }
 
 /// Elements of work that [`backward_weight`] needs.
-pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
+pub fn backward_weight_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
     let method = workers.methods.choose(s, Product::BackwardWeight);
     if method != Method::Direct {
         return winograd::backward_weight_workspace(workers, s, method);
@@ -140,11 +157,18 @@ pub fn backward_weight_workspace(workers: &Workers, s: &ConvShape) -> usize {
         return small_weight::workspace(workers, s);
     }
     let plan = Plan::new(workers.isa, s);
-    plan.partials_len() + workers.pool.threads() * plan.scratch_len()
+    plan.partials_len() + workers.pool.threads() * plan.scratch_len::<T>()
 }
 
 /// dw = the gradient of conv(x, w) with respect to w, given dy.
-pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], work: &mut [f32]) {
+pub fn backward_weight<T: Stored>(
+    workers: &Workers,
+    s: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [f32],
+    work: &mut [f32],
+) {
     assert_eq!((x.len(), dy.len(), dw.len()), (s.x_len(), s.y_len(), s.weight_len()), "conv backward weight of {s:?}");
     let method = workers.methods.choose(s, Product::BackwardWeight);
     if method != Method::Direct {
@@ -156,7 +180,7 @@ pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], 
     let plan = Plan::new(workers.isa, s);
     let (slots, len, depth) = (plan.slots, s.weight_len(), s.k * s.k * s.ci);
     let (partials, scratch) = work.split_at_mut(plan.partials_len());
-    let (scratch, per_thread) = (Parts::new(scratch), plan.scratch_len());
+    let (scratch, per_thread) = (Parts::new(scratch), plan.scratch_len::<T>());
     let sums = Parts::new(if slots == 1 { &mut *dw } else { &mut *partials });
     workers.pool.run(slots * plan.splits, |job, thread| {
         let (slot, split) = (job / plan.splits, job % plan.splits);

@@ -137,11 +137,18 @@ impl Device for CpuDevice {
         matches!(kernel, Kernel::NormApply(_))
     }
 
+    fn fuses_sums(&self) -> bool {
+        true
+    }
+
     /// One group an image.
     fn groups(&self, kernel: &Kernel) -> Option<Groups> {
-        let Kernel::ConvForward(s) = kernel else { return None };
-        let pixels = s.out_h() * s.out_w();
-        Some(Groups { count: s.n, pixels, last: pixels })
+        let (n, pixels) = match kernel {
+            Kernel::ConvForward(s) => (s.n, s.out_h() * s.out_w()),
+            Kernel::ConvBackwardData { shape, norm: Some(_), .. } => (shape.n, shape.h * shape.w),
+            _ => return None,
+        };
+        Some(Groups { count: n, pixels, last: pixels })
     }
 
     fn allocate(&mut self, layout: &Layout) -> Result<()> {

@@ -54,5 +54,9 @@ fn all_channels(y: &[f32], moments: &mut [f32]) {
 
 per_isa! {
     /// From an image `[pixels, c]` to `moments` `[2, c]`: means, then M2.
-    pub fn image_moments(y: &[f32], moments: &mut [f32]) = all_channels;
+    pub fn image_moments_f32(y: &[f32], moments: &mut [f32]) = all_channels;
+}
+
+pub fn image_moments<T: super::stored::Stored>(isa: super::simd::Isa, y: &[T], moments: &mut [f32]) {
+    if let Some(y) = T::f32s(y) { image_moments_f32(isa, y, moments) } else { todo!() }
 }

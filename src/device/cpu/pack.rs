@@ -25,10 +25,11 @@ pub fn width(isa: Isa, columns: usize) -> usize {
 }
 
 /// `to[t][j] = from[t * stride + j]` for `j < columns`, zeros up to `width`.
-pub fn copy(from: &[f32], stride: usize, columns: usize, to: &mut [f32], width: usize) {
+pub fn copy<T: Stored>(from: &[T], stride: usize, columns: usize, to: &mut [f32], width: usize) {
     for (t, to) in to.chunks_exact_mut(width).enumerate() {
         let (values, zeros) = to.split_at_mut(columns);
-        values.copy_from_slice(&from[t * stride..t * stride + columns]);
+        let from = &from[t * stride..t * stride + columns];
+        values.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
         zeros.fill(0.0);
     }
 }

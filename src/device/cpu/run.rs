@@ -1,5 +1,6 @@
 //! From a call to the function that computes it.
 
+use super::conv::NormSums;
 use super::memory::Operands;
 use super::{
     Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
@@ -11,9 +12,9 @@ use crate::ops::call::{Call, Counters, Kernel, MAX_GROUPS};
 /// Elements of scratch that a call needs.
 pub(super) fn workspace(workers: &Workers, kernel: &Kernel) -> usize {
     match kernel {
-        Kernel::ConvForward(s) => conv::forward_workspace(workers, s),
-        Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace(workers, shape),
-        Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace(workers, s),
+        Kernel::ConvForward(s) => conv::forward_workspace::<f32>(workers, s),
+        Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace::<f32>(workers, shape),
+        Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace::<f32>(workers, s),
         Kernel::LinearForward(s) => linear::forward_workspace(workers, s),
         Kernel::LinearBackwardData { shape, .. } => linear::backward_data_workspace(workers, shape),
         Kernel::LinearBackwardWeight(s) => linear::backward_weight_workspace(workers, s),
@@ -47,10 +48,17 @@ pub(super) fn run(
         }
         Kernel::ConvForward(s) => {
             let partials = if call.writes.len() > 1 { Some(o.write(1)) } else { None };
-            conv::forward(w, s, o.read(0), o.read(1), o.write(0), partials, o.work());
+            let summand = if call.reads.len() > 2 { Some(o.read(2)) } else { None };
+            conv::forward(w, s, o.read(0), o.read(1), summand, o.write(0), partials, o.work());
         }
-        Kernel::ConvBackwardData { shape, add, .. } => {
-            conv::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());
+        Kernel::ConvBackwardData { shape, add, norm } => {
+            let norm = norm.as_ref().map(|shape| NormSums {
+                shape,
+                x: o.read(2),
+                params: [o.read(3), o.read(4), o.read(5)],
+                partials: o.write(1),
+            });
+            conv::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, norm, o.work());
         }
         Kernel::ConvBackwardWeight(s) => {
             conv_weight::backward_weight(w, s, o.read(0), o.read(1), o.write(0), o.work());
@@ -61,7 +69,9 @@ pub(super) fn run(
         &Kernel::MergeStats { groups, c } => {
             norm_stats::merge_stats(w, (groups.count, groups.pixels, c), o.read(0), o.write(0));
         }
-        Kernel::MergeSums { .. } => return Err(Error::internal("the CPU leaves no partial sums to merge")),
+        &Kernel::MergeSums { groups, c } => {
+            norm_backward::merge_partial_sums(w, groups, c, o.read(0), o.write(0), o.write(1));
+        }
         Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0), o.read(1), o.read(2), o.read(3), o.write(0)),
         Kernel::NormBackwardSums(s) => {
             let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));

@@ -10,7 +10,8 @@ use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
 use super::split::{images_a_job, split};
-use super::sweep::{MIN_JOBS, Sweep};
+use super::stored::Stored;
+use super::sweep::{Addend, MIN_JOBS, Sweep};
 use super::tile::{self, Walk};
 use std::ops::Range;
 
@@ -28,12 +29,13 @@ pub fn is_small(n: usize, columns: usize) -> bool {
 const GROUP: usize = 64;
 
 /// What jobs read and nobody writes.
-struct Operands<'a> {
+struct Operands<'a, T> {
     isa: Isa,
     /// The source by position: `[rows, columns, n, pitch]`.
     source: &'a [f32],
     /// Weights `[co, k, k, ci]`.
-    w: &'a [f32],
+    w: &'a [T],
+    addend: Addend<'a, T>,
 }
 
 impl Sweep {
@@ -66,11 +68,19 @@ impl Sweep {
     }
 
     /// [`Sweep::run`] without statistics, where [`Sweep::is_small`].
-    pub(super) fn run_small(&self, workers: &Workers, from: &[f32], w: &[f32], to: &mut [f32], work: &mut [f32]) {
+    pub(super) fn run_small<T: Stored>(
+        &self,
+        workers: &Workers,
+        from: &[T],
+        w: &[T],
+        to: &mut [T],
+        addend: Addend<'_, T>,
+        work: &mut [f32],
+    ) {
         let isa = workers.isa;
         let (source, scratch) = work.split_at_mut(self.positions() * self.n * self.pitch());
         self.by_position(workers, from, source);
-        let operands = Operands { isa, source, w };
+        let operands = Operands { isa, source, w, addend };
         let per_thread = self.panel_len(isa) + self.sums_len(isa);
         let (to, scratch) = (Parts::new(to), Parts::new(scratch));
         let panels = self.d.div_ceil(tile::panel(isa));
@@ -87,24 +97,25 @@ impl Sweep {
     }
 
     /// Copies the source `[n, rows, columns, c]` to `[rows, columns, n, pitch]`.
-    fn by_position(&self, workers: &Workers, from: &[f32], to: &mut [f32]) {
+    fn by_position<T: Stored>(&self, workers: &Workers, from: &[T], to: &mut [f32]) {
         let (n, c, pitch, positions) = (self.n, self.c, self.pitch(), self.positions());
         let most = images_a_job(pitch);
         split(workers, [(to, most * pitch)], |job, [to]| {
             for (row, to) in (job * most..).zip(to.chunks_exact_mut(pitch)) {
                 let (position, image) = (row / n, row % n);
-                to[..c].copy_from_slice(&from[(image * positions + position) * c..][..c]);
+                let from = &from[(image * positions + position) * c..][..c];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
             }
         });
     }
 
     /// All outputs of some images in some channels.
-    fn panel(
+    fn panel<T: Stored>(
         &self,
-        operands: &Operands<'_>,
+        operands: &Operands<'_, T>,
         columns: Range<usize>,
         images: Range<usize>,
-        to: Parts<'_, f32>,
+        to: Parts<'_, T>,
         scratch: &mut [f32],
     ) {
         let Sweep { n, c, d, rows, cols, .. } = *self;
@@ -146,18 +157,25 @@ impl Sweep {
                     let at = (image * rows.out * cols.out + position) * d + columns.start;
                     // SAFETY: the jobs differ in channels or images.
                     let to = unsafe { to.part(at..at + columns.len()) };
-                    if self.add {
-                        to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
-                    } else {
-                        to.copy_from_slice(&sums[..columns.len()]);
-                    }
+                    let addend = match operands.addend {
+                        Addend::Other(other) => Addend::Other(&other[at..at + columns.len()]),
+                        other => other,
+                    };
+                    addend.store(sums, to);
                 }
             }
         }
     }
 
     /// Packs the columns of one phase, `[taps][c][width]`, without taps that meet no source.
-    fn pack_panel(&self, (a, b): (usize, usize), w: &[f32], columns: Range<usize>, panel: &mut [f32], width: usize) {
+    fn pack_panel<T: Stored>(
+        &self,
+        (a, b): (usize, usize),
+        w: &[T],
+        columns: Range<usize>,
+        panel: &mut [f32],
+        width: usize,
+    ) {
         let (c, d, taps) = (self.c, self.d, self.k * self.k);
         let across = self.cols.phase(b).taps;
         for (i, j) in self.rows.met(a).flat_map(|i| self.cols.met(b).map(move |j| (i, j))) {

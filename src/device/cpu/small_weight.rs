@@ -7,6 +7,7 @@ use super::Workers;
 use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
+use super::stored::Stored;
 use super::sweep::MIN_JOBS;
 use super::tile::{self, Walk};
 use crate::ops::call::ConvShape;
@@ -52,7 +53,7 @@ impl Plan {
     }
 
     /// Copies dy `[n, positions, co]` to blocks of output channels, each `[positions, n, rows]`.
-    fn pack_dy(&self, workers: &Workers, dy: &[f32], packed: &mut [f32]) {
+    fn pack_dy<T: Stored>(&self, workers: &Workers, dy: &[T], packed: &mut [f32]) {
         let (s, depth) = (&self.s, self.depth());
         let blocks = s.co.div_ceil(tile::max_rows(self.isa));
         let packed = Parts::new(packed);
@@ -63,18 +64,27 @@ impl Plan {
             for (row, to) in to.chunks_exact_mut(channels.len()).enumerate() {
                 let (position, image) = (row / s.n, row % s.n);
                 let from = (image * (depth / s.n) + position) * s.co;
-                to.copy_from_slice(&dy[from + channels.start..from + channels.end]);
+                let from = &dy[from + channels.start..from + channels.end];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
             }
         });
     }
 
     /// Copies some channels of some images to `[h, w, images, width]`.
-    fn pack_x(&self, x: &[f32], images: &Range<usize>, columns: &Range<usize>, slab: &mut [f32], width: usize) {
+    fn pack_x<T: Stored>(
+        &self,
+        x: &[T],
+        images: &Range<usize>,
+        columns: &Range<usize>,
+        slab: &mut [f32],
+        width: usize,
+    ) {
         let positions = self.s.h * self.s.w;
         for (row, to) in slab.chunks_exact_mut(width).take(positions * images.len()).enumerate() {
             let (position, image) = (row / images.len(), images.start + row % images.len());
             let from = (image * positions + position) * self.s.ci;
-            to[..columns.len()].copy_from_slice(&x[from + columns.start..from + columns.end]);
+            let from = &x[from + columns.start..from + columns.end];
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
         }
     }
 
@@ -113,7 +123,14 @@ pub fn workspace(workers: &Workers, s: &ConvShape) -> usize {
 }
 
 /// dw = the gradient of conv(x, w) with respect to w, given dy.
-pub fn backward_weight(workers: &Workers, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], work: &mut [f32]) {
+pub fn backward_weight<T: Stored>(
+    workers: &Workers,
+    s: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [f32],
+    work: &mut [f32],
+) {
     let plan = Plan::new(workers.isa, s);
     let (isa, taps) = (workers.isa, s.k * s.k);
     let (packed, scratch) = work.split_at_mut(s.y_len().next_multiple_of(16));

@@ -10,6 +10,10 @@ pub trait Stored: Copy + Send + Sync + 'static {
     fn widen(self) -> f32;
     /// To nearest, ties to even; NaN stays NaN.
     fn round(value: f32) -> Self;
+    /// The values themselves, where they are f32.
+    fn f32s(values: &[Self]) -> Option<&[f32]>;
+    /// As [`Stored::f32s`].
+    fn f32s_mut(values: &mut [Self]) -> Option<&mut [f32]>;
     /// The first `count` values at `from`, then zeros.
     ///
     /// # Safety
@@ -31,6 +35,12 @@ impl Stored for f32 {
     #[inline(always)]
     fn round(value: f32) -> f32 {
         value
+    }
+    fn f32s(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
+    fn f32s_mut(values: &mut [f32]) -> Option<&mut [f32]> {
+        Some(values)
     }
     #[inline(always)]
     unsafe fn load_lanes<V: Vector>(from: *const f32, count: usize) -> V {
@@ -57,6 +67,12 @@ impl Stored for bf16 {
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         let quiet = bits >> 16 | 0x40;
         bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16)
+    }
+    fn f32s(_: &[bf16]) -> Option<&[f32]> {
+        None
+    }
+    fn f32s_mut(_: &mut [bf16]) -> Option<&mut [f32]> {
+        None
     }
     #[inline(always)]
     unsafe fn load_lanes<V: Vector>(from: *const bf16, count: usize) -> V {

@@ -8,13 +8,12 @@
 //! (unless there is no halo), so that the sum over (kernel column, channel) is one contiguous run a kernel row.
 
 use super::Workers;
-use super::moments::image_moments;
 use super::pack;
 use super::pool::Parts;
 use super::simd::Isa;
-use super::split::split;
 use super::stored::Stored;
 use super::tile::{self, Walk};
+use crate::dtype::Element;
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
@@ -126,29 +125,27 @@ pub struct Sweep {
     pub(super) d: usize,
     pub(super) rows: Axis,
     pub(super) cols: Axis,
-    /// Whether outputs are added to what is there.
-    pub(super) add: bool,
 }
 
 impl Sweep {
     /// From x to y.
     pub fn forward(s: &ConvShape) -> Sweep {
         let (rows, cols) = (Axis::forward(s.h, s.out_h(), s), Axis::forward(s.w, s.out_w(), s));
-        Sweep { n: s.n, k: s.k, c: s.ci, d: s.co, rows, cols, add: false }
+        Sweep { n: s.n, k: s.k, c: s.ci, d: s.co, rows, cols }
     }
 
     /// From dy to dx.
-    pub fn backward(s: &ConvShape, add: bool) -> Sweep {
+    pub fn backward(s: &ConvShape) -> Sweep {
         let (rows, cols) = (Axis::backward(s.out_h(), s.h, s), Axis::backward(s.out_w(), s.w, s));
-        Sweep { n: s.n, k: s.k, c: s.co, d: s.ci, rows, cols, add }
+        Sweep { n: s.n, k: s.k, c: s.co, d: s.ci, rows, cols }
     }
 
-    /// Elements of work that [`Sweep::run`] needs.
-    pub fn workspace(&self, workers: &Workers) -> usize {
+    /// Elements of work that [`Sweep::run`] needs for values stored as `T`.
+    pub fn workspace<T: Stored>(&self, workers: &Workers) -> usize {
         if self.is_small() {
             return self.small_workspace(workers);
         }
-        self.packed_len(workers.isa) + workers.pool.threads() * self.scratch_len()
+        self.packed_len(workers.isa) + workers.pool.threads() * self.scratch_lens::<T>().iter().sum::<usize>()
     }
 
     /// Elements of the packed weights, a multiple of a cache line.
@@ -156,13 +153,13 @@ impl Sweep {
         pack::packed_len(isa, self.k * self.k * self.c, self.d).next_multiple_of(16)
     }
 
-    /// Elements of scratch that each thread needs.
-    fn scratch_len(&self) -> usize {
-        if self.in_place() {
-            return 0;
-        }
+    /// Elements of each thread's copy of a band's source, and of the band's sums where they are rounded afterwards.
+    fn scratch_lens<T: Stored>(&self) -> [usize; 2] {
         let units = self.rows.units().div_ceil(self.bands());
-        (self.rows.extent(units) * self.cols.extent(self.cols.units()) * self.c).next_multiple_of(16)
+        let copy = self.rows.extent(units) * self.cols.extent(self.cols.units()) * self.c;
+        let sums = units * self.rows.out_step * self.cols.out * self.d;
+        let wide = T::ELEMENT == Element::F32;
+        [if wide && self.in_place() { 0 } else { copy }, if wide { 0 } else { sums }].map(|l| l.next_multiple_of(16))
     }
 
     /// Whether outputs meet no position outside the source, so that no padded copy is needed.
@@ -186,7 +183,7 @@ impl Sweep {
     }
 
     /// Packs weights `[co, k, k, ci]`: panels `[taps][c][columns of d]` for each phase.
-    fn pack(&self, workers: &Workers, w: &[f32], packed: &mut [f32]) {
+    fn pack<T: Stored>(&self, workers: &Workers, w: &[T], packed: &mut [f32]) {
         let (isa, most) = (workers.isa, tile::panel(workers.isa));
         let (phases, taps) = (self.rows.out_step * self.cols.out_step, self.k * self.k);
         let panels = self.d.div_ceil(most);
@@ -211,80 +208,109 @@ impl Sweep {
         });
     }
 
-    /// Computes all outputs from the source `from` and the weights `w` `[co, k, k, ci]`.
-    ///
-    /// `partials` `[n, 2, d]` takes mean and M2 of each image's outputs, read while they are in cache.
-    pub fn run(
+    /// Computes all outputs from the source `from` and the weights `w` `[co, k, k, ci]`, and calls `finish(image, outputs)`
+    /// for each image, mostly while its outputs are in cache.
+    pub fn run<T: Stored>(
         &self,
         workers: &Workers,
-        from: &[f32],
-        w: &[f32],
-        to: &mut [f32],
-        partials: Option<&mut [f32]>,
+        from: &[T],
+        w: &[T],
+        to: &mut [T],
+        addend: Addend<'_, T>,
+        finish: Option<&Finish<'_, T>>,
         work: &mut [f32],
     ) {
+        let image_out = self.rows.out * self.cols.out * self.d;
         if self.is_small() {
-            self.run_small(workers, from, w, to, work);
-            if let Some(moments) = partials {
-                let image = self.rows.out * self.cols.out * self.d;
-                split(workers, [(moments, 2 * self.d)], |i, [moments]| {
-                    image_moments(workers.isa, &to[i * image..(i + 1) * image], moments);
-                });
+            self.run_small(workers, from, w, to, addend, work);
+            if let Some(finish) = finish {
+                workers.pool.run(self.n, |i, _| finish(i, &to[i * image_out..(i + 1) * image_out]));
             }
             return;
         }
         let (packed, scratch) = work.split_at_mut(self.packed_len(workers.isa));
         self.pack(workers, w, packed);
         let packed = &*packed;
-        let (bands, per_thread) = (self.bands(), self.scratch_len());
+        let (bands, per_thread) = (self.bands(), self.scratch_lens::<T>().iter().sum::<usize>());
         let image_in = self.rows.source * self.cols.source * self.c;
         let out_row = self.cols.out * self.d;
-        let image_out = self.rows.out * out_row;
         let (outputs, scratch) = (Parts::new(to), Parts::new(scratch));
-        let moments = partials.map(Parts::new);
-        let moments_of = |image: usize, values: &[f32]| {
-            if let Some(moments) = moments {
-                // SAFETY: one part for each image.
-                let moments = unsafe { moments.part(image * 2 * self.d..(image + 1) * 2 * self.d) };
-                image_moments(workers.isa, values, moments);
+        let finish = |image: usize| {
+            if let Some(finish) = finish {
+                // SAFETY: nothing writes this image any more.
+                finish(image, unsafe { outputs.part(image * image_out..(image + 1) * image_out) });
             }
         };
         workers.pool.run(self.n * bands, |job, thread| {
             let image = job / bands;
             let units = tile::cut(self.rows.units(), bands, job % bands);
             let rows = units.start * self.rows.out_step..(units.end * self.rows.out_step).min(self.rows.out);
+            let range = image * image_out + rows.start * out_row..image * image_out + rows.end * out_row;
             // SAFETY: bands of an image, and images, lie one behind the other; a thread runs one job at a time.
-            let (out, copy) = unsafe {
-                let range = image * image_out + rows.start * out_row..image * image_out + rows.end * out_row;
-                (outputs.part(range), scratch.part(thread * per_thread..(thread + 1) * per_thread))
+            let (out, scratch) =
+                unsafe { (outputs.part(range.clone()), scratch.part(thread * per_thread..(thread + 1) * per_thread)) };
+            let addend = match addend {
+                Addend::Other(other) => Addend::Other(&other[range]),
+                other => other,
             };
             let source = &from[image * image_in..(image + 1) * image_in];
-            self.band(workers.isa, source, units, packed, out, copy);
+            self.band(workers.isa, source, units, packed, out, addend, scratch);
             if bands == 1 {
-                moments_of(image, out);
+                finish(image);
             }
         });
-        if bands > 1 && moments.is_some() {
-            workers.pool.run(self.n, |image, _| {
-                // SAFETY: nothing writes any more; one part for each image.
-                moments_of(image, unsafe { outputs.part(image * image_out..(image + 1) * image_out) });
-            });
+        if bands > 1 {
+            workers.pool.run(self.n, |image, _| finish(image));
         }
     }
 
-    /// The outputs `units` of each row phase of one image; `out` starts at their first row.
-    fn band(&self, isa: Isa, source: &[f32], units: Range<usize>, packed: &[f32], out: &mut [f32], copy: &mut [f32]) {
-        let Sweep { c, d, rows, cols, add, .. } = *self;
+    /// The outputs `units` of each row phase of one image; `out` and what is added start at their first row.
+    fn band<T: Stored>(
+        &self,
+        isa: Isa,
+        source: &[T],
+        units: Range<usize>,
+        packed: &[f32],
+        out: &mut [T],
+        addend: Addend<'_, T>,
+        scratch: &mut [f32],
+    ) {
+        let Sweep { c, rows, cols, .. } = *self;
         let first = units.start * rows.in_step;
-        let (input, pitch) = if self.in_place() {
-            (&source[first * cols.source * c..], cols.source * c)
-        } else {
-            let pitch = cols.extent(cols.units()) * c;
-            let copy = &mut copy[..rows.extent(units.len()) * pitch];
-            let halo = Source { rows: rows.source, cols: cols.source, c, above: rows.lead, left: cols.lead };
-            padded_rows(source, &halo, first, copy, pitch);
-            (&*copy, pitch)
+        let (copy, sums) = scratch.split_at_mut(self.scratch_lens::<T>()[0]);
+        let (input, pitch) = match T::f32s(source).filter(|_| self.in_place()) {
+            Some(source) => (&source[first * cols.source * c..], cols.source * c),
+            None => {
+                let pitch = cols.extent(cols.units()) * c;
+                let copy = &mut copy[..rows.extent(units.len()) * pitch];
+                let halo = Source { rows: rows.source, cols: cols.source, c, above: rows.lead, left: cols.lead };
+                padded_rows(source, &halo, first, copy, pitch);
+                (&*copy, pitch)
+            }
         };
+        if let Some(out) = T::f32s_mut(out) {
+            if let Addend::Other(other) = addend {
+                out.iter_mut().zip(other).for_each(|(out, other)| *out = other.widen());
+            }
+            return self.products(isa, input, pitch, units, packed, out, !matches!(addend, Addend::Nothing));
+        }
+        let sums = &mut sums[..out.len()];
+        self.products(isa, input, pitch, units, packed, sums, false);
+        addend.store(sums, out);
+    }
+
+    /// The sums of a band's outputs from its padded source; added to what `out` holds where `add`.
+    fn products(
+        &self,
+        isa: Isa,
+        input: &[f32],
+        pitch: usize,
+        units: Range<usize>,
+        packed: &[f32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        let Sweep { c, d, rows, cols, .. } = *self;
         for (a, b) in (0..rows.out_step).flat_map(|a| (0..cols.out_step).map(move |b| (a, b))) {
             let (down, across) = (rows.phase(a), cols.phase(b));
             let depth = down.taps * across.taps * c;
@@ -319,6 +345,9 @@ impl Sweep {
         }
     }
 }
+
+/// What is done with an image's outputs while they are in cache: `(image, outputs)`.
+pub type Finish<'a, T> = dyn Fn(usize, &[T]) + Sync + 'a;
 
 /// An image that is copied with zeros around it.
 #[derive(Clone, Copy, Debug)]
@@ -357,4 +386,18 @@ pub enum Addend<'a, T> {
     Old,
     /// Values of the output's form.
     Other(&'a [T]),
+}
+
+impl<T: Stored> Addend<'_, T> {
+    /// Writes `sums`, and what is added, to `to`; other values start where `to` does.
+    pub fn store(&self, sums: &[f32], to: &mut [T]) {
+        let sums = to.iter_mut().zip(sums);
+        match self {
+            Addend::Nothing => sums.for_each(|(to, sum)| *to = T::round(*sum)),
+            Addend::Old => sums.for_each(|(to, sum)| *to = T::round(to.widen() + sum)),
+            Addend::Other(other) => {
+                sums.zip(*other).for_each(|((to, sum), other)| *to = T::round(other.widen() + sum));
+            }
+        }
+    }
 }

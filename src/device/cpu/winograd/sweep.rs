@@ -10,7 +10,7 @@ use super::super::pack;
 use super::super::pool::Parts;
 use super::super::simd::Isa;
 use super::super::stored::Stored;
-use super::super::sweep::{Addend, MIN_JOBS, Source, padded_rows};
+use super::super::sweep::{Addend, Finish, MIN_JOBS, Source, padded_rows};
 use super::super::tile::{self, Walk};
 use super::transform::{Grid, Outputs, Planes};
 use super::{Routines, planes, tile_of};
@@ -120,7 +120,7 @@ impl Winograd {
         w: &[T],
         to: &mut [T],
         addend: Addend<'_, T>,
-        finish: Option<&(dyn Fn(usize, &[T]) + Sync)>,
+        finish: Option<&Finish<'_, T>>,
         work: &mut [f32],
     ) {
         let isa = workers.isa;

@@ -4,7 +4,7 @@
 use super::conv_tests::{call, target};
 use super::conv_tiles::{CHANNEL_TILES, PIXEL_TILES, Product, Tile, choose};
 use crate::device::cpu::simd::Isa;
-use crate::device::cpu::{Workers, conv};
+use crate::device::cpu::{Workers, conv, method::Methods};
 use crate::device::cuda::device::CudaDevice;
 use crate::device::cuda::emulator::{Emulator, Options};
 use crate::device::cuda::rungs::{Pass, Rung, Rungs};
@@ -103,15 +103,15 @@ impl Bench {
         };
         let draw = |seed, len| -> Vec<f32> { normal(seed, len).iter().map(|v| dtype.round(*v)).collect() };
         let (x, w, dy) = (draw(1, s.x_len()), draw(2, s.weight_len()), draw(3, s.y_len()));
-        let work = conv::forward_workspace(&self.workers, &s)
-            .max(conv::backward_data_workspace(&self.workers, &s))
-            .max(conv::backward_weight_workspace(&self.workers, &s));
+        let work = conv::forward_workspace::<f32>(&self.workers, &s)
+            .max(conv::backward_data_workspace::<f32>(&self.workers, &s))
+            .max(conv::backward_weight_workspace::<f32>(&self.workers, &s));
         let mut work = vec![0.0; work];
 
         let kernel = Kernel::ConvForward(s);
         let residual = draw(4, s.y_len());
         let mut y = vec![0.0; s.y_len()];
-        conv::forward(&self.workers, &s, &x, &w, &mut y, None, &mut work);
+        conv::forward(&self.workers, &s, &x, &w, None, &mut y, None, &mut work);
         y.iter_mut().zip(&residual).for_each(|(y, r)| *y += r);
         let got = run(&mut fresh(), call(&target, &kernel, stored), &[x.clone(), w.clone(), residual], &[]);
         assert!(distance(&got[0], &y) < tolerance, "{kernel:?} {dtype:?}: {:e}", distance(&got[0], &y));
@@ -132,7 +132,7 @@ impl Bench {
         let kernel = Kernel::ConvBackwardData { shape: s, add: true, norm: Some(norm) };
         let before = draw(5, s.x_len());
         let mut dx = before.clone();
-        conv::backward_data(&self.workers, &s, &dy, &w, &mut dx, true, &mut work);
+        conv::backward_data(&self.workers, &s, &dy, &w, &mut dx, true, None, &mut work);
         let norm_x = draw(6, s.x_len());
         let count = vec![(s.n * s.h * s.w) as f32; s.ci];
         let m2 = count.iter().map(|n| 1.3 * n).collect();
@@ -174,7 +174,7 @@ fn every_tile_computes_what_the_cpu_does() {
         (Rung::Plain, DType::F32, PLAIN),
         (Rung::Plain, DType::Bf16, &PLAIN[..1]),
     ] {
-        let workers = Workers::new(1, Isa::best());
+        let workers = Workers { methods: Methods::EXACT, ..Workers::new(1, Isa::best()) };
         let mut bench = Bench { workers, dtype, rung, used: Vec::new() };
         for &[h, ci, co, k, stride] in shapes {
             bench.check(ConvShape { n: 1, h, w: h, ci, co, k, stride, pad: k / 2 });
