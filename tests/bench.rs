@@ -47,7 +47,7 @@ fn operations_are_compared_with_an_earlier_result_by_name() {
 #[test]
 fn steps_have_the_keys_of_the_peers_and_data_loading_its_times() {
     let folder = Folder::with_images("bench-steps", 300, 40, 3);
-    for (flags, opt) in [("--opt sgd", "sgd"), ("--mode eval", "eval")] {
+    for (flags, opt) in [("--opt sgd", "sgd"), ("--mode gradient", "gradient"), ("--mode eval", "eval")] {
         let flags = format!("bench --step cnn {flags} --batch 2 --seconds 0.01 --threads 1 --json -");
         let result = lines(&samcore(&folder.0, &flags).well().stdout).pop().unwrap();
         is_spread(&result["images_per_s"]);
@@ -62,4 +62,15 @@ fn steps_have_the_keys_of_the_peers_and_data_loading_its_times() {
     is_spread(&loading["images_per_s"]);
     assert!(loading["load_s"].as_f64() > Some(0.0) && loading["config"]["images"] == 300, "{loading}");
     samcore(&folder.0, "bench --data dta").refused(66, "there is no data set and no folder 'dta'");
+}
+
+#[test]
+fn places_where_no_file_can_be_are_refused_before_anything_is_timed() {
+    let folder = Folder::new("bench-places");
+    // A day for each measurement: whatever is timed first would not end.
+    let bench = "bench --step cnn --seconds 86400";
+    for flag in ["--json", "--tune"] {
+        samcore(&folder.0, &format!("{bench} {flag}=.")).refused(73, &format!("{flag}: . is a folder"));
+        samcore(&folder.0, &format!("{bench} {flag}=no/file")).refused(73, &format!("{flag}: there is no folder no"));
+    }
 }

@@ -12,8 +12,8 @@ use crate::ops::call::{Augment, Counters};
 use crate::optim::{self, Optimizer, Options};
 use crate::recipe::Recipe;
 use crate::rng::{Draws, stream};
-use crate::step::{Division, ProgramId, Recorder};
-use crate::train::checkpoint::Remembered;
+use crate::step::{At, By, C, Division, FAULT, FIRST_LOSS_SCALE, G, LOSS_SCALE, ProgramId, Recorder, Step};
+use crate::train::checkpoint::{Remembered, Vectors};
 use crate::train::engine::{self, Evaluator, TRAIN};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -23,12 +23,45 @@ const WARM_UP: usize = 3;
 /// Rounds that the timed steps are told in; their medians show how the machine drifted meanwhile.
 const ROUNDS: u32 = 5;
 
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// A step of the optimizer of that name.
+    Train(String),
+    /// Forward and backward of one batch: loss and gradient, and nothing moves.
+    Gradient,
+    /// Forward with running statistics.
+    Evaluate,
+}
+
+impl Task {
+    /// The optimizer's name, "gradient" or "eval".
+    pub fn name(&self) -> &str {
+        match self {
+            Task::Train(opt) => opt,
+            Task::Gradient => "gradient",
+            Task::Evaluate => "eval",
+        }
+    }
+
+    /// What it computes, in forward passes of the batch: a gradient counts three.
+    ///
+    /// # Errors
+    /// Usage: an unknown optimizer.
+    fn passes(&self) -> Result<f64> {
+        Ok(match self {
+            Task::Train(opt) => 3.0 * optim::find(opt)?.gradients,
+            Task::Gradient => 3.0,
+            Task::Evaluate => 1.0,
+        })
+    }
+}
+
 /// What is timed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
     pub model: String,
-    /// The optimizer whose step is timed; None: an evaluation step.
-    pub opt: Option<String>,
+    pub task: Task,
     pub batch: usize,
     pub dtype: DType,
 }
@@ -36,11 +69,7 @@ pub struct Work {
 impl Work {
     /// "step cnn sam, batch 128, f32"
     pub fn name(&self) -> String {
-        format!("step {} {}, batch {}, {}", self.model, self.opt_or_eval(), self.batch, self.dtype.name())
-    }
-
-    fn opt_or_eval(&self) -> &str {
-        self.opt.as_deref().unwrap_or("eval")
+        format!("step {} {}, batch {}, {}", self.model, self.task.name(), self.batch, self.dtype.name())
     }
 
     /// That all names are known.
@@ -49,10 +78,13 @@ impl Work {
     /// Usage: the first one that is not, with the nearest that is.
     pub fn check(&self) -> Result<()> {
         models::find(&self.model)?;
-        if let Some(opt) = &self.opt {
-            optim::find(opt)?;
-        }
-        Ok(())
+        self.task.passes().map(|_| ())
+    }
+
+    /// The model on the images that it is timed with.
+    fn graph(&self) -> Result<Graph> {
+        let model = models::find(&self.model)?;
+        models::classifier(&model, &source(&model), 0.0, 0.0)
     }
 }
 
@@ -113,7 +145,7 @@ impl StepTimes {
                 "peer": "samcore",
                 "version": env!("CARGO_PKG_VERSION"),
                 "model": model,
-                "opt": self.work.opt_or_eval(),
+                "opt": self.work.task.name(),
                 "batch": batch,
                 "threads": self.threads,
                 "dtype": dtype.name(),
@@ -130,6 +162,17 @@ fn source(model: &Model) -> ImageSource {
     ImageSource { h, w, c, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment: Augment::default() }
 }
 
+/// An optimizer that takes the gradient and goes nowhere with it.
+struct Stand;
+
+impl Optimizer for Stand {
+    fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
+        let pass = s.pass(At::of(C), By::params(), s.all(), G)?;
+        s.report("loss", pass.loss);
+        Ok(())
+    }
+}
+
 /// Steps that are ready to be run.
 struct Steps {
     exec: Exec,
@@ -144,27 +187,29 @@ enum Run {
 }
 
 impl Steps {
+    /// # Errors
+    /// Unknown names; a model that does not fit its images; too little memory.
     fn new(work: &Work, graph: &Graph, device: Box<dyn Device>) -> Result<Steps> {
         let recipe = Recipe::default();
+        let train = |device: Box<dyn Device>, name: &str, optimizer: Box<dyn Optimizer>| {
+            let mut recorder = Recorder::new(graph, &*device);
+            let batch = Division::whole(work.batch);
+            let programs: Vec<ProgramId> = (0..optimizer.phases())
+                .map(|phase| recorder.program(name, batch, |step| optimizer.record(phase, step)))
+                .collect::<Result<_>>()?;
+            let recording = Recording::of(recorder);
+            Ok((Exec::new(device, recording)?, Run::Train { optimizer, programs, step: 0 }))
+        };
         let initial = engine::initial(graph, 0, Remembered::default());
-        let (mut exec, run) = match &work.opt {
-            None => {
+        let (mut exec, run) = match &work.task {
+            Task::Evaluate => {
                 let (exec, evaluator) = engine::evaluation_only(graph, device, work.batch, &initial)?;
                 (exec, Run::Evaluate(evaluator))
             }
-            Some(opt) => {
+            Task::Gradient => train(device, "gradient", Box::new(Stand))?,
+            Task::Train(opt) => {
                 let row = optim::find(opt)?;
-                let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
-                let mut recorder = Recorder::new(graph, &*device);
-                let batch = Division::whole(work.batch);
-                let programs: Vec<ProgramId> = (0..optimizer.phases())
-                    .map(|phase| recorder.program(row.name, batch, |step| optimizer.record(phase, step)))
-                    .collect::<Result<_>>()?;
-                let recording = Recording::of(recorder);
-                let mut exec = Exec::new(device, recording)?;
-                engine::put(&mut exec, &initial)?;
-                engine::set_numbers(&mut exec, &recipe)?;
-                (exec, Run::Train { optimizer, programs, step: 0 })
+                train(device, row.name, (row.build)(&Options { nesterov: recipe.nesterov }))?
             }
         };
         let image_len = graph.source().map_or(0, |s| s.h * s.w * s.c);
@@ -175,16 +220,30 @@ impl Steps {
         exec.set_order(TRAIN, &(0..work.batch as u32).collect::<Vec<_>>())?;
         let counters = Counters { dataset: TRAIN, rows: work.batch as u32, ..Counters::default() };
         // A tenth of the usual rate: one batch over and over must not run away, and its size costs no time.
-        Ok(Steps { exec, run, counters, lr: 0.1 * recipe.lr as f32 })
+        let mut steps = Steps { exec, run, counters, lr: 0.1 * recipe.lr as f32 };
+        steps.begin(&initial)?;
+        Ok(steps)
+    }
+
+    /// Begins at these vectors, with settings at their defaults and no fault.
+    fn begin(&mut self, at: &Vectors) -> Result<()> {
+        engine::put(&mut self.exec, at)?;
+        engine::set_numbers(&mut self.exec, &Recipe::default())?;
+        self.exec.set_slot(LOSS_SCALE, FIRST_LOSS_SCALE)?;
+        self.exec.set_slot(FAULT, 0.0)
+    }
+
+    /// The program of the steps; of an optimizer with several kinds of steps, the first.
+    fn program(&self) -> ProgramId {
+        match &self.run {
+            Run::Evaluate(evaluator) => evaluator.program,
+            Run::Train { programs, .. } => programs[0],
+        }
     }
 
     /// Steps that are timed together: on a GPU so many that the host is never waited for, on the CPU one.
     fn together(&self) -> usize {
-        let program = match &self.run {
-            Run::Evaluate(evaluator) => evaluator.program,
-            Run::Train { programs, .. } => programs[0],
-        };
-        match self.exec.depth(program) {
+        match self.exec.depth(self.program()) {
             1 => 1,
             depth => 4 * depth,
         }
@@ -221,13 +280,7 @@ pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Res
     work.check()?;
     let peak_is_own = process::reset_peak();
     let (instructions, threads, description) = (device.instructions(), device.threads(), device.describe());
-    let model = models::find(&work.model)?;
-    let graph = models::classifier(&model, &source(&model), 0.0, 0.0)?;
-    let gradients = match &work.opt {
-        Some(opt) => optim::find(opt)?.gradients,
-        None => 0.0,
-    };
-    let passes = if gradients > 0.0 { 3.0 * gradients } else { 1.0 };
+    let graph = work.graph()?;
     let mut steps = Steps::new(work, &graph, device)?;
     let together = steps.together();
     let warm_up_seconds = timed(|| steps.steps(WARM_UP.max(together)))?;
@@ -248,7 +301,7 @@ pub fn time_steps(work: &Work, device: Box<dyn Device>, budget: Duration) -> Res
         rounds,
         warm_up_seconds,
         forward_flops: graph.flops(),
-        step_flops: graph.flops() as f64 * passes * work.batch as f64,
+        step_flops: graph.flops() as f64 * work.task.passes()? * work.batch as f64,
         peak_rss: process::peak_rss_bytes().filter(|_| peak_is_own),
         arena_bytes: 4 * layout.arena,
         vector_bytes: 4 * layout.vectors.iter().sum::<usize>(),
@@ -263,34 +316,36 @@ mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
 
-    fn work(model: &str, opt: Option<&str>) -> Work {
-        Work { model: model.into(), opt: opt.map(str::to_owned), batch: 4, dtype: DType::F32 }
+    fn work(model: &str, task: Task) -> Work {
+        Work { model: model.into(), task, batch: 4, dtype: DType::F32 }
     }
 
     #[test]
     fn unknown_names_are_told_before_anything_is_measured() {
         for (work, message) in [
-            (work("cnm", Some("sam")), "unknown model 'cnm'; did you mean 'cnn'?"),
-            (work("cnn", Some("sag")), "unknown optimizer 'sag'; did you mean 'sam'?"),
+            (work("cnm", Task::Train("sam".into())), "unknown model 'cnm'; did you mean 'cnn'?"),
+            (work("cnn", Task::Train("sag".into())), "unknown optimizer 'sag'; did you mean 'sam'?"),
         ] {
             assert_eq!(work.check().unwrap_err().to_string(), message);
         }
     }
 
     #[test]
-    fn a_step_of_every_optimizer_and_an_evaluation_are_timed_as_the_peers_count_them() {
+    fn steps_of_every_optimizer_a_gradient_and_an_evaluation_are_timed_as_the_peers_count_them() {
         let limits = Limits::example();
         let forward = 37_383_680.0;
-        let opts = optim::OPTIMIZERS.iter().map(|row| (Some(row.name), 3.0 * row.gradients));
-        for (opt, passes) in opts.chain([(None, 1.0)]) {
-            let times = time_steps(&work("cnn", opt), Box::new(CpuDevice::new(2).unwrap()), Duration::ZERO).unwrap();
+        let opts = optim::OPTIMIZERS.iter().map(|row| (Task::Train(row.name.into()), 3.0 * row.gradients));
+        for (task, passes) in opts.chain([(Task::Gradient, 3.0), (Task::Evaluate, 1.0)]) {
+            let name = task.name().to_owned();
+            let work = work("cnn", task);
+            let times = time_steps(&work, Box::new(CpuDevice::new(2).unwrap()), Duration::ZERO).unwrap();
             assert_eq!((times.steps, times.rounds.len()), (5, 5));
-            assert_eq!(times.step_flops, 4.0 * passes * forward, "{opt:?}");
+            assert_eq!(times.step_flops, 4.0 * passes * forward, "{name}");
             assert!(times.arena_bytes > 0 && times.vector_bytes >= 4 * 468_010, "{times:?}");
             let json = times.to_json(&limits);
             let rates = &json["images_per_s"];
             assert!(rates["min"].as_f64() <= rates["median"].as_f64() && rates["max"].as_f64() > Some(0.0), "{json}");
-            assert_eq!(json["config"]["opt"], opt.unwrap_or("eval"));
+            assert_eq!(json["config"]["opt"], name);
         }
     }
 }

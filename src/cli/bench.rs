@@ -6,7 +6,7 @@ use super::flags::{apply, flag, flag_like, path, path_flag, switch, text as give
 use super::print;
 use crate::bench::compare::{self, Comparison, Figure};
 use crate::bench::limits::Limits;
-use crate::bench::steps::Work;
+use crate::bench::steps::{Task, Work};
 use crate::bench::{loading, operations, steps, tune};
 use crate::device::cuda::rungs::Rung;
 use crate::device::{Device, cpu::CpuDevice};
@@ -22,7 +22,7 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the command line asks to be measured.
@@ -56,7 +56,7 @@ pub struct Args {
 }
 
 const SECONDS: Kind = Kind::Number(Excluded(0.0), Included(86_400.0));
-const MODE: Kind = Kind::Choice(&["train", "eval"]);
+const MODE: Kind = Kind::Choice(&["train", "gradient", "eval"]);
 /// Seconds for each measurement, unless --seconds says otherwise: a call repeats after milliseconds, a step may take one.
 const BUDGET: f64 = 1.0;
 const STEPS_BUDGET: f64 = 10.0;
@@ -66,22 +66,33 @@ const EVAL_BATCH: &str = "512";
 const MOST_IMAGES: u64 = u32::MAX as u64;
 
 pub fn build(command: Command) -> Command {
-    let list = |name, values, help| Arg::new(name).long(name).value_name(values).help(help).requires("step");
-    let dtypes = format!("what a GPU multiplies in ({}) [f32]", DType::NAMES.join(", "));
+    const OTHERS: [&str; 3] = ["filter", "data", "list"];
+    // Clap asks for no flag that cannot be there, so what belongs to --step must exclude the same.
+    let of_step = |arg: Arg| arg.requires("step").conflicts_with_all(OTHERS);
+    let list = |name, values, help| of_step(Arg::new(name).long(name).value_name(values).help(help));
+    let dtypes = format!("what convolutions and linear layers multiply in ({}) [f32]", DType::NAMES.join(", "));
     command.args([
         Arg::new("filter").value_name("FILTER").help("only the operations' cases whose names contain this [all]"),
         Arg::new("step")
             .long("step")
             .value_name("MODEL,…")
             .help("time whole steps of these models instead")
-            .conflicts_with_all(["filter", "data", "list"]),
+            .conflicts_with_all(OTHERS),
         list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
         list("batch", "N,…", format!("images a step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
         Arg::new("dtype").long("dtype").value_name("NAME,…").help(dtypes),
         flag_like("device", "device"),
-        path_flag("tune", "FILE", "time every kernel for the convolutions of --step's models; write the fastest there")
-            .requires("step"),
-        flag("mode", MODE, "training steps, or evaluation", Some(&Setting::Text("train".into()))).requires("step"),
+        of_step(path_flag(
+            "tune",
+            "FILE",
+            "time every kernel for the convolutions of --step's models; write the fastest there",
+        )),
+        of_step(flag(
+            "mode",
+            MODE,
+            "training steps, a gradient alone, or evaluation",
+            Some(&Setting::Text("train".into())),
+        )),
         flag("data", Kind::Text, "time the loading of this data set or folder instead", None)
             .conflicts_with_all(["filter", "list"]),
         flag("seconds", SECONDS, &format!("time for each measurement [{BUDGET}; steps: {STEPS_BUDGET}]"), None),
@@ -119,29 +130,35 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
         _ => seconds,
     };
     let budget = Duration::from_secs_f64(seconds);
-    let (json, compare, tune) = (path(matches, "json"), path(matches, "compare"), path(matches, "tune"));
+    let [json, compare, tune] = ["json", "compare", "tune"].map(|name| path(matches, name));
     Ok(Args { what, budget, recipe, dtypes, json, compare, tune })
 }
 
 /// Every combination of the lists given.
 fn works(matches: &ArgMatches, models: &str, dtypes: &[DType]) -> Result<Vec<Work>> {
-    let evaluate = value(matches, "mode", MODE)? == Some(Setting::Text("eval".into()));
     let list = |name: &str, default: &str| words(&given(matches, name).unwrap_or(default.into()));
-    if evaluate && matches.contains_id("opt") {
-        return Err(Error::usage("--opt has no meaning with --mode eval, which takes no step"));
+    let mode = match value(matches, "mode", MODE)? {
+        Some(Setting::Text(mode)) => mode,
+        _ => "train".into(),
+    };
+    if mode != "train" && matches.contains_id("opt") {
+        return Err(Error::usage(format!("--opt has no meaning with --mode {mode}, which takes no step")));
     }
-    let opts: Vec<Option<String>> =
-        if evaluate { vec![None] } else { list("opt", "sam").into_iter().map(Some).collect() };
-    let batches = list("batch", if evaluate { EVAL_BATCH } else { TRAIN_BATCH });
+    let (tasks, batch) = match mode.as_str() {
+        "eval" => (vec![Task::Evaluate], EVAL_BATCH),
+        "gradient" => (vec![Task::Gradient], TRAIN_BATCH),
+        _ => (list("opt", "sam").into_iter().map(Task::Train).collect(), TRAIN_BATCH),
+    };
+    let batches = list("batch", batch);
     let mut works = Vec::new();
     for model in words(models) {
-        for opt in &opts {
+        for task in &tasks {
             for batch in &batches {
                 for &dtype in dtypes {
                     let kind = Kind::Count(1, MOST_IMAGES);
                     let count = kind.parse(batch).map_err(|e| Error::usage(format!("--batch {e}")))?;
                     let Setting::Count(batch) = count else { continue };
-                    let work = Work { model: model.clone(), opt: opt.clone(), batch: batch as usize, dtype };
+                    let work = Work { model: model.clone(), task: task.clone(), batch: batch as usize, dtype };
                     work.check()?;
                     works.push(work);
                 }
@@ -190,6 +207,11 @@ impl Results {
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let Args { what, budget, recipe, dtypes, json, compare, tune } = args(matches)?;
     // Everything that can be refused is refused before minutes are spent.
+    let mut results = Results { json, lines: vec![] };
+    let json = results.json.as_deref().filter(|_| !results.to_stdout());
+    for (flag, file) in [("--json", json), ("--tune", tune.as_deref())] {
+        file.map_or(Ok(()), |file| check_place(flag, file))?;
+    }
     if let What::List(filter) | What::Operations(filter) = &what {
         let names = operations::names(filter)?;
         if let What::List(_) = what {
@@ -201,28 +223,25 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         engine::device_on_rung(&mut recipe.clone(), Rung::Plain)?;
     }
     let earlier = compare.as_deref().map(compare::read).transpose()?;
-    let mut results = Results { json, lines: vec![] };
-    if let Some(folder) = results.json.as_deref().and_then(|path| path.parent())
-        && !(folder.as_os_str().is_empty() || folder.is_dir())
-    {
-        let message = format!("--json: there is no folder {}", folder.display());
-        return Err(Error::new(ErrorKind::CantCreate, message));
-    }
     let device = |dtype: DType| engine::device(&mut Recipe { dtype, ..recipe.clone() });
-    if let Some(folder) = results.json.as_deref().filter(|path| path.is_dir()) {
-        let message = format!("--json: {} is a folder; give the name of a file", folder.display());
-        return Err(Error::new(ErrorKind::CantCreate, message));
-    }
     // First of all, because it tells the time since the process began.
     let loading = match &what {
         What::Data(name) => Some(loading::time_loading(name, device(dtypes[0])?, budget)?),
         _ => None,
     };
-    let mut limits = BTreeMap::new();
+    let mut limits: BTreeMap<&str, Limits> = BTreeMap::new();
     for dtype in &dtypes {
-        let of = limits_of(&recipe, device(*dtype)?)?;
-        results.show(&text::limits(&of))?;
-        of.to_json().into_iter().try_for_each(|line| results.add(line))?;
+        // A CPU's are those of f32, whatever the dtype: one measurement, and one result of each name.
+        let known = limits.values().find(|of| of.fma_one.is_some()).cloned();
+        let of = match known {
+            Some(of) => of,
+            None => {
+                let of = limits_of(&recipe, device(*dtype)?)?;
+                results.show(&text::limits(&of))?;
+                of.to_json().into_iter().try_for_each(|line| results.add(line))?;
+                of
+            }
+        };
         limits.insert(dtype.name(), of);
     }
     if let Some(loading) = &loading {
@@ -246,8 +265,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         What::Steps(works) => {
             results.show(text::STEPS)?;
             for work in works {
-                let limits = &limits[work.dtype.name()];
-                let times = steps::time_steps(work, device(work.dtype)?, budget).map_err(|e| e.context(work.name()))?;
+                let (context, limits) = (|e: Error| e.context(work.name()), &limits[work.dtype.name()]);
+                let times = steps::time_steps(work, device(work.dtype)?, budget).map_err(context)?;
                 results.show(&text::step(&times, limits))?;
                 results.add(times.to_json(limits))?;
             }
@@ -270,6 +289,22 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         results.show(&text::comparison(&Comparison::of(&then, &now), &path))?;
     }
     Ok(())
+}
+
+/// That a file can be written there, as far as can be told before.
+///
+/// # Errors
+/// CantCreate: it is a folder, or its folder is missing.
+fn check_place(flag: &str, file: &Path) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(ErrorKind::CantCreate, format!("{flag}: {message}")));
+    match file.parent() {
+        _ if file.is_dir() => refuse(format!("{} is a folder; give the name of a file", file.display())),
+        None => refuse(format!("{} is no name of a file", file.display())),
+        Some(folder) if !(folder.as_os_str().is_empty() || folder.is_dir()) => {
+            refuse(format!("there is no folder {}", folder.display()))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// The limits that a device of that recipe is held against.
@@ -303,6 +338,7 @@ mod tests {
         };
         assert_eq!(works("--step cnn"), ["step cnn sam, batch 128, f32"]);
         assert_eq!(works("--step cnn --mode eval"), ["step cnn eval, batch 512, f32"]);
+        assert_eq!(works("--step cnn --mode gradient"), ["step cnn gradient, batch 128, f32"]);
         assert_eq!(
             works("--step cnn --opt sgd,sam --batch 32,64 --dtype f32"),
             [
@@ -326,13 +362,15 @@ mod tests {
             ("--step cnn --opt sag", "unknown optimizer 'sag'; did you mean 'sam'?"),
             ("--step cnn --dtype f32,f8", "--dtype must be one of f32, tf32, bf16, f16, not 'f8'"),
             ("--step cnn --batch 8,0", "--batch must be a whole number from 1 to 4294967295, not '0'"),
-            ("--step cnn --mode test", "--mode must be one of train, eval, not 'test'"),
+            ("--step cnn --mode test", "--mode must be one of train, gradient, eval, not 'test'"),
             ("--step cnn --mode eval --opt sam", "--opt has no meaning with --mode eval"),
+            ("--step cnn --mode gradient --opt sam", "--opt has no meaning with --mode gradient"),
             ("--seconds 0", "--seconds must be a number above 0 to 86400, not '0'"),
             ("--seconds nan", "--seconds must be a number above 0 to 86400, not 'nan'"),
             ("relu --step cnn", "cannot be used"),
             ("--data fashion-mnist --list", "cannot be used"),
             ("--batch 8", "required"),
+            ("conv2d --batch 8", "cannot be used"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.to_string().contains(message), "{line}: {error}");
