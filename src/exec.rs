@@ -105,6 +105,14 @@ impl Exec {
         self.device.run(&self.programs[id.0].calls, counters)
     }
 
+    /// Seconds that one call of a program takes on the device; those before it must have run.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn time(&mut self, id: ProgramId, call: usize, counters: &Counters) -> Result<f64> {
+        self.device.time(&self.programs[id.0].calls[call], counters)
+    }
+
     /// How many runs of the program may be submitted before the oldest is collected.
     pub fn depth(&self, id: ProgramId) -> usize {
         self.device.depth(self.programs[id.0].flops())

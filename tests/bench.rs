@@ -65,12 +65,51 @@ fn steps_have_the_keys_of_the_peers_and_data_loading_its_times() {
 }
 
 #[test]
+fn a_profile_tells_of_every_call_and_leaves_a_trace_with_a_process_for_each_work() {
+    let folder = Folder::new("bench-profile");
+    let bench = "bench --step cnn --batch 2 --seconds 0.01 --threads 1";
+    let results = lines(&samcore(&folder.0, &format!("{bench} --opt sgd,sam --profile --json -")).well().stdout);
+    let trace: Value = serde_json::from_str(&fs::read_to_string(folder.path("samcore-trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for (pid, opt) in [(1, "sgd"), (2, "sam")] {
+        let prefix = format!("profile of step cnn {opt}, batch 2, f32: ");
+        let named = |line: &Value| line["name"].as_str().unwrap().strip_prefix(&prefix).map(str::to_owned);
+        let rows: Vec<(String, &Value)> = results.iter().filter_map(|line| Some((named(line)?, line))).collect();
+        let (kinds, calls): (Vec<_>, Vec<_>) = rows.iter().partition(|(name, _)| name.starts_with("kind "));
+        let (total, calls): (Vec<_>, Vec<_>) = calls.into_iter().partition(|(name, _)| name == "all calls");
+        rows.iter().for_each(|(_, line)| is_spread(&line["ms"]));
+        is_spread(&total[0].1["whole_step_ms"]);
+        for lines in [&kinds, &calls] {
+            let share: f64 = lines.iter().map(|(_, line)| line["share_of_step"].as_f64().unwrap()).sum();
+            assert!((share - 1.0).abs() < 1e-4, "{opt}: {share}");
+        }
+        for (name, _) in calls {
+            let event =
+                events.iter().find(|e| e["pid"] == pid && e["name"] == **name).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(event["ph"], "X", "{event}");
+            for key in ["ts", "dur", "tid"] {
+                assert!(event[key].is_number(), "{key}: {event}");
+            }
+            for key in ["shape", "flops", "bytes"] {
+                assert!(!event["args"][key].is_null(), "{key}: {event}");
+            }
+            assert!(kinds.iter().any(|(kind, _)| kind[5..] == *event["cat"].as_str().unwrap()), "{event}");
+        }
+    }
+    let text = samcore(&folder.0, &format!("{bench} --profile=other.json")).well().stdout;
+    assert!(text.contains("conv2.backward_weight") && text.contains("whole steps, in turns"), "{text}");
+    assert!(folder.path("other.json").exists());
+}
+
+#[test]
 fn places_where_no_file_can_be_are_refused_before_anything_is_timed() {
     let folder = Folder::new("bench-places");
     // A day for each measurement: whatever is timed first would not end.
     let bench = "bench --step cnn --seconds 86400";
-    for flag in ["--json", "--tune"] {
+    for flag in ["--json", "--profile"] {
         samcore(&folder.0, &format!("{bench} {flag}=.")).refused(73, &format!("{flag}: . is a folder"));
         samcore(&folder.0, &format!("{bench} {flag}=no/file")).refused(73, &format!("{flag}: there is no folder no"));
     }
+    samcore(&folder.0, &format!("{bench} --tune=no/file")).refused(73, "--tune: there is no folder no");
+    samcore(&folder.0, "bench conv2d --profile").refused(2, "--profile");
 }

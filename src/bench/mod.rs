@@ -1,4 +1,5 @@
-//! How fast is it? This machine's limits, every operation of the table at real sizes, whole steps, and data loading.
+//! How fast is it? This machine's limits, every operation of the table at real sizes, whole steps and
+//! their calls, and data loading.
 //!
 //! Every result is one JSON object with a unique name and a figure with its spread, so that a later run can be compared
 //! with it by name. A machine drifts by 10 to 25 % from hour to hour, so each run measures the machine's limits first.
@@ -9,7 +10,9 @@ pub mod limits;
 pub mod loading;
 pub mod operations;
 pub mod process;
+pub mod profile;
 pub mod steps;
+pub mod trace;
 pub mod tune;
 
 use crate::error::Result;

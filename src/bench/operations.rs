@@ -112,7 +112,7 @@ fn part(body: &Body, label: &str) -> String {
 }
 
 /// Results are found by name, so a name occurs once.
-fn number_repeated_parts(calls: &mut [CallTime]) {
+pub(super) fn number_repeated_parts(calls: &mut [CallTime]) {
     let mut seen: HashMap<String, usize> = HashMap::new();
     for call in calls {
         let count = seen.entry(call.part.clone()).or_default();

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Model};
-use crate::ops::call::{Augment, Counters};
+use crate::ops::call::{Augment, Call, Counters};
 use crate::optim::{self, Optimizer, Options};
 use crate::recipe::Recipe;
 use crate::rng::{Draws, stream};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Untimed steps: the first ones meet cold caches and memory that the system has not handed out yet.
-const WARM_UP: usize = 3;
+pub(super) const WARM_UP: usize = 3;
 /// Rounds that the timed steps are told in; their medians show how the machine drifted meanwhile.
 const ROUNDS: u32 = 5;
 
@@ -82,7 +82,7 @@ impl Work {
     }
 
     /// The model on the images that it is timed with.
-    fn graph(&self) -> Result<Graph> {
+    pub(super) fn graph(&self) -> Result<Graph> {
         let model = models::find(&self.model)?;
         models::classifier(&model, &source(&model), 0.0, 0.0)
     }
@@ -174,7 +174,7 @@ impl Optimizer for Stand {
 }
 
 /// Steps that are ready to be run.
-struct Steps {
+pub(super) struct Steps {
     exec: Exec,
     run: Run,
     counters: Counters,
@@ -189,7 +189,7 @@ enum Run {
 impl Steps {
     /// # Errors
     /// Unknown names; a model that does not fit its images; too little memory.
-    fn new(work: &Work, graph: &Graph, device: Box<dyn Device>) -> Result<Steps> {
+    pub(super) fn new(work: &Work, graph: &Graph, device: Box<dyn Device>) -> Result<Steps> {
         let recipe = Recipe::default();
         let train = |device: Box<dyn Device>, name: &str, optimizer: Box<dyn Optimizer>| {
             let mut recorder = Recorder::new(graph, &*device);
@@ -233,6 +233,14 @@ impl Steps {
         self.exec.set_slot(FAULT, 0.0)
     }
 
+    /// Puts everything that steps move back to where they began.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn begin_again(&mut self, graph: &Graph) -> Result<()> {
+        self.begin(&engine::initial(graph, 0, Remembered { optimizer: &["momentum"], average: false }))
+    }
+
     /// The program of the steps; of an optimizer with several kinds of steps, the first.
     fn program(&self) -> ProgramId {
         match &self.run {
@@ -241,8 +249,22 @@ impl Steps {
         }
     }
 
+    /// The calls of a step, in order.
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.exec.program(self.program()).calls
+    }
+
+    /// Runs one step call by call; returns the seconds of each.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(super) fn time_calls(&mut self) -> Result<Vec<f64>> {
+        let program = self.program();
+        (0..self.calls().len()).map(|call| self.exec.time(program, call, &self.counters)).collect()
+    }
+
     /// Steps that are timed together: on a GPU so many that the host is never waited for, on the CPU one.
-    fn together(&self) -> usize {
+    pub(super) fn together(&self) -> usize {
         match self.exec.depth(self.program()) {
             1 => 1,
             depth => 4 * depth,
@@ -250,7 +272,7 @@ impl Steps {
     }
 
     /// `count` steps, and what the training loop reads of each.
-    fn steps(&mut self, count: usize) -> Result<()> {
+    pub(super) fn steps(&mut self, count: usize) -> Result<()> {
         let exec = &mut self.exec;
         match &mut self.run {
             Run::Evaluate(evaluator) => {

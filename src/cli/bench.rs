@@ -1,5 +1,6 @@
 //! `samcore bench`.
 
+mod profile_text;
 mod text;
 
 use super::flags::{apply, flag, flag_like, path, path_flag, switch, text as given, value};
@@ -7,7 +8,8 @@ use super::print;
 use crate::bench::compare::{self, Comparison, Figure};
 use crate::bench::limits::Limits;
 use crate::bench::steps::{Task, Work};
-use crate::bench::{loading, operations, steps, tune};
+use crate::bench::trace::Trace;
+use crate::bench::{loading, operations, profile, steps, tune};
 use crate::device::cuda::rungs::Rung;
 use crate::device::{Device, cpu::CpuDevice};
 use crate::dtype::DType;
@@ -53,6 +55,8 @@ pub struct Args {
     pub compare: Option<PathBuf>,
     /// Where the table of the fastest kernels goes.
     pub tune: Option<PathBuf>,
+    /// Where the trace of a step's calls goes, if they are to be timed.
+    pub profile: Option<PathBuf>,
 }
 
 const SECONDS: Kind = Kind::Number(Excluded(0.0), Included(86_400.0));
@@ -63,6 +67,7 @@ const STEPS_BUDGET: f64 = 10.0;
 /// Images a step, as the peers are timed with.
 const TRAIN_BATCH: &str = "128";
 const EVAL_BATCH: &str = "512";
+const TRACE: &str = "samcore-trace.json";
 const MOST_IMAGES: u64 = u32::MAX as u64;
 
 pub fn build(command: Command) -> Command {
@@ -87,6 +92,15 @@ pub fn build(command: Command) -> Command {
             "FILE",
             "time every kernel for the convolutions of --step's models; write the fastest there",
         )),
+        of_step(path_flag(
+            "profile",
+            "FILE",
+            "also time the step call by call, and write a trace that ui.perfetto.dev opens",
+        ))
+        .conflicts_with("tune")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value(TRACE),
         of_step(flag(
             "mode",
             MODE,
@@ -130,8 +144,8 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
         _ => seconds,
     };
     let budget = Duration::from_secs_f64(seconds);
-    let [json, compare, tune] = ["json", "compare", "tune"].map(|name| path(matches, name));
-    Ok(Args { what, budget, recipe, dtypes, json, compare, tune })
+    let [json, compare, tune, profile] = ["json", "compare", "tune", "profile"].map(|name| path(matches, name));
+    Ok(Args { what, budget, recipe, dtypes, json, compare, tune, profile })
 }
 
 /// Every combination of the lists given.
@@ -205,11 +219,11 @@ impl Results {
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let Args { what, budget, recipe, dtypes, json, compare, tune } = args(matches)?;
+    let Args { what, budget, recipe, dtypes, json, compare, tune, profile } = args(matches)?;
     // Everything that can be refused is refused before minutes are spent.
     let mut results = Results { json, lines: vec![] };
     let json = results.json.as_deref().filter(|_| !results.to_stdout());
-    for (flag, file) in [("--json", json), ("--tune", tune.as_deref())] {
+    for (flag, file) in [("--json", json), ("--profile", profile.as_deref()), ("--tune", tune.as_deref())] {
         file.map_or(Ok(()), |file| check_place(flag, file))?;
     }
     if let What::List(filter) | What::Operations(filter) = &what {
@@ -264,11 +278,26 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         }
         What::Steps(works) => {
             results.show(text::STEPS)?;
+            let mut profiles = Vec::new();
             for work in works {
                 let (context, limits) = (|e: Error| e.context(work.name()), &limits[work.dtype.name()]);
                 let times = steps::time_steps(work, device(work.dtype)?, budget).map_err(context)?;
                 results.show(&text::step(&times, limits))?;
                 results.add(times.to_json(limits))?;
+                if profile.is_some() {
+                    profiles.push(profile::profile(work, device(work.dtype)?, budget).map_err(context)?);
+                }
+            }
+            let mut trace = Trace::default();
+            for profile in &profiles {
+                let limits = &limits[profile.work.dtype.name()];
+                results.show(&profile_text::profile(profile, limits))?;
+                profile.to_json(limits).into_iter().try_for_each(|line| results.add(line))?;
+                trace.add(profile, limits);
+            }
+            if let Some(file) = &profile {
+                write_atomic(file, trace.to_json().as_bytes())?;
+                results.show(&profile_text::foot(file))?;
             }
         }
         What::Tune(models) => {
@@ -352,6 +381,9 @@ mod tests {
         let args = parse("conv2d --seconds 0.5 --threads 1").unwrap();
         assert_eq!((args.what, args.budget), (What::Operations("conv2d".into()), Duration::from_millis(500)));
         assert_eq!(args.recipe.threads, 1);
+        for (line, file) in [("", None), ("--profile", Some(TRACE)), ("--profile=a.json", Some("a.json"))] {
+            assert_eq!(parse(&format!("--step cnn {line}")).unwrap().profile, file.map(PathBuf::from));
+        }
     }
 
     #[test]
@@ -371,6 +403,10 @@ mod tests {
             ("--data fashion-mnist --list", "cannot be used"),
             ("--batch 8", "required"),
             ("conv2d --batch 8", "cannot be used"),
+            ("--profile", "required"),
+            ("conv2d --profile", "cannot be used"),
+            ("--step cnn --profile trace.json", "cannot be used"),
+            ("--step cnn --profile --tune rungs.json", "cannot be used"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.to_string().contains(message), "{line}: {error}");

@@ -10,7 +10,7 @@ use crate::bench::tune::Timed;
 use std::path::Path;
 
 /// Three digits, of whole numbers all; not below a millionth.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     if !value.is_finite() {
         return "-".into();
     }
@@ -19,12 +19,12 @@ fn figure(value: f64) -> String {
 }
 
 /// "(12.0 to 13.1)"
-fn extremes(spread: Spread) -> String {
+pub(super) fn extremes(spread: Spread) -> String {
     format!("({} to {})", figure(spread.min), figure(spread.max))
 }
 
 /// A figure where there is something to count, else "-".
-fn or_dash(amount: u64, value: f64) -> String {
+pub(super) fn or_dash(amount: u64, value: f64) -> String {
     if amount == 0 { "-".into() } else { figure(value) }
 }
 
