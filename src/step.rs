@@ -218,7 +218,16 @@ impl Step<'_, '_> {
     /// If the graph cannot be planned.
     pub fn evaluate(&mut self, at: At) -> Result<Pass> {
         let all = self.all();
-        self.run(at, By::nothing(), all, G, false)
+        if at.w == C || self.recorder.cast_of(C).is_none() {
+            return self.run(at, By::nothing(), all, G, false);
+        }
+        // Kernels read weights in low precision: the compute copy takes them on, and is the weights' own again afterwards.
+        self.set(C, at.w)?;
+        let pass = self.run(At { w: C, ..at }, By::nothing(), all, G, false)?;
+        if at.w != W {
+            self.set(C, W)?;
+        }
+        Ok(pass)
     }
 
     fn run(&mut self, at: At, by: By, part: Part, into: Vector, train: bool) -> Result<Pass> {

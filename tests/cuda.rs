@@ -308,6 +308,9 @@ fn a_run_goes_on_on_another_device() {
     samcore(&folder.0, &format!("train --resume {} --device emu --dtype f16 --steps 5", run.display())).well();
     samcore(&folder.0, &format!("train --resume {} --device cpu --dtype f32", run.display())).well();
     assert_eq!(metrics(&run, "epoch"), ["1", "2", "3"]);
+    // The second epoch's was worked out in bf16.
+    let losses: Vec<f64> = metrics(&run, "test_loss").iter().map(|loss| loss.parse().unwrap()).collect();
+    assert!(losses.iter().all(|loss| (1.0..4.0).contains(loss)), "{losses:?}");
     let emulated =
         samcore(&folder.0, &format!("eval {} --device emu --json", run.join("best.safetensors").display())).well();
     let cpu =
