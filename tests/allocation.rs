@@ -5,6 +5,7 @@
 use samcore::data;
 use samcore::device::cpu::CpuDevice;
 use samcore::device::{DatasetBytes, Device};
+use samcore::dtype::DType;
 use samcore::exec::{Exec, Recording};
 use samcore::graph::ImageSource;
 use samcore::models;
@@ -75,12 +76,12 @@ fn step(exec: &mut Exec, program: ProgramId, counters: &Counters) -> f32 {
     (0..reports).map(&mut read).sum()
 }
 
-fn steps_allocate_nothing(name: &str, threads: usize) {
+fn steps_allocate_nothing(name: &str, dtype: DType, threads: usize) {
     let augment = Augment { crop: 2, flip: true, ..Augment::default() };
     let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
     let graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.2, 0.1).unwrap();
     let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
-    let device = CpuDevice::new(threads).unwrap();
+    let device = CpuDevice::new(threads).and_then(|device| device.with_dtype(dtype)).unwrap();
     let mut recorder = Recorder::new(&graph, &device);
     let program = recorder.program(name, Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap();
     let recording = Recording::of(recorder);
@@ -94,7 +95,7 @@ fn steps_allocate_nothing(name: &str, threads: usize) {
     let mut sum = step(&mut exec, program, &counters(0));
     let count = allocations(|| (1..4).for_each(|i| sum += step(&mut exec, program, &counters(i))));
     assert!(sum.is_finite(), "{name} does not train here");
-    assert_eq!(count, 0, "three steps of {name} on {threads} threads allocate");
+    assert_eq!(count, 0, "three steps of {name} in {} on {threads} threads allocate", dtype.name());
 }
 
 /// The folder of one test, removed at its end.
@@ -146,7 +147,9 @@ fn main() {
     assert_eq!(count, 1, "the counter does not count");
     for name in ["sgd", "sam"] {
         for threads in [1, 2] {
-            steps_allocate_nothing(name, threads);
+            for dtype in [DType::F32, DType::Bf16] {
+                steps_allocate_nothing(name, dtype, threads);
+            }
             println!("steps of {name} on {threads} threads allocate nothing");
         }
     }

@@ -21,6 +21,7 @@ const SAM: &str =
 
 const DIVIDED: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --m 16 --accumulate 4 --freeze conv1,bn1 --head-lr 0.01 \
                        --ema 0.9";
+const BF16: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --dtype bf16 --dropout 0.3 --ema 0.9 --device cpu";
 
 /// What a run leaves. At the end of an epoch nothing else in these files tells time, so they are equal to the byte.
 const RESULTS: [&str; 3] = ["last.safetensors", "best.safetensors", "steps.jsonl"];
@@ -63,7 +64,7 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config() {
     let folder = small("bits");
-    for (kind, settings) in [("sgd", SGD), ("sam", SAM), ("divided", DIVIDED)] {
+    for (kind, settings) in [("sgd", SGD), ("sam", SAM), ("divided", DIVIDED), ("bf16", BF16)] {
         let runs = [1, 2, 3].map(|threads| (threads, folder.path(&format!("{kind}{threads}"))));
         for (threads, run) in &runs {
             let line = format!("{COMMON} {settings} --threads {threads} --out {}", run.display());
@@ -86,7 +87,7 @@ fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config
 #[test]
 fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not() {
     let folder = small("resume");
-    for (kind, settings, per_epoch) in [("sgd", SGD, 6), ("sam", SAM, 5), ("divided", DIVIDED, 6)] {
+    for (kind, settings, per_epoch) in [("sgd", SGD, 6), ("sam", SAM, 5), ("divided", DIVIDED, 6), ("bf16", BF16, 6)] {
         let unbroken = folder.path(kind);
         samcore(&folder.0, &format!("{COMMON} {settings} --out {}", unbroken.display())).well();
         // After the first step, at an epoch's end, in its middle, in the last epoch; once and twice.
@@ -129,6 +130,26 @@ fn with_a_running_average_what_is_evaluated_is_what_best_holds() {
     assert_eq!(best, losses[epoch]);
     // The file to resume from has the weights themselves in the model's place.
     assert_ne!(last, losses[2]);
+}
+
+/// Of weights and of their running average: what is evaluated is what they are once rounded.
+#[test]
+fn in_bf16_a_run_learns_and_is_judged_as_in_f32() {
+    let folder = small("bf16");
+    for average in ["", "--ema 0.8"] {
+        let [f32, bf16] = ["f32", "bf16"].map(|dtype| {
+            let out = format!("{dtype}{}", average.len());
+            let settings = format!("--opt sam --rho 0.1 --lr 0.05 --epochs 3 --device cpu --dtype {dtype} {average}");
+            samcore(&folder.0, &format!("{COMMON} {settings} --out {out}")).well();
+            let env = fs::read_to_string(folder.path(&out).join("env.json")).unwrap();
+            assert_eq!(env.contains(" bf16\""), dtype == "bf16", "{env}");
+            ["train_loss", "test_loss"].map(|name| metrics(&folder.path(&out), name))
+        });
+        for (a, b) in f32.iter().flatten().zip(bf16.iter().flatten()) {
+            let [a, b] = [a, b].map(|loss| loss.parse::<f64>().unwrap());
+            assert!((a / b - 1.0).abs() < 0.05, "{f32:?} and {bf16:?} {average}");
+        }
+    }
 }
 
 #[test]

@@ -340,7 +340,7 @@ fn check_place(flag: &str, file: &Path) -> Result<()> {
 fn limits_of(recipe: &Recipe, device: Box<dyn Device>) -> Result<Limits> {
     match device.free_memory()? {
         Some(_) => Limits::measure_kernels(device, recipe.device == Target::Emu),
-        None => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?)),
+        None => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?.with_dtype(device.dtype())?)),
     }
 }
 

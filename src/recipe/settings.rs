@@ -210,7 +210,7 @@ pub const SETTINGS: &[Setting] = &[
     row(RESUMABLE, "device", Kind::Device, |r| Field::Target(&mut r.device),
         "where to compute"),
     row(RESUMABLE, "dtype", Kind::Choice(&DType::NAMES), |r| Field::DType(&mut r.dtype),
-        "what a GPU multiplies in"),
+        "what convolutions and linear layers multiply in; a CPU has f32 and bf16"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),

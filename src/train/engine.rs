@@ -4,7 +4,6 @@ use crate::data::DataSet;
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
 use crate::device::{Device, Layout, cpu::CpuDevice};
-use crate::dtype::DType;
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
@@ -56,11 +55,7 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
         false => e.context(format!("--device {target}")),
     };
     let device: Box<dyn Device> = match target {
-        Target::Auto | Target::Cpu if dtype != DType::F32 => {
-            let message = format!("--dtype {}: the CPU computes in f32; use --device cuda or emu", dtype.name());
-            return Err(Error::new(Kind::Unavailable, message));
-        }
-        Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?),
+        Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?.with_dtype(dtype)?),
         Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None).map_err(named)?),
         Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None).map_err(named)?),
     };

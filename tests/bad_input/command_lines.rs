@@ -66,7 +66,7 @@ const TRAINING: &[Row] = &[
     ("no second GPU", "--batch 8 --device cuda:1", 69, &["--device cuda:1"]),
     ("a device of another name", "--batch 8 --device gpu", 2, &["--device must be one of auto, cpu, cuda, cuda:N, emu, not 'gpu'"]),
     ("a GPU without a number", "--batch 8 --device cuda:x", 2, &["cuda:N", "did you mean 'cuda'?"]),
-    ("bf16 on a CPU", "--batch 8 --device cpu --dtype bf16", 69, &["--dtype bf16: the CPU computes in f32"]),
+    ("f16 on a CPU", "--batch 8 --device cpu --dtype f16", 69, &["--dtype f16: the CPU computes in f32 and bf16; use --device cuda or emu"]),
     ("a dtype that is none", "--batch 8 --dtype f61", 2, &["--dtype must be one of f32, tf32, bf16, f16"]),
     ("a folder with files", "--batch 8 --out data", 73, &["data is not empty", "give --out another folder"]),
     ("a folder below a file", "--batch 8 --out typo.toml/run", 73, &["cannot create folder typo.toml/run"]),
@@ -119,7 +119,7 @@ const OTHERS: &[Row] = &[
     ("images to compare with", "bench relu --compare data/train-images-idx3-ubyte", 65, &["data/train-images-idx3-ubyte: line 1"]),
     ("results into a folder", "bench relu --json data", 73, &["--json: data is a folder"]),
     ("results into no folder", "bench relu --json none/x.json", 73, &["--json: there is no folder none"]),
-    ("a dtype that is not there", "bench --step cnn --device cpu --dtype bf16", 69, &["--dtype bf16: the CPU computes in f32"]),
+    ("a dtype that is not there", "bench --step cnn --device cpu --dtype tf32", 69, &["--dtype tf32: the CPU computes in f32 and bf16"]),
     ("loading of no data set", "bench --data nowhere", 66, &["no data set and no folder 'nowhere'"]),
 
     ("noise beyond 1", "data noise data --rate 1.5 --out new", 2, &["--rate must be a number above 0 to 1, not '1.5'"]),

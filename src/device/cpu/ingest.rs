@@ -2,6 +2,7 @@
 
 use super::Workers;
 use super::split::{images_a_job, split};
+use super::stored::Stored;
 use crate::ops::call::{Augment, Counters, Ingest};
 use crate::rng;
 
@@ -16,33 +17,40 @@ const STREAM: u32 = rng::stream("ingest");
 /// # Panics
 /// If `order` is shorter than the batch needs, or names an image or a class that is not there.
 #[allow(clippy::too_many_arguments)]
-pub fn ingest(
+pub fn ingest<T: Stored>(
     workers: &Workers,
     spec: &Ingest,
     images: &[u8],
     labels: &[u8],
     order: &[u32],
     counters: &Counters,
-    x: &mut [f32],
+    x: &mut [T],
     targets: &mut [f32],
     weights: &mut [f32],
 ) {
     let image = spec.c * spec.h * spec.w;
     let tables = tables(spec);
     let rows = images_a_job(image);
-    let outputs = [(x, rows * image), (targets, rows * spec.classes), (weights, rows)];
-    split(workers, outputs, |job, [x, targets, weights]| {
-        let outputs = x.chunks_exact_mut(image).zip(targets.chunks_exact_mut(spec.classes)).zip(weights);
-        for (i, ((x, target), weight)) in outputs.enumerate() {
-            let row = spec.offset + job * rows + i;
-            let last = (counters.rows as usize).saturating_sub(1);
-            let sample = order[counters.first as usize + row.min(last)];
+    // The row's position in the batch, and its sample.
+    let sample = |job: usize, i: usize| {
+        let row = spec.offset + job * rows + i;
+        let last = (counters.rows as usize).saturating_sub(1);
+        (row, order[counters.first as usize + row.min(last)])
+    };
+    split(workers, [(x, rows * image)], |job, [x]| {
+        for (i, x) in x.chunks_exact_mut(image).enumerate() {
+            let (_, sample) = sample(job, i);
             let crop = Crop::draw(&spec.augment, counters, sample);
             let bytes = &images[sample as usize * image..][..image];
             for (channel, (plane, table)) in bytes.chunks_exact(spec.h * spec.w).zip(&tables).enumerate() {
                 crop.read(spec, plane, table, channel, x);
             }
             crop.cut(spec, x);
+        }
+    });
+    split(workers, [(targets, rows * spec.classes), (weights, rows)], |job, [targets, weights]| {
+        for (i, (target, weight)) in targets.chunks_exact_mut(spec.classes).zip(weights).enumerate() {
+            let (row, sample) = sample(job, i);
             target.fill(0.0);
             target[usize::from(labels[sample as usize])] = 1.0;
             *weight = if row < counters.rows as usize { 1.0 } else { 0.0 };
@@ -50,13 +58,13 @@ pub fn ingest(
     });
 }
 
-/// The normalised value of each byte, by channel.
-fn tables(spec: &Ingest) -> [[f32; 256]; 4] {
+/// The normalised value of each byte, by channel, as it is stored.
+fn tables<T: Stored>(spec: &Ingest) -> [[T; 256]; 4] {
     assert!(spec.c <= 4, "ingest of {} channels; at most 4 are possible", spec.c);
-    let mut tables = [[0f32; 256]; 4];
+    let mut tables = [[T::round(0.0); 256]; 4];
     for (table, (mean, std)) in tables.iter_mut().zip(spec.mean.iter().zip(&spec.std)).take(spec.c) {
         for (byte, value) in table.iter_mut().enumerate() {
-            *value = (byte as f32 / 255.0 - mean) / std;
+            *value = T::round((byte as f32 / 255.0 - mean) / std);
         }
     }
     tables
@@ -91,7 +99,7 @@ impl Crop {
     }
 
     /// Sets the square, as far as it lies in x `[h, w, c]`, to zero.
-    fn cut(&self, spec: &Ingest, x: &mut [f32]) {
+    fn cut<T: Stored>(&self, spec: &Ingest, x: &mut [T]) {
         // Rows by the lower half of the word, columns by the upper one.
         let span = |half: u32, len: usize| {
             let centre = rng::below(half << 16, len as u32) as usize;
@@ -100,27 +108,28 @@ impl Crop {
         };
         let (rows, columns) = (span(self.centre, spec.h), span(self.centre >> 16, spec.w));
         for row in x.chunks_exact_mut(spec.w * spec.c).skip(rows.start).take(rows.len()) {
-            row[columns.start * spec.c..columns.end * spec.c].fill(0.0);
+            row[columns.start * spec.c..columns.end * spec.c].fill(T::round(0.0));
         }
     }
 
     /// Writes one channel of x `[h, w, c]` from a plane `[h, w]` of bytes.
-    fn read(&self, spec: &Ingest, plane: &[u8], table: &[f32; 256], channel: usize, x: &mut [f32]) {
+    fn read<T: Stored>(&self, spec: &Ingest, plane: &[u8], table: &[T; 256], channel: usize, x: &mut [T]) {
+        let zero = T::round(0.0);
         let (h, w) = (spec.h, spec.w);
         for (row, x) in x.chunks_exact_mut(w * spec.c).enumerate() {
             let bytes = self.source(row + self.dy, h).map(|r| &plane[r * w..][..w]);
-            let mut put = |column: usize, value: f32| {
+            let mut put = |column: usize, value: T| {
                 let column = if self.flip { w - 1 - column } else { column };
                 x[column * spec.c + channel] = value;
             };
             let Some(bytes) = bytes else {
-                (0..w).for_each(|column| put(column, 0.0));
+                (0..w).for_each(|column| put(column, zero));
                 continue;
             };
             // Columns within the image are one run of bytes; those in the padding are looked up one by one.
             let inside = self.pad.saturating_sub(self.dx).min(w)..(w + self.pad).saturating_sub(self.dx).min(w);
             for column in (0..inside.start).chain(inside.end..w) {
-                put(column, self.source(column + self.dx, w).map_or(0.0, |s| table[usize::from(bytes[s])]));
+                put(column, self.source(column + self.dx, w).map_or(zero, |s| table[usize::from(bytes[s])]));
             }
             for (column, byte) in inside.zip(&bytes[self.dx.saturating_sub(self.pad).min(w)..]) {
                 put(column, table[usize::from(*byte)]);

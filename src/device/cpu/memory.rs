@@ -1,14 +1,16 @@
 //! The CPU device's memory, and the one place where a call's operands become slices.
 
+use super::stored::{Stored, low, low_mut};
 use crate::device::Layout;
+use crate::dtype::Element;
 use crate::error::{Error, Kind, Result};
 use crate::ops::call::{Call, Kernel, Loc, Memory};
 use std::marker::PhantomData;
 
-/// Alignment of every bank in elements: 64 bytes, a cache line and a 512-bit vector.
-const ALIGN: usize = 16;
+/// Alignment of every bank in cells: 64 bytes, a cache line and a 512-bit vector.
+pub(super) const ALIGN: usize = 16;
 
-/// f32 elements that start on a 64-byte boundary.
+/// Cells that start on a 64-byte boundary: an f32 each, or two bf16.
 struct Bank {
     values: Vec<f32>,
     start: usize,
@@ -62,11 +64,36 @@ impl Banks {
         }
     }
 
-    /// The elements of one place, for the host.
-    pub(super) fn at(&mut self, loc: Loc) -> Result<&mut [f32]> {
+    /// The cells of one place that holds `len` elements, for the host.
+    fn cells(&mut self, loc: Loc, len: usize) -> Result<&mut [f32]> {
+        if loc.len != len {
+            return Err(Error::internal(format!("{len} values for {loc:?}")));
+        }
         let bank = Banks::number(loc.memory).and_then(|i| self.banks.get_mut(i));
-        bank.and_then(|b| b.slice().get_mut(loc.offset..loc.offset + loc.len))
+        bank.and_then(|b| b.slice().get_mut(loc.offset..loc.offset + loc.cells()))
             .ok_or_else(|| Error::internal(format!("{loc:?} is outside of the device's memory")))
+    }
+
+    /// Stores the host's values at one place.
+    pub(super) fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
+        let cells = self.cells(to, values.len())?;
+        match to.element {
+            Element::F32 => cells.copy_from_slice(values),
+            Element::Bf16 => low_mut(cells).iter_mut().zip(values).for_each(|(to, v)| *to = Stored::round(*v)),
+            Element::F16 => return Err(not_stored(to.element)),
+        }
+        Ok(())
+    }
+
+    /// Reads the values of one place for the host.
+    pub(super) fn download(&mut self, from: Loc, values: &mut [f32]) -> Result<()> {
+        let cells = self.cells(from, values.len())?;
+        match from.element {
+            Element::F32 => values.copy_from_slice(cells),
+            Element::Bf16 => values.iter_mut().zip(low(cells)).for_each(|(v, from)| *v = from.widen()),
+            Element::F16 => return Err(not_stored(from.element)),
+        }
+        Ok(())
     }
 
     /// The operands of a call as slices, after checking that they are in bounds and that what is written is not shared.
@@ -92,13 +119,17 @@ impl Banks {
     fn view(&mut self, loc: Loc) -> Result<View> {
         let outside = || Error::internal(format!("{loc:?} is outside of the device's memory"));
         let bank = Banks::number(loc.memory).and_then(|i| self.banks.get_mut(i)).ok_or_else(outside)?;
-        if loc.offset.checked_add(loc.len).is_none_or(|end| end > bank.len) {
+        if loc.offset.checked_add(loc.cells()).is_none_or(|end| end > bank.len) {
             return Err(outside());
         }
         // SAFETY: in bounds by the check above. No reference is made here, so that views taken before stay valid.
         let start = unsafe { bank.values.as_mut_ptr().add(bank.start + loc.offset) };
-        Ok(View { start, len: loc.len, written: false })
+        Ok(View { start, len: loc.len, element: loc.element, written: false })
     }
+}
+
+fn not_stored(element: Element) -> Error {
+    Error::internal(format!("a CPU stores nothing as {}", element.name()))
 }
 
 /// Most operands that any kernel reads: the update's seven and a rate and a decay for each of four groups.
@@ -107,13 +138,28 @@ const MOST: usize = 16;
 #[derive(Clone, Copy)]
 struct View {
     start: *mut f32,
+    /// Elements, of the type that follows.
     len: usize,
+    element: Element,
     /// A read that is also written, and has no view of its own.
     written: bool,
 }
 
 impl View {
-    const EMPTY: View = View { start: std::ptr::dangling_mut(), len: 0, written: false };
+    const EMPTY: View = View { start: std::ptr::dangling_mut(), len: 0, element: Element::F32, written: false };
+
+    fn of(values: &mut [f32]) -> View {
+        View { start: values.as_mut_ptr(), len: values.len(), ..View::EMPTY }
+    }
+
+    /// That the elements are stored as `T`, empty or not.
+    fn check<T: Stored>(&self) -> Result<()> {
+        if self.element == T::ELEMENT {
+            return Ok(());
+        }
+        let (stored, asked) = (self.element.name(), T::ELEMENT.name());
+        Err(Error::internal(format!("an operand is stored as {stored}, and its kernel takes {asked}")))
+    }
 }
 
 /// Up to [`MOST`] views, without allocation.
@@ -142,36 +188,50 @@ pub(super) struct Operands<'a> {
 
 impl<'a> Operands<'a> {
     /// The i-th operand that is read.
-    pub(super) fn read(&self, i: usize) -> &'a [f32] {
+    ///
+    /// # Errors
+    /// Internal: it is not stored as `T`.
+    pub(super) fn read<T: Stored>(&self, i: usize) -> Result<&'a [T]> {
         let view = self.reads.0[i];
-        // SAFETY: in bounds; `verify` found no write or workspace that overlaps it; the banks are borrowed for 'a.
-        unsafe { std::slice::from_raw_parts(view.start, view.len) }
+        view.check::<T>()?;
+        // SAFETY: in bounds, and stored as `T`; `verify` found no write or workspace that overlaps it; the banks are
+        // borrowed for 'a.
+        Ok(unsafe { std::slice::from_raw_parts(view.start.cast::<T>(), view.len) })
     }
 
     /// The i-th operand that is read; None if the call writes the same place.
-    pub(super) fn read_unless_written(&self, i: usize) -> Option<&'a [f32]> {
-        if self.reads.0[i].written { None } else { Some(self.read(i)) }
+    ///
+    /// # Errors
+    /// Internal: it is not stored as f32.
+    pub(super) fn read_unless_written(&self, i: usize) -> Result<Option<&'a [f32]>> {
+        if self.reads.0[i].written { Ok(None) } else { self.read(i).map(Some) }
     }
 
-    /// The value of a scalar operand.
+    /// The value of a scalar operand; NaN if there is none.
     pub(super) fn scalar(&self, i: usize) -> f32 {
-        self.read(i).first().copied().unwrap_or(f32::NAN)
+        self.read(i).ok().and_then(|s| s.first()).copied().unwrap_or(f32::NAN)
     }
 
     /// The i-th operand that is written; empty the second time.
-    pub(super) fn write(&mut self, i: usize) -> &'a mut [f32] {
-        let view = std::mem::replace(&mut self.writes.0[i], View::EMPTY);
-        // SAFETY: in bounds; disjoint from all other operands by `verify`; taken out, so never handed out twice.
-        unsafe { std::slice::from_raw_parts_mut(view.start, view.len) }
+    ///
+    /// # Errors
+    /// Internal: it is not stored as `T`.
+    pub(super) fn write<T: Stored>(&mut self, i: usize) -> Result<&'a mut [T]> {
+        self.writes.0[i].check::<T>()?;
+        let empty = View { element: T::ELEMENT, ..View::EMPTY };
+        let view = std::mem::replace(&mut self.writes.0[i], empty);
+        // SAFETY: in bounds, and stored as `T`; disjoint from all other operands by `verify`; taken out, so never handed
+        // out twice.
+        Ok(unsafe { std::slice::from_raw_parts_mut(view.start.cast::<T>(), view.len) })
     }
 
     /// A scalar operand that is written.
     ///
     /// # Errors
-    /// If the call has no such operand.
+    /// Internal: the call has no such operand.
     pub(super) fn write_scalar(&mut self, i: usize, kernel: &Kernel) -> Result<&'a mut f32> {
         let missing = || Error::internal(format!("a scalar operand is missing: {kernel:?}"));
-        self.write(i).first_mut().ok_or_else(missing)
+        self.write(i)?.first_mut().ok_or_else(missing)
     }
 
     /// The scratch space; empty the second time.
@@ -179,5 +239,23 @@ impl<'a> Operands<'a> {
         let view = std::mem::replace(&mut self.work, View::EMPTY);
         // SAFETY: as for `write`.
         unsafe { std::slice::from_raw_parts_mut(view.start, view.len) }
+    }
+
+    /// The same operands with `work` as scratch space, for as long as that lives.
+    pub(super) fn with_work<'b>(self, work: &'b mut [f32]) -> Operands<'b>
+    where
+        'a: 'b,
+    {
+        Operands { reads: self.reads, writes: self.writes, work: View::of(work), life: PhantomData }
+    }
+
+    /// Has the i-th operand that is read stand elsewhere, as f32.
+    pub(super) fn replace_read(&mut self, i: usize, values: &'a mut [f32]) {
+        self.reads.0[i] = View::of(values);
+    }
+
+    /// Has the i-th operand that is written stand elsewhere, as f32.
+    pub(super) fn replace_write(&mut self, i: usize, values: &'a mut [f32]) {
+        self.writes.0[i] = View::of(values);
     }
 }

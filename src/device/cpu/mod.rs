@@ -1,5 +1,6 @@
 //! The CPU device: the embedded default, and the reference that other devices are compared with.
 
+mod cast;
 pub mod conv;
 mod conv_weight;
 pub mod ingest;
@@ -29,10 +30,12 @@ mod sweep;
 mod testing;
 pub mod tile;
 pub mod vector;
+mod widen;
 mod winograd;
 
 use crate::device::{DatasetBytes, Device, Extent, Layout};
-use crate::error::{Error, Result};
+use crate::dtype::DType;
+use crate::error::{Error, Kind, Result};
 use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
 use memory::Banks;
 use method::Methods;
@@ -65,6 +68,7 @@ struct Dataset {
 /// Runs calls on the threads of one pool.
 pub struct CpuDevice {
     workers: Workers,
+    dtype: DType,
     banks: Option<Banks>,
     datasets: Vec<Dataset>,
 }
@@ -86,7 +90,22 @@ impl CpuDevice {
         isa.check()?;
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let workers = Workers::new(if threads == 0 { all } else { threads }, isa);
-        Ok(CpuDevice { workers, banks: None, datasets: vec![] })
+        Ok(CpuDevice { workers, dtype: DType::F32, banks: None, datasets: vec![] })
+    }
+
+    /// The same device storing activations, their gradients and the compute copy of weights as `dtype` has them. Arithmetic
+    /// is f32.
+    ///
+    /// # Errors
+    /// Unavailable: anything but f32 and bf16.
+    pub fn with_dtype(mut self, dtype: DType) -> Result<CpuDevice> {
+        if !matches!(dtype, DType::F32 | DType::Bf16) {
+            let name = dtype.name();
+            let message = format!("--dtype {name}: the CPU computes in f32 and bf16; use --device cuda or emu");
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        self.dtype = dtype;
+        Ok(self)
     }
 
     /// The same device with methods of convolution chosen so.
@@ -118,11 +137,16 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn describe(&self) -> String {
-        format!("cpu ({}, {} threads)", self.workers.isa.name(), self.threads())
+        format!("cpu ({}, {} threads)", self.instructions(), self.threads())
     }
 
     fn instructions(&self) -> String {
-        self.workers.isa.name().into()
+        let isa = self.workers.isa.name();
+        if self.dtype == DType::F32 { isa.into() } else { format!("{isa} {}", self.dtype.name()) }
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
     }
 
     fn threads(&self) -> usize {
@@ -130,11 +154,12 @@ impl Device for CpuDevice {
     }
 
     fn workspace(&self, call: &Call) -> usize {
-        run::workspace(&self.workers, &call.kernel)
+        run::workspace(&self.workers, call)
     }
 
     fn fuses(&self, kernel: &Kernel) -> bool {
-        matches!(kernel, Kernel::NormApply(_))
+        // A pool of stored values has the winners of rounded ones, and the fused kernel compares them as they were before.
+        matches!(kernel, Kernel::NormApply(s) if s.window == 1 || self.dtype == DType::F32)
     }
 
     fn fuses_sums(&self) -> bool {
@@ -175,29 +200,18 @@ impl Device for CpuDevice {
     }
 
     fn upload(&mut self, to: Loc, values: &[f32]) -> Result<()> {
-        let slice = self.banks()?.at(to)?;
-        if slice.len() != values.len() {
-            return Err(Error::internal(format!("upload of {} values to {to:?}", values.len())));
-        }
-        slice.copy_from_slice(values);
-        Ok(())
+        self.banks()?.upload(to, values)
     }
 
     fn download(&mut self, from: Loc, to: &mut [f32]) -> Result<()> {
-        let slice = self.banks()?.at(from)?;
-        if slice.len() != to.len() {
-            return Err(Error::internal(format!("download of {} values from {from:?}", to.len())));
-        }
-        to.copy_from_slice(slice);
-        Ok(())
+        self.banks()?.download(from, to)
     }
 
     fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()> {
         let Some(banks) = &mut self.banks else { return Err(Error::internal("the device has no memory yet")) };
         for call in calls {
-            let mut operands = banks.operands(call).map_err(|e| e.context(&call.label))?;
-            run::run(&self.workers, call, &mut operands, &self.datasets, counters)
-                .map_err(|e| e.context(&call.label))?;
+            let operands = banks.operands(call).map_err(|e| e.context(&call.label))?;
+            run::run(&self.workers, call, operands, &self.datasets, counters).map_err(|e| e.context(&call.label))?;
         }
         Ok(())
     }

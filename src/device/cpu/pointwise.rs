@@ -3,19 +3,16 @@
 use super::Workers;
 use super::simd::per_isa;
 use super::split::{CHUNK, images_a_job, split};
+use super::stored::Stored;
 use super::vector::dot_body;
 use crate::ops::call::Counters;
 use crate::rng;
 
 /// y = x, or with `add` y += x.
 #[inline(always)]
-pub(super) fn put(add: bool, x: &[f32], y: &mut [f32]) {
-    if add {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += *x;
-        }
-    } else {
-        y.copy_from_slice(x);
+pub(super) fn put<X: Stored, Y: Stored>(add: bool, x: &[X], y: &mut [Y]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = Y::round(if add { y.widen() + x.widen() } else { x.widen() });
     }
 }
 
@@ -68,11 +65,11 @@ fn add_body(a: &[f32], b: &[f32], y: &mut [f32]) {
 }
 
 /// y = x, or with `add` y += x.
-pub fn copy(workers: &Workers, add: bool, x: &[f32], y: &mut [f32]) {
+pub fn copy<X: Stored, Y: Stored>(workers: &Workers, add: bool, x: &[X], y: &mut [Y]) {
     split(workers, [(y, CHUNK)], |job, [y]| copy_chunk(workers.isa, add, &x[job * CHUNK..][..y.len()], y));
 }
 
-per_isa! { fn copy_chunk(add: bool, x: &[f32], y: &mut [f32]) = put; }
+per_isa! { fn copy_chunk<X: Stored, Y: Stored>(add: bool, x: &[X], y: &mut [Y]) = put; }
 
 /// One dropout layer (Srivastava et al., 2014) over rows of `len` elements.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,23 +1,62 @@
-//! What low precision asks for. The CPU computes in f32 and never runs these in training: they are here as the reference
-//! that other devices are compared with, in plain loops on one thread.
+//! What low precision asks for.
 
+use super::Workers;
+use super::cast::{Place, places};
+use super::simd::per_isa;
+use super::stored::Stored;
+use super::vector::{sums, sums_workspace};
+use crate::ops::call::Cast;
 use std::ops::Range;
 
-/// |c - w|, and the cosine of c - w and g, over `ranges`; the cosine is 0 where either is 0.
-pub fn perturbation(ranges: &[Range<usize>], w: &[f32], c: &[f32], g: &[f32], out: [&mut f32; 2]) {
-    let [mut moved, mut along, mut size] = [0f64; 3];
-    for i in ranges.iter().flat_map(Clone::clone) {
-        let (e, g) = (f64::from(c[i]) - f64::from(w[i]), f64::from(g[i]));
-        moved += e * e;
-        along += e * g;
-        size += g * g;
-    }
+/// Scratch of [`perturbation`], in cells.
+pub fn perturbation_workspace(ranges: &[Range<usize>]) -> usize {
+    sums_workspace(ranges, 3)
+}
+
+/// |c - w|, and the cosine of c - w and g, over `ranges`; the cosine is 0 where either is 0. c is stored as `cast` says.
+pub fn perturbation(
+    workers: &Workers,
+    (ranges, cast): (&[Range<usize>], Option<&Cast>),
+    w: &[f32],
+    c: &[f32],
+    g: &[f32],
+    out: [&mut f32; 2],
+    work: &mut [f32],
+) {
+    let [moved, along, size] = sums(workers, ranges, work, |range, sums| {
+        for (r, c) in places(c, cast, range) {
+            let (w, g) = (&w[r.clone()], &g[r]);
+            match c {
+                Place::Wide(c) => perturbation_run(workers.isa, w, c, g, sums),
+                Place::Low(c) => perturbation_run(workers.isa, w, c, g, sums),
+            }
+        }
+    });
     let [norm, cosine] = out;
     *norm = moved.sqrt() as f32;
     *cosine = if moved > 0.0 && size > 0.0 { (along / (moved * size).sqrt()) as f32 } else { 0.0 };
 }
 
-/// g /= scale over `ranges`; `overflow` = 1 where a quotient is not finite.
+per_isa! { fn perturbation_run<T: Stored>(w: &[f32], c: &[T], g: &[f32], sums: &mut [f64; 3]) = perturbation_body; }
+
+/// Adds to the sums of (c - w)^2, (c - w) g and g^2, with 16 running sums of each.
+#[inline(always)]
+fn perturbation_body<T: Stored>(w: &[f32], c: &[T], g: &[f32], sums: &mut [f64; 3]) {
+    const LANES: usize = 16;
+    let mut lanes = [[0f64; LANES]; 3];
+    for ((w, c), g) in w.chunks(LANES).zip(c.chunks(LANES)).zip(g.chunks(LANES)) {
+        for (k, ((w, c), g)) in w.iter().zip(c).zip(g).enumerate() {
+            let (e, g) = (f64::from(c.widen()) - f64::from(*w), f64::from(*g));
+            lanes[0][k] += e * e;
+            lanes[1][k] += e * g;
+            lanes[2][k] += g * g;
+        }
+    }
+    sums.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum += lanes.iter().sum::<f64>());
+}
+
+/// g /= scale over `ranges`; `overflow` = 1 where a quotient is not finite. In plain loops on one thread: only f16 scales
+/// its loss, which no CPU computes in, and this is the reference that other devices are compared with.
 pub fn unscale(ranges: &[Range<usize>], scale: f32, g: &mut [f32], overflow: &mut f32) {
     for i in ranges.iter().flat_map(Clone::clone) {
         g[i] /= scale;

@@ -1,26 +1,63 @@
 //! From a call to the function that computes it.
 
+use super::cast::CastMut;
 use super::conv::NormSums;
 use super::memory::Operands;
+use super::stored::Stored;
 use super::{
     Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
-    rounding, shortcut, vector,
+    rounding, shortcut, vector, widen,
 };
+use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Counters, Kernel, MAX_GROUPS};
+use crate::ops::call::{Call, Cast, Counters, Kernel, Loc, MAX_GROUPS};
+use half::bf16;
 
-/// Elements of scratch that a call needs.
-pub(super) fn workspace(workers: &Workers, kernel: &Kernel) -> usize {
+/// Operands that a kernel takes as they are stored, be that f32 or bf16: numbers of those read, and of those written. None
+/// for a kernel that knows f32 alone. An operand that a call leaves out counts for nothing.
+fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
     match kernel {
-        Kernel::ConvForward(s) => conv::forward_workspace::<f32>(workers, s),
-        Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace::<f32>(workers, shape),
-        Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace::<f32>(workers, s),
+        Kernel::Ingest(_) => Some([&[], &[0]]),
+        Kernel::Copy { .. } => Some([&[0], &[0]]),
+        Kernel::ConvForward(_) => Some([&[0, 1, 2], &[0]]),
+        Kernel::ConvBackwardData { .. } => Some([&[0, 1, 2], &[0]]),
+        Kernel::ConvBackwardWeight(_) => Some([&[0, 1], &[]]),
+        _ => None,
+    }
+}
+
+/// What the operands of a call are stored as; None where its kernel knows them as f32 alone, or not in this mixture.
+fn stored_as(call: &Call) -> Option<Element> {
+    let is_low = |loc: &Loc| loc.element == Element::Bf16;
+    if !call.reads.iter().chain(&call.writes).any(is_low) {
+        return Some(Element::F32);
+    }
+    let [reads, writes] = taken_as_stored(&call.kernel)?;
+    let all_low = |list: &[Loc], numbers: &[usize]| numbers.iter().all(|i| list.get(*i).is_none_or(is_low));
+    (all_low(&call.reads, reads) && all_low(&call.writes, writes)).then_some(Element::Bf16)
+}
+
+/// Cells of scratch that a call needs.
+pub(super) fn workspace(workers: &Workers, call: &Call) -> usize {
+    match stored_as(call) {
+        Some(Element::Bf16) => own_workspace::<bf16>(workers, &call.kernel),
+        Some(_) => own_workspace::<f32>(workers, &call.kernel),
+        None => widen::workspace(call) + own_workspace::<f32>(workers, &call.kernel),
+    }
+}
+
+fn own_workspace<T: Stored>(workers: &Workers, kernel: &Kernel) -> usize {
+    match kernel {
+        Kernel::ConvForward(s) => conv::forward_workspace::<T>(workers, s),
+        Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace::<T>(workers, shape),
+        Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace::<T>(workers, s),
         Kernel::LinearForward(s) => linear::forward_workspace(workers, s),
         Kernel::LinearBackwardData { shape, .. } => linear::backward_data_workspace(workers, shape),
         Kernel::LinearBackwardWeight(s) => linear::backward_weight_workspace(workers, s),
         Kernel::BatchStats { n, c, .. } => norm_stats::batch_stats_workspace(*n, *c),
         Kernel::NormBackwardSums(s) => norm_backward::norm_backward_sums_workspace(s),
         Kernel::Norm(ranges) | Kernel::Dot(ranges) => vector::dot_workspace(ranges),
+        Kernel::Perturbation { ranges, .. } => rounding::perturbation_workspace(ranges),
         _ => 0,
     }
 }
@@ -30,6 +67,21 @@ const MOST: usize = 8;
 
 /// Runs one call.
 pub(super) fn run(
+    workers: &Workers,
+    call: &Call,
+    mut o: Operands<'_>,
+    datasets: &[Dataset],
+    counters: &Counters,
+) -> Result<()> {
+    match stored_as(call) {
+        Some(Element::Bf16) => compute::<bf16>(workers, call, &mut o, datasets, counters),
+        Some(_) => compute::<f32>(workers, call, &mut o, datasets, counters),
+        None => widen::run(workers, call, o, |o| compute::<f32>(workers, call, o, datasets, counters)),
+    }
+}
+
+/// Runs one call on operands that are stored as `T` where its kernel takes them as stored, and as f32 where not.
+fn compute<T: Stored>(
     workers: &Workers,
     call: &Call,
     o: &mut Operands<'_>,
@@ -43,108 +95,114 @@ pub(super) fn run(
             let Some(data) = data else {
                 return Err(Error::internal(format!("data set {} does not fit {spec:?}", counters.dataset)));
             };
-            let (x, targets, weights) = (o.write(0), o.write(1), o.write(2));
+            let (x, targets, weights) = (o.write::<T>(0)?, o.write(1)?, o.write(2)?);
             ingest::ingest(w, spec, &data.images, &data.labels, &data.order, counters, x, targets, weights);
         }
         Kernel::ConvForward(s) => {
-            let partials = if call.writes.len() > 1 { Some(o.write(1)) } else { None };
-            let summand = if call.reads.len() > 2 { Some(o.read(2)) } else { None };
-            conv::forward(w, s, o.read(0), o.read(1), summand, o.write(0), partials, o.work());
+            let partials = if call.writes.len() > 1 { Some(o.write(1)?) } else { None };
+            let summand = if call.reads.len() > 2 { Some(o.read::<T>(2)?) } else { None };
+            conv::forward(w, s, o.read::<T>(0)?, o.read(1)?, summand, o.write(0)?, partials, o.work());
         }
         Kernel::ConvBackwardData { shape, add, norm } => {
-            let norm = norm.as_ref().map(|shape| NormSums {
-                shape,
-                x: o.read(2),
-                params: [o.read(3), o.read(4), o.read(5)],
-                partials: o.write(1),
-            });
-            conv::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, norm, o.work());
+            let norm = match norm {
+                None => None,
+                Some(shape) => Some(NormSums {
+                    shape,
+                    x: o.read::<T>(2)?,
+                    params: [o.read(3)?, o.read(4)?, o.read(5)?],
+                    partials: o.write(1)?,
+                }),
+            };
+            conv::backward_data(w, shape, o.read::<T>(0)?, o.read(1)?, o.write(0)?, *add, norm, o.work());
         }
         Kernel::ConvBackwardWeight(s) => {
-            conv_weight::backward_weight(w, s, o.read(0), o.read(1), o.write(0), o.work());
+            conv_weight::backward_weight(w, s, o.read::<T>(0)?, o.read(1)?, o.write(0)?, o.work());
         }
         &Kernel::BatchStats { n, pixels, c } => {
-            norm_stats::batch_stats(w, (n, pixels, c), o.read(0), o.write(0), o.work());
+            norm_stats::batch_stats(w, (n, pixels, c), o.read(0)?, o.write(0)?, o.work());
         }
         &Kernel::MergeStats { groups, c } => {
-            norm_stats::merge_stats(w, (groups.count, groups.pixels, c), o.read(0), o.write(0));
+            norm_stats::merge_stats(w, (groups.count, groups.pixels, c), o.read(0)?, o.write(0)?);
         }
         &Kernel::MergeSums { groups, c } => {
-            norm_backward::merge_partial_sums(w, groups, c, o.read(0), o.write(0), o.write(1));
+            norm_backward::merge_partial_sums(w, groups, c, o.read(0)?, o.write(0)?, o.write(1)?);
         }
-        Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0), o.read(1), o.read(2), o.read(3), o.write(0)),
+        Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.write(0)?),
         Kernel::NormBackwardSums(s) => {
-            let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));
-            norm_backward::norm_backward_sums(w, s, x, stats, weight, bias, dy, o.write(0), o.write(1), o.work());
+            let (x, stats, weight, bias, dy) = (o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
+            norm_backward::norm_backward_sums(w, s, x, stats, weight, bias, dy, o.write(0)?, o.write(1)?, o.work());
         }
         Kernel::NormBackwardData { shape, add } => {
-            let (x, stats, weight, bias, dy) = (o.read(0), o.read(1), o.read(2), o.read(3), o.read(4));
-            let (dweight, dbias) = (o.read(5), o.read(6));
-            norm_backward::norm_backward_data(w, shape, *add, x, stats, weight, bias, dy, dweight, dbias, o.write(0));
+            let (x, stats, weight, bias, dy) = (o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
+            let (dweight, dbias) = (o.read(5)?, o.read(6)?);
+            norm_backward::norm_backward_data(w, shape, *add, x, stats, weight, bias, dy, dweight, dbias, o.write(0)?);
         }
-        Kernel::Relu => pointwise::relu(w, o.read(0), o.write(0)),
-        Kernel::ReluBackward { add } => pointwise::relu_backward(w, *add, o.read(0), o.read(1), o.write(0)),
-        Kernel::Add => pointwise::add(w, o.read(0), o.read(1), o.write(0)),
-        Kernel::Copy { add } => pointwise::copy(w, *add, o.read(0), o.write(0)),
-        Kernel::MaxPool(s) => pooling::max_pool(w, s, o.read(0), o.write(0)),
+        Kernel::Relu => pointwise::relu(w, o.read(0)?, o.write(0)?),
+        Kernel::ReluBackward { add } => pointwise::relu_backward(w, *add, o.read(0)?, o.read(1)?, o.write(0)?),
+        Kernel::Add => pointwise::add(w, o.read(0)?, o.read(1)?, o.write(0)?),
+        Kernel::Copy { add } => pointwise::copy(w, *add, o.read::<T>(0)?, o.write::<T>(0)?),
+        Kernel::MaxPool(s) => pooling::max_pool(w, s, o.read(0)?, o.write(0)?),
         Kernel::MaxPoolBackward { shape, add } => {
-            pooling::max_pool_backward(w, shape, *add, o.read(0), o.read(1), o.write(0));
+            pooling::max_pool_backward(w, shape, *add, o.read(0)?, o.read(1)?, o.write(0)?);
         }
-        Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read(0), o.write(0)),
-        Kernel::AvgPoolBackward { shape, add } => pooling::avg_pool_backward(w, shape, *add, o.read(0), o.write(0)),
-        Kernel::PadShortcut(s) => shortcut::pad_shortcut(w, s, o.read(0), o.write(0)),
+        Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read(0)?, o.write(0)?),
+        Kernel::AvgPoolBackward { shape, add } => pooling::avg_pool_backward(w, shape, *add, o.read(0)?, o.write(0)?),
+        Kernel::PadShortcut(s) => shortcut::pad_shortcut(w, s, o.read(0)?, o.write(0)?),
         Kernel::PadShortcutBackward { shape, add } => {
-            shortcut::pad_shortcut_backward(w, shape, *add, o.read(0), o.write(0));
+            shortcut::pad_shortcut_backward(w, shape, *add, o.read(0)?, o.write(0)?);
         }
-        Kernel::LinearForward(s) => linear::forward(w, s, o.read(0), o.read(1), o.read(2), o.write(0), o.work()),
+        Kernel::LinearForward(s) => linear::forward(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?, o.work()),
         Kernel::LinearBackwardData { shape, add } => {
-            linear::backward_data(w, shape, o.read(0), o.read(1), o.write(0), *add, o.work());
+            linear::backward_data(w, shape, o.read(0)?, o.read(1)?, o.write(0)?, *add, o.work());
         }
         Kernel::LinearBackwardWeight(s) => {
-            linear::backward_weight(w, s, o.read(0), o.read(1), o.write(0), o.write(1), o.work());
+            linear::backward_weight(w, s, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?, o.work());
         }
         &Kernel::Dropout { len, offset, p_bits, stream, add, .. } => {
             let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };
-            pointwise::dropout(w, &s, add, counters, o.read(0), o.write(0));
+            pointwise::dropout(w, &s, add, counters, o.read(0)?, o.write(0)?);
         }
         &Kernel::CrossEntropy { classes, smoothing_bits, .. } => {
             let smoothing = f32::from_bits(smoothing_bits);
-            loss::cross_entropy(w, classes, smoothing, o.read(0), o.read(1), o.write(0), o.write(1));
+            loss::cross_entropy(w, classes, smoothing, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?);
         }
-        Kernel::MeanLoss { .. } => loss::mean_loss(o.read(0), o.read(1), o.read(2), o.write(0)),
+        Kernel::MeanLoss { .. } => loss::mean_loss(o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?),
         &Kernel::CrossEntropyBackward { classes, smoothing_bits, .. } => {
             let smoothing = f32::from_bits(smoothing_bits);
-            loss::cross_entropy_backward(w, classes, smoothing, o.read(0), o.read(1), o.read(2), o.write(0));
+            loss::cross_entropy_backward(w, classes, smoothing, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?);
         }
-        &Kernel::Tap { len, .. } => pointwise::tap(w, len, o.read(0), o.read(1), o.write(0)),
+        &Kernel::Tap { len, .. } => pointwise::tap(w, len, o.read(0)?, o.read(1)?, o.write(0)?),
         &Kernel::TapBackward { len, add, .. } => {
-            pointwise::tap_backward(w, len, add, o.read(0), o.read(1), o.read(2), o.write(0));
+            pointwise::tap_backward(w, len, add, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?);
         }
-        &Kernel::TapDelta { len, .. } => pointwise::tap_delta(w, len, o.read(0), o.read(1), o.write(0)),
+        &Kernel::TapDelta { len, .. } => pointwise::tap_delta(w, len, o.read(0)?, o.read(1)?, o.write(0)?),
         Kernel::Norm(ranges) => {
-            vector::norm(w, ranges, o.read(0), o.write_scalar(0, &call.kernel)?, o.work());
+            vector::norm(w, ranges, o.read(0)?, o.write_scalar(0, &call.kernel)?, o.work());
         }
         Kernel::Dot(ranges) => {
-            vector::dot(w, ranges, o.read(0), o.read(1), o.write_scalar(0, &call.kernel)?, o.work());
+            vector::dot(w, ranges, o.read(0)?, o.read(1)?, o.write_scalar(0, &call.kernel)?, o.work());
         }
-        Kernel::Perturbation { ranges, .. } => {
-            let (w, c, g) = (o.read(0), o.read(1), o.read(2));
-            let (norm, cosine) = (o.write_scalar(0, &call.kernel)?, o.write_scalar(1, &call.kernel)?);
-            rounding::perturbation(ranges, w, c, g, [norm, cosine]);
+        Kernel::Perturbation { ranges, cast } => {
+            let (weights, c, g) = (o.read(0)?, o.read(1)?, o.read(2)?);
+            let out = [o.write_scalar(0, &call.kernel)?, o.write_scalar(1, &call.kernel)?];
+            rounding::perturbation(w, (ranges, known(cast)?), weights, c, g, out, o.work());
         }
         Kernel::Unscale(ranges) => {
-            let (scale, g) = (o.scalar(0), o.write(0));
+            let (scale, g) = (o.scalar(0), o.write(0)?);
             rounding::unscale(ranges, scale, g, o.write_scalar(1, &call.kernel)?);
         }
-        Kernel::Set { ranges, terms, .. } => {
+        Kernel::Set { ranges, terms, cast } => {
             let mut sources = [None; MOST];
             if terms.len() > MOST {
                 return Err(Error::internal(format!("'{}' sums more than {MOST} terms", call.label)));
             }
-            sources.iter_mut().zip(0..terms.len()).for_each(|(s, i)| *s = o.read_unless_written(i));
+            for (i, source) in sources.iter_mut().enumerate().take(terms.len()) {
+                *source = o.read_unless_written(i)?;
+            }
             let scalars = scalars(o, call, terms.len())?;
-            let dst = o.write(0);
+            let dst = o.write(0)?;
             let dropped = o.write_scalar(1, &call.kernel)?;
+            let dst = CastMut::new(dst, known(cast)?);
             vector::set(w, ranges, terms, &sources[..terms.len()], &scalars, dst, dropped);
         }
         Kernel::Scalar(expression) => {
@@ -162,13 +220,23 @@ pub(super) fn run(
             for (i, rate) in rates.iter_mut().enumerate().take((call.reads.len() - 7) / 2) {
                 *rate = [o.scalar(7 + 2 * i), o.scalar(8 + 2 * i)];
             }
-            vector::update(w, update, o.read(0), scalars, rates, [o.write(0), o.write(1), o.write(2)]);
+            let c = CastMut::new(o.write(2)?, known(&update.cast)?);
+            vector::update(w, update, o.read(0)?, scalars, rates, [o.write(0)?, o.write(1)?], c);
         }
         &Kernel::FoldStats { c, momentum_bits } => {
-            norm_stats::fold_stats(c, f32::from_bits(momentum_bits), o.read(0), o.scalar(1), o.write(0));
+            norm_stats::fold_stats(c, f32::from_bits(momentum_bits), o.read(0)?, o.scalar(1), o.write(0)?);
         }
     }
     Ok(())
+}
+
+/// The cast of a compute copy that is stored as anything but f32.
+fn known(cast: &Option<Cast>) -> Result<Option<&Cast>> {
+    match cast.as_ref().map(|c| c.element) {
+        None | Some(Element::F32) => Ok(None),
+        Some(Element::Bf16) => Ok(cast.as_ref()),
+        Some(Element::F16) => Err(Error::internal("the CPU stores no weights as f16")),
+    }
 }
 
 /// The scalar operands from number `first` on.

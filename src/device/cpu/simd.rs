@@ -67,24 +67,27 @@ impl Isa {
     }
 }
 
-/// Defines `fn name(isa, args)` that runs `body(args)` compiled for `isa`.
+/// Defines `fn name(isa, args)` that runs `body(args)` compiled for `isa`; it may be generic over types.
 ///
 /// `body` must be `#[inline(always)]`, as must be what it calls in its loops: it is inlined into one function for each
 /// instruction set, whose wider vectors the compiler then uses. Bodies written without `mul_add` give the same bits on
 /// all of them. (A macro, because a function generic over the set cannot carry `#[target_feature]`.)
 macro_rules! per_isa {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:path;) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident $(<$($t:ident: $bound:path),+>)? ($($arg:ident: $ty:ty),* $(,)?) = $body:path;
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(isa: $crate::device::cpu::simd::Isa, $($arg: $ty),*) {
+        $vis fn $name $(<$($t: $bound),+>)? (isa: $crate::device::cpu::simd::Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn wide($($arg: $ty),*) {
+                fn wide $(<$($t: $bound),+>)? ($($arg: $ty),*) {
                     $body($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn half($($arg: $ty),*) {
+                fn half $(<$($t: $bound),+>)? ($($arg: $ty),*) {
                     $body($($arg),*)
                 }
                 use $crate::device::cpu::simd::Isa;

@@ -13,12 +13,12 @@ pub const CHUNK: usize = 16_384;
 ///
 /// # Panics
 /// If the outputs differ in their number of parts.
-pub fn split<const N: usize>(
+pub fn split<T: Send, const N: usize>(
     workers: &Workers,
-    outputs: [(&mut [f32], usize); N],
-    f: impl Fn(usize, [&mut [f32]; N]) + Sync,
+    outputs: [(&mut [T], usize); N],
+    f: impl Fn(usize, [&mut [T]; N]) + Sync,
 ) {
-    let jobs = |(slice, part): &(&mut [f32], usize)| slice.len().div_ceil((*part).max(1));
+    let jobs = |(slice, part): &(&mut [T], usize)| slice.len().div_ceil((*part).max(1));
     let count = outputs.first().map_or(0, jobs);
     assert!(outputs.iter().all(|o| jobs(o) == count), "outputs are cut into different numbers of parts");
     let outputs = outputs.map(|(slice, part)| (slice.len(), part, Parts::new(slice)));
@@ -64,7 +64,7 @@ mod tests {
             });
             assert_eq!(a, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 4.0]);
             assert_eq!(b, [[1.0; 5], [2.0; 5], [3.0; 5], [4.0; 5]].concat()[..19]);
-            split(&workers, [(&mut [], 0)], |_, _| panic!("an empty output has no job"));
+            split::<f32, 1>(&workers, [(&mut [], 0)], |_, _| panic!("an empty output has no job"));
         }
     }
 

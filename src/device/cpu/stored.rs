@@ -3,9 +3,14 @@
 use super::tile::Vector;
 use crate::dtype::Element;
 use half::bf16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 /// An element as activations, their gradients and the compute copy of weights are stored. All arithmetic is f32.
-pub trait Stored: Copy + Send + Sync + 'static {
+///
+/// # Safety
+/// The type has the size of [`Stored::ELEMENT`], aligned to 4 bytes at most, and all bits are values of it: the device's
+/// memory is read as such.
+pub unsafe trait Stored: Copy + Send + Sync + 'static {
     const ELEMENT: Element;
     fn widen(self) -> f32;
     /// To nearest, ties to even; NaN stays NaN.
@@ -26,7 +31,8 @@ pub trait Stored: Copy + Send + Sync + 'static {
     unsafe fn store_lanes<V: Vector>(lanes: V, to: *mut Self, count: usize);
 }
 
-impl Stored for f32 {
+// SAFETY: four bytes, and all bits are floats.
+unsafe impl Stored for f32 {
     const ELEMENT: Element = Element::F32;
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -54,7 +60,8 @@ impl Stored for f32 {
     }
 }
 
-impl Stored for bf16 {
+// SAFETY: a transparent u16, all bits of which are floats.
+unsafe impl Stored for bf16 {
     const ELEMENT: Element = Element::Bf16;
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -84,6 +91,24 @@ impl Stored for bf16 {
         // SAFETY: as above.
         unsafe { lanes.store_bf16(to, count) }
     }
+}
+
+/// The same memory as bf16, two to a cell.
+pub(super) fn low(cells: &[f32]) -> &[bf16] {
+    bytemuck::cast_slice::<f32, u16>(cells).reinterpret_cast()
+}
+
+/// The same memory as bf16, two to a cell.
+pub(super) fn low_mut(cells: &mut [f32]) -> &mut [bf16] {
+    bytemuck::cast_slice_mut::<f32, u16>(cells).reinterpret_cast_mut()
+}
+
+/// The cells that an even number of bf16 fill.
+///
+/// # Panics
+/// If they do not begin and end where cells do.
+pub(super) fn cells_mut(low: &mut [bf16]) -> &mut [f32] {
+    bytemuck::cast_slice_mut::<u16, f32>(low.reinterpret_cast_mut())
 }
 
 #[cfg(test)]

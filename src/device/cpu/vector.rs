@@ -1,20 +1,28 @@
 //! Norms, sums and updates of whole parameter vectors, and the scalars between them.
 
 use super::Workers;
+use super::cast::{CastMut, PlaceMut};
+use super::pointwise::put;
 use super::simd::per_isa;
 use super::split::{CHUNK, split, within};
+use super::stored::Stored;
 use crate::ops::call::{BLOCK, MAX_GROUPS, Map, Scale, Term, Update};
 use std::ops::Range;
 
-/// Elements whose products make one partial sum of [`norm`] and [`dot`].
+/// Elements whose terms make one partial sum of [`sums`].
 const PARTIAL: usize = 8_192;
 
 /// Terms a sum of [`set`] may have; the longest among published optimizers has four.
 pub const MAX_TERMS: usize = 16;
 
-/// Scratch of [`norm`] and [`dot`], in elements: a partial sum in f64 for each window of 8,192 elements.
+/// Scratch of [`sums`], in cells: `count` partial sums in f64 for each window of 8,192 elements.
+pub(super) fn sums_workspace(ranges: &[Range<usize>], count: usize) -> usize {
+    2 * count * ranges.last().map_or(0, |r| r.end.div_ceil(PARTIAL))
+}
+
+/// Scratch of [`norm`] and [`dot`], in cells.
 pub fn dot_workspace(ranges: &[Range<usize>]) -> usize {
-    2 * ranges.last().map_or(0, |r| r.end.div_ceil(PARTIAL))
+    sums_workspace(ranges, 1)
 }
 
 /// |v| over `ranges`.
@@ -27,20 +35,36 @@ pub fn dot(workers: &Workers, ranges: &[Range<usize>], a: &[f32], b: &[f32], out
     *out = inner(workers, ranges, a, b, work) as f32;
 }
 
-/// Windows of fixed place, each summed in f64 by one job, then added up in order.
 fn inner(workers: &Workers, ranges: &[Range<usize>], a: &[f32], b: &[f32], work: &mut [f32]) -> f64 {
-    let partials = &mut work[..dot_workspace(ranges)];
-    split(workers, [(&mut *partials, 2)], |job, [slot]| {
-        let mut sum = 0.0;
-        for r in within(ranges, job * PARTIAL..(job + 1) * PARTIAL) {
-            dot_run(workers.isa, &a[r.clone()], &b[r], &mut sum);
+    let [sum] = sums(workers, ranges, work, |r, [sum]| dot_run(workers.isa, &a[r.clone()], &b[r], sum));
+    sum
+}
+
+/// Sums over `ranges`, to which `add` adds those of one range: windows of fixed place, each summed in f64 by one job, then
+/// added up in order.
+pub(super) fn sums<const N: usize>(
+    workers: &Workers,
+    ranges: &[Range<usize>],
+    work: &mut [f32],
+    add: impl Fn(Range<usize>, &mut [f64; N]) + Sync,
+) -> [f64; N] {
+    let partials = &mut work[..sums_workspace(ranges, N)];
+    split(workers, [(&mut *partials, 2 * N)], |job, [slots]| {
+        let mut sums = [0.0; N];
+        within(ranges, job * PARTIAL..(job + 1) * PARTIAL).for_each(|r| add(r, &mut sums));
+        for (slot, sum) in slots.chunks_exact_mut(2).zip(sums) {
+            // An f64 kept as the bits of two f32, as scratch is f32.
+            let bits = f64::to_bits(sum);
+            (slot[0], slot[1]) = (f32::from_bits((bits >> 32) as u32), f32::from_bits(bits as u32));
         }
-        // An f64 kept as the bits of two f32, as scratch is f32.
-        let bits = f64::to_bits(sum);
-        (slot[0], slot[1]) = (f32::from_bits((bits >> 32) as u32), f32::from_bits(bits as u32));
     });
-    let value = |slot: &[f32]| f64::from_bits(u64::from(slot[0].to_bits()) << 32 | u64::from(slot[1].to_bits()));
-    partials.chunks_exact(2).map(value).sum()
+    let mut totals = [0.0; N];
+    for slots in partials.chunks_exact(2 * N) {
+        for (total, slot) in totals.iter_mut().zip(slots.chunks_exact(2)) {
+            *total += f64::from_bits(u64::from(slot[0].to_bits()) << 32 | u64::from(slot[1].to_bits()));
+        }
+    }
+    totals
 }
 
 per_isa! { fn dot_run(a: &[f32], b: &[f32], sum: &mut f64) = add_dot; }
@@ -140,7 +164,7 @@ pub fn set(
     terms: &[Term],
     sources: &[Option<&[f32]>],
     scalars: &[f32],
-    dst: &mut [f32],
+    dst: CastMut<'_>,
     dropped: &mut f32,
 ) {
     assert!(terms.len() <= MAX_TERMS, "a sum of {} terms; at most {MAX_TERMS} are possible", terms.len());
@@ -157,42 +181,53 @@ pub fn set(
         }
     }
     let kept = &kept[..count];
-    split(workers, [(dst, CHUNK)], |job, [dst]| {
-        let base = job * CHUNK;
-        for r in within(ranges, base..base + dst.len()) {
-            set_run(workers.isa, kept, r.start, &mut dst[r.start - base..r.end - base]);
+    workers.pool.run(dst.len().div_ceil(CHUNK), |job, _| {
+        // SAFETY: the jobs' windows follow one another without overlap, and each job runs once.
+        let places = within(ranges, job * CHUNK..(job + 1) * CHUNK).flat_map(|r| unsafe { dst.places(r) });
+        for (r, dst) in places {
+            match dst {
+                PlaceMut::Wide(dst) => set_run(workers.isa, kept, r.start, dst),
+                PlaceMut::Low(dst) => set_run(workers.isa, kept, r.start, dst),
+            }
         }
     });
 }
 
 type Summand<'a> = (f32, Map, Option<&'a [f32]>);
 
-per_isa! { fn set_run(terms: &[Summand], start: usize, dst: &mut [f32]) = set_body; }
+per_isa! { fn set_run<T: Stored>(terms: &[Summand], start: usize, dst: &mut [T]) = set_body; }
 
 #[inline(always)]
-fn set_body(terms: &[Summand], start: usize, dst: &mut [f32]) {
+fn set_body<T: Stored>(terms: &[Summand], start: usize, dst: &mut [T]) {
     for (tile, dst) in dst.chunks_mut(BLOCK).enumerate() {
         // The sum is complete before dst, which may be one of its sources, is written.
         let mut sum = [0f32; BLOCK];
         let sum = &mut sum[..dst.len()];
         for (i, (coefficient, map, source)) in terms.iter().enumerate() {
-            let source = source.map_or(&*dst, |s| &s[start + tile * BLOCK..][..dst.len()]);
-            match map {
-                Map::Identity => accumulate(i > 0, sum, source, *coefficient, |v| v),
-                Map::Abs => accumulate(i > 0, sum, source, *coefficient, f32::abs),
-                Map::Sign => accumulate(i > 0, sum, source, *coefficient, sign),
-                Map::Square => accumulate(i > 0, sum, source, *coefficient, |v| v * v),
+            match source {
+                Some(s) => mapped(i > 0, sum, &s[start + tile * BLOCK..][..dst.len()], *coefficient, *map),
+                None => mapped(i > 0, sum, dst, *coefficient, *map),
             }
         }
-        dst.copy_from_slice(sum);
+        put(false, sum, dst);
+    }
+}
+
+#[inline(always)]
+fn mapped<T: Stored>(add: bool, sum: &mut [f32], source: &[T], coefficient: f32, map: Map) {
+    match map {
+        Map::Identity => accumulate(add, sum, source, coefficient, |v| v),
+        Map::Abs => accumulate(add, sum, source, coefficient, f32::abs),
+        Map::Sign => accumulate(add, sum, source, coefficient, sign),
+        Map::Square => accumulate(add, sum, source, coefficient, |v| v * v),
     }
 }
 
 /// The first term is written, not added to 0, so that a plain copy keeps every bit (-0 + 0 is +0).
 #[inline(always)]
-fn accumulate(add: bool, sum: &mut [f32], source: &[f32], coefficient: f32, map: impl Fn(f32) -> f32) {
+fn accumulate<T: Stored>(add: bool, sum: &mut [f32], source: &[T], coefficient: f32, map: impl Fn(f32) -> f32) {
     for (sum, v) in sum.iter_mut().zip(source) {
-        let term = coefficient * map(*v);
+        let term = coefficient * map(v.widen());
         *sum = if add { *sum + term } else { term };
     }
 }
@@ -210,14 +245,16 @@ fn sign(v: f32) -> f32 {
 }
 
 /// One descent step with momentum (see [`crate::ops::call::Kernel::Update`] for the formula); `scalars` are fault, norm
-/// (of g), momentum and clip, `rates` the learning rate and the decay of each group; what moves are w, m and c.
+/// (of g), momentum and clip, `rates` the learning rate and the decay of each group; what moves are w, m and the
+/// compute copy c.
 pub fn update(
     workers: &Workers,
     u: &Update,
     g: &[f32],
     scalars: [f32; 4],
     rates: [[f32; 2]; MAX_GROUPS],
-    [w, m, c]: [&mut [f32]; 3],
+    [w, m]: [&mut [f32]; 2],
+    c: CastMut<'_>,
 ) {
     let [fault, norm, momentum, clip] = scalars;
     if fault > 0.0 {
@@ -225,19 +262,23 @@ pub fn update(
     }
     let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
     let common = [factor, momentum];
-    split(workers, [(w, CHUNK), (m, CHUNK), (c, CHUNK)], |job, [w, m, c]| {
+    split(workers, [(w, CHUNK), (m, CHUNK)], |job, [w, m]| {
         let base = job * CHUNK;
-        for r in within(&u.ranges, base..base + w.len()) {
+        // SAFETY: the jobs' windows follow one another without overlap, and each job runs once.
+        for (r, c) in within(&u.ranges, base..base + w.len()).flat_map(|r| unsafe { c.places(r) }) {
             let groups = &u.groups[r.start / BLOCK..];
             let local = r.start - base..r.end - base;
-            let (w, m, c) = (&mut w[local.clone()], &mut m[local.clone()], &mut c[local]);
-            update_run(workers.isa, u.nesterov, common, rates, groups, &g[r], w, m, c);
+            let (g, w, m) = (&g[r], &mut w[local.clone()], &mut m[local]);
+            match c {
+                PlaceMut::Wide(c) => update_run(workers.isa, u.nesterov, common, rates, groups, g, w, m, c),
+                PlaceMut::Low(c) => update_run(workers.isa, u.nesterov, common, rates, groups, g, w, m, c),
+            }
         }
     });
 }
 
 per_isa! {
-    fn update_run(
+    fn update_run<T: Stored>(
         nesterov: bool,
         common: [f32; 2],
         rates: [[f32; 2]; MAX_GROUPS],
@@ -245,13 +286,13 @@ per_isa! {
         g: &[f32],
         w: &mut [f32],
         m: &mut [f32],
-        c: &mut [f32],
+        c: &mut [T],
     ) = update_body;
 }
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn update_body(
+fn update_body<T: Stored>(
     nesterov: bool,
     [factor, momentum]: [f32; 2],
     rates: [[f32; 2]; MAX_GROUPS],
@@ -259,7 +300,7 @@ fn update_body(
     g: &[f32],
     w: &mut [f32],
     m: &mut [f32],
-    c: &mut [f32],
+    c: &mut [T],
 ) {
     let blocks = g.chunks(BLOCK).zip(w.chunks_mut(BLOCK)).zip(m.chunks_mut(BLOCK)).zip(c.chunks_mut(BLOCK));
     for ((((g, w), m), c), group) in blocks.zip(groups) {
@@ -270,7 +311,7 @@ fn update_body(
             let step = if nesterov { d + momentum * moved } else { moved };
             *m = moved;
             *w -= lr * step;
-            *c = *w;
+            *c = T::round(*w);
         }
     }
 }

@@ -14,6 +14,11 @@ fn whole(len: usize) -> Vec<Range<usize>> {
     std::iter::once(0..len).collect()
 }
 
+/// A vector that is f32 throughout, as the functions take it.
+fn wide_mut(values: &mut [f32]) -> CastMut<'_> {
+    CastMut::new(values, None)
+}
+
 fn inside(ranges: &[Range<usize>], i: usize) -> bool {
     ranges.iter().any(|r| r.contains(&i))
 }
@@ -111,7 +116,7 @@ fn set_sums_mapped_terms_over_the_ranges_alone_and_may_read_what_it_writes() {
         let got = same_for_all(|workers| {
             let (mut dst, mut dropped) = (before.clone(), 0.0);
             let sources = [None, Some(&a[..]), Some(&a[..]), Some(&b[..])];
-            set(workers, &ranges, &terms, &sources, &[0.9, 4.0], &mut dst, &mut dropped);
+            set(workers, &ranges, &terms, &sources, &[0.9, 4.0], wide_mut(&mut dst), &mut dropped);
             assert_eq!(dropped, 0.0);
             dst
         });
@@ -135,9 +140,9 @@ fn a_term_with_a_bad_denominator_is_left_out_and_counted() {
                 term(&[Const(0.05), Read(0), Div, Const(1.0), Read(0), Div, Mul], Map::Identity),
             ];
             let ranges: Vec<Range<usize>> = [0..256, 256..300].into();
-            set(&workers, &ranges, &terms, &[Some(&w), Some(&g)], &[denominator], &mut c, &mut dropped);
+            set(&workers, &ranges, &terms, &[Some(&w), Some(&g)], &[denominator], wide_mut(&mut c), &mut dropped);
             assert_eq!((&c, dropped), (&w, 3.0));
-            set(&workers, &ranges, &terms[1..], &[None], &[denominator], &mut c, &mut dropped);
+            set(&workers, &ranges, &terms[1..], &[None], &[denominator], wide_mut(&mut c), &mut dropped);
             assert_eq!((c, dropped), (vec![0.0; 300], 4.0));
         }
     }
@@ -148,7 +153,7 @@ fn setting_a_copy_keeps_every_bit() {
     let w = [-0.0, 1e-40, 3.5, -7.25];
     for workers in all_workers() {
         let mut c = [f32::NAN; 4];
-        set(&workers, &whole(4), &[term(&[Const(1.0)], Map::Identity)], &[Some(&w)], &[], &mut c, &mut 0.0);
+        set(&workers, &whole(4), &[term(&[Const(1.0)], Map::Identity)], &[Some(&w)], &[], wide_mut(&mut c), &mut 0.0);
         assert_eq!(c.map(f32::to_bits), w.map(f32::to_bits));
     }
 }
@@ -171,7 +176,7 @@ fn update_all(u: &Update, scalars: [f32; 4], rates: [[f32; 2]; MAX_GROUPS]) -> [
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     let all = same_for_all(|workers| {
         let (mut w, mut m, mut c) = (w.clone(), m.clone(), c.clone());
-        update(workers, u, &g, scalars, rates, [&mut w, &mut m, &mut c]);
+        update(workers, u, &g, scalars, rates, [&mut w, &mut m], wide_mut(&mut c));
         [w, m, c].concat()
     });
     [all[..LEN].to_vec(), all[LEN..2 * LEN].to_vec(), all[2 * LEN..].to_vec()]
