@@ -127,6 +127,8 @@ pub struct Recipe {
     pub device: Target,
     /// What convolutions and linear layers multiply in.
     pub dtype: DType,
+    /// Direct convolution alone, where the CPU would take Winograd's method.
+    pub exact: bool,
     /// CPU threads; 0 is all.
     pub threads: usize,
     /// Epochs from one checkpoint to the next.
@@ -173,6 +175,7 @@ impl Default for Recipe {
             seed: 0,
             device: Target::Auto,
             dtype: DType::F32,
+            exact: false,
             threads: 0,
             checkpoint_every: 1,
             checkpoint_steps: 0,

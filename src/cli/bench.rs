@@ -110,6 +110,7 @@ pub fn build(command: Command) -> Command {
         flag("data", Kind::Text, "time the loading of this data set or folder instead", None)
             .conflicts_with_all(["filter", "list"]),
         flag("seconds", SECONDS, &format!("time for each measurement [{BUDGET}; steps: {STEPS_BUDGET}]"), None),
+        flag_like("exact", "exact"),
         flag_like("threads", "threads"),
         path_flag("json", "FILE", "write the results as JSON lines; -: to stdout, instead of tables"),
         path_flag("compare", "FILE", "show ratios to an earlier --json FILE"),
@@ -121,7 +122,7 @@ pub fn build(command: Command) -> Command {
 /// Usage: a wrong value, or a name that is not known.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    for name in ["device", "threads"] {
+    for name in ["device", "exact", "threads"] {
         apply(matches, name, name, &mut recipe)?;
     }
     let dtypes: Vec<DType> = words(&given(matches, "dtype").unwrap_or("f32".into()))

@@ -39,6 +39,7 @@ pub fn build(command: Command) -> Command {
         flag_like("seed", "seed"),
         flag_like("device", "device"),
         flag_like("dtype", "dtype"),
+        flag_like("exact", "exact"),
         flag_like("threads", "threads"),
         switch("sanitize", "emulator: report races, uninitialised and out-of-bounds accesses by file and line"),
         flag("order", Kind::Text, "emulator: order of threads: ascending, descending, or a number to shuffle by", None),
@@ -57,7 +58,7 @@ fn names() -> Vec<&'static str> {
 /// Usage: a wrong value.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    for name in ["seed", "device", "dtype", "threads"] {
+    for name in ["seed", "device", "dtype", "exact", "threads"] {
         apply(matches, name, name, &mut recipe)?;
     }
     let names = matches.get_many::<String>("names").map(|names| names.cloned().collect()).unwrap_or_default();

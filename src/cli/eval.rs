@@ -44,6 +44,7 @@ pub fn build(command: Command) -> Command {
         flag_like("batch", "eval-batch"),
         flag_like("threads", "threads"),
         flag_like("device", "device"),
+        flag_like("exact", "exact"),
         switch("json", "write the result as one JSON object"),
     ])
 }
@@ -52,7 +53,7 @@ pub fn build(command: Command) -> Command {
 /// Usage: a wrong value.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let mut recipe = Recipe::default();
-    for name in ["data", "labels", "threads", "device"] {
+    for name in ["data", "labels", "threads", "device", "exact"] {
         apply(matches, name, name, &mut recipe)?;
     }
     apply(matches, "batch", "eval-batch", &mut recipe)?;

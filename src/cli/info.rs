@@ -59,7 +59,7 @@ pub fn build(command: Command) -> Command {
         )
         .arg(flag("model", Kind::Text, "summary of this model", None).conflicts_with("topic"))
         .args(COUNTS.map(number))
-        .args([flag_like("device", "device"), flag_like("dtype", "dtype")])
+        .args([flag_like("device", "device"), flag_like("dtype", "dtype"), flag_like("exact", "exact")])
         .arg(switch("json", "write the result as one JSON object"))
 }
 
@@ -78,7 +78,7 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
     let (classes, batch) = (classes.unwrap_or_default(), batch.unwrap_or_default());
     let json = matches.get_flag("json");
     let mut recipe = Recipe::default();
-    for name in ["device", "dtype"] {
+    for name in ["device", "dtype", "exact"] {
         apply(matches, name, name, &mut recipe)?;
     }
     Ok(Args { models: topic.is_some(), model: text(matches, "model"), classes, channels, size, batch, recipe, json })

@@ -211,6 +211,8 @@ pub const SETTINGS: &[Setting] = &[
         "where to compute"),
     row(RESUMABLE, "dtype", Kind::Choice(&DType::NAMES), |r| Field::DType(&mut r.dtype),
         "what convolutions and linear layers multiply in; a CPU has f32 and bf16"),
+    row(RESUMABLE, "exact", Kind::Switch, |r| Field::Switch(&mut r.exact),
+        "direct convolution alone: a CPU takes Winograd's method otherwise"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
         "CPU threads; 0: all. Results do not depend on it"),
     row(RESUMABLE, "checkpoint-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.checkpoint_every),

@@ -1,9 +1,10 @@
 //! A model, its data and its programs on a device: what training and evaluation share.
 
 use crate::data::DataSet;
+use crate::device::cpu::{CpuDevice, method::Methods};
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
-use crate::device::{Device, Layout, cpu::CpuDevice};
+use crate::device::{Device, Layout};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
@@ -55,7 +56,10 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
         false => e.context(format!("--device {target}")),
     };
     let device: Box<dyn Device> = match target {
-        Target::Auto | Target::Cpu => Box::new(CpuDevice::new(recipe.threads)?.with_dtype(dtype)?),
+        Target::Auto | Target::Cpu => {
+            let methods = Methods::asked(recipe.exact)?;
+            Box::new(CpuDevice::new(recipe.threads)?.with_dtype(dtype)?.with_methods(methods))
+        }
         Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None).map_err(named)?),
         Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None).map_err(named)?),
     };

@@ -41,7 +41,7 @@ pub fn forward<T: Stored>(
         }
     });
     let finish = finish.as_ref().map(|f| f as _);
-    match workers.methods.choose(s, Product::Forward) {
+    match workers.methods.choose(s, Product::Forward, T::ELEMENT) {
         Method::Direct => Sweep::forward(s).run(workers, x, w, y, addend, finish, work),
         method => Winograd::forward(s, method).run(workers, x, w, y, addend, finish, work),
     }
@@ -81,7 +81,7 @@ pub fn backward_data<T: Stored>(
         }
     });
     let finish = finish.as_ref().map(|f| f as _);
-    match workers.methods.choose(s, Product::BackwardData) {
+    match workers.methods.choose(s, Product::BackwardData, T::ELEMENT) {
         Method::Direct => Sweep::backward(s).run(workers, dy, w, dx, addend, finish, work),
         method => Winograd::backward(s, method).run(workers, dy, w, dx, addend, finish, work),
     }
@@ -89,7 +89,7 @@ pub fn backward_data<T: Stored>(
 
 /// Elements of work that [`forward`] needs.
 pub fn forward_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
-    match workers.methods.choose(s, Product::Forward) {
+    match workers.methods.choose(s, Product::Forward, T::ELEMENT) {
         Method::Direct => Sweep::forward(s).workspace::<T>(workers),
         method => Winograd::forward(s, method).workspace(workers),
     }
@@ -97,7 +97,7 @@ pub fn forward_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
 
 /// Elements of work that [`backward_data`] needs.
 pub fn backward_data_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
-    match workers.methods.choose(s, Product::BackwardData) {
+    match workers.methods.choose(s, Product::BackwardData, T::ELEMENT) {
         Method::Direct => Sweep::backward(s).workspace::<T>(workers),
         method => Winograd::backward(s, method).workspace(workers),
     }

@@ -149,7 +149,7 @@ fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize
 
 /// Elements of work that [`backward_weight`] needs.
 pub fn backward_weight_workspace<T: Stored>(workers: &Workers, s: &ConvShape) -> usize {
-    let method = workers.methods.choose(s, Product::BackwardWeight);
+    let method = workers.methods.choose(s, Product::BackwardWeight, T::ELEMENT);
     if method != Method::Direct {
         return winograd::backward_weight_workspace(workers, s, method);
     }
@@ -170,7 +170,7 @@ pub fn backward_weight<T: Stored>(
     work: &mut [f32],
 ) {
     assert_eq!((x.len(), dy.len(), dw.len()), (s.x_len(), s.y_len(), s.weight_len()), "conv backward weight of {s:?}");
-    let method = workers.methods.choose(s, Product::BackwardWeight);
+    let method = workers.methods.choose(s, Product::BackwardWeight, T::ELEMENT);
     if method != Method::Direct {
         return winograd::backward_weight(workers, s, method, x, dy, dw, work);
     }

@@ -1,6 +1,7 @@
 //! Which method computes a convolution: a written rule by shape, which SAMCORE_CONV or `--exact` overrides.
 
-use crate::error::{Result, unknown};
+use crate::dtype::Element;
+use crate::error::{Error, Result, unknown};
 use crate::ops::call::ConvShape;
 
 /// How a convolution is computed. The Winograd methods are for 3x3 kernels of stride 1 alone; others are direct always.
@@ -42,6 +43,21 @@ impl Methods {
     /// Direct convolution alone.
     pub const EXACT: Methods = Methods { forced: Some(Method::Direct) };
 
+    /// What a run asks for: the rule or SAMCORE_CONV's method, or, with `--exact`, direct convolution alone.
+    ///
+    /// # Errors
+    /// Usage: an unknown name, or one that `--exact` excludes.
+    pub fn asked(exact: bool) -> Result<Methods> {
+        match Methods::detect()? {
+            Methods { forced: Some(method) } if exact && method != Method::Direct => {
+                let name = method.name();
+                Err(Error::usage(format!("--exact keeps to direct convolution, but SAMCORE_CONV={name}; unset one")))
+            }
+            _ if exact => Ok(Methods::EXACT),
+            methods => Ok(methods),
+        }
+    }
+
     /// The rule, or the method that SAMCORE_CONV names.
     ///
     /// # Errors
@@ -57,8 +73,8 @@ impl Methods {
     ///
     /// Winograd for 3x3 kernels of stride 1 with at least 8 channels on both sides: below that the transforms cost what the
     /// products save. F(2x2) forward, as its rounding errors are no wider than those of direct convolution and so flip no
-    /// more ReLUs; F(4x4) for gradients.
-    pub fn choose(&self, s: &ConvShape, product: Product) -> Method {
+    /// more ReLUs; F(4x4) for gradients, and forward as well where storing in bf16 rounds a thousand times as much.
+    pub fn choose(&self, s: &ConvShape, product: Product, stored: Element) -> Method {
         if s.k != 3 || s.stride != 1 || s.pad > 2 {
             return Method::Direct;
         }
@@ -69,8 +85,37 @@ impl Methods {
             return Method::Direct;
         }
         match product {
-            Product::Forward => Method::F2,
-            Product::BackwardData | Product::BackwardWeight => Method::F4,
+            Product::Forward if stored == Element::F32 => Method::F2,
+            Product::Forward | Product::BackwardData | Product::BackwardWeight => Method::F4,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_goes_by_shape_and_a_forced_method_only_where_it_can() {
+        let s = ConvShape { n: 2, h: 9, w: 9, ci: 16, co: 16, k: 3, stride: 1, pad: 1 };
+        let rule = |s: &ConvShape, stored| {
+            [Product::Forward, Product::BackwardData, Product::BackwardWeight]
+                .map(|p| Methods::default().choose(s, p, stored))
+        };
+        assert_eq!(rule(&s, Element::F32), [Method::F2, Method::F4, Method::F4]);
+        assert_eq!(rule(&s, Element::Bf16), [Method::F4; 3]);
+        let others = [
+            ConvShape { ci: 3, ..s },
+            ConvShape { stride: 2, ..s },
+            ConvShape { k: 1, pad: 0, ..s },
+            ConvShape { k: 5, pad: 2, ..s },
+        ];
+        for other in others {
+            assert_eq!(rule(&other, Element::F32), [Method::Direct; 3], "{other:?}");
+        }
+        let forced = Methods { forced: Some(Method::F4) };
+        let of = |s: &ConvShape| forced.choose(s, Product::Forward, Element::F32);
+        assert_eq!((of(&s), of(&others[0]), of(&others[1])), (Method::F4, Method::F4, Method::Direct));
+        assert_eq!(Methods::EXACT.choose(&s, Product::BackwardData, Element::F32), Method::Direct);
     }
 }

@@ -74,12 +74,13 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// A device of `threads` threads (0: all that the machine has) with the best instructions that the CPU has.
+    /// A device of `threads` threads (0: all that the machine has) with the best instructions that the CPU has, and methods
+    /// of convolution by the rule, unless SAMCORE_ISA or SAMCORE_CONV says otherwise.
     ///
     /// # Errors
-    /// If SAMCORE_ISA asks for instructions that the CPU lacks.
+    /// If SAMCORE_ISA asks for instructions that the CPU lacks, or a name is unknown.
     pub fn new(threads: usize) -> Result<CpuDevice> {
-        CpuDevice::with_isa(threads, Isa::detect()?)
+        Ok(CpuDevice::with_isa(threads, Isa::detect()?)?.with_methods(Methods::detect()?))
     }
 
     /// The same with the instructions given.
@@ -141,8 +142,14 @@ impl Device for CpuDevice {
     }
 
     fn instructions(&self) -> String {
-        let isa = self.workers.isa.name();
-        if self.dtype == DType::F32 { isa.into() } else { format!("{isa} {}", self.dtype.name()) }
+        let mut text = String::from(self.workers.isa.name());
+        if self.dtype != DType::F32 {
+            text += &format!(" {}", self.dtype.name());
+        }
+        if let Some(method) = self.workers.methods.forced {
+            text += &format!(" {}", method.name());
+        }
+        text
     }
 
     fn dtype(&self) -> DType {
