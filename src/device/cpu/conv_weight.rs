@@ -41,23 +41,22 @@ struct Plan {
     rows: usize,
     /// Elements of one row of the padded copy of x.
     pitch: usize,
-    /// Where a kernel row's run of x is shorter than a vector or two (a first layer), all k kernel rows are copied
-    /// behind one another, so that they share vectors: k * k * ci, rounded up to whole vectors.
-    unrolled: Option<usize>,
+    /// Where a kernel row's run of x is shorter than two vectors (a first layer), dy's channels are the vectors and the run
+    /// is broadcast; sums are `[k, k, ci, co]` then.
+    swapped: bool,
 }
 
 impl Plan {
     fn new(isa: Isa, s: &ConvShape) -> Plan {
         let lanes = tile::lanes(isa);
         let slots = s.n.min(MAX_SLOTS).min(MAX_PARTIALS / s.weight_len()).max(1);
+        // Vectors of channels must not reach over the end of dy.
+        let swapped = s.k * s.ci < tile::panel(isa) && s.co.is_multiple_of(lanes);
         let splits = MIN_JOBS.div_ceil(slots).min(s.co.div_ceil(tile::max_rows(isa)));
-        let (run, all) = (s.k * s.ci, s.k * s.k * s.ci);
-        let shares = run < 32 && all.div_ceil(lanes) < s.k * run.div_ceil(lanes);
-        let unrolled = shares.then_some(all.next_multiple_of(lanes));
+        let splits = if swapped { 1 } else { splits };
         let pitch = Axis::forward(s.w, s.out_w(), s).extent(s.out_w()) * s.ci;
-        let x_row = unrolled.map_or(s.stride * pitch, |width| s.out_w() * width);
-        let rows = (BLOCK / (x_row + s.out_w() * s.co.div_ceil(splits))).clamp(1, s.out_h());
-        Plan { s: *s, isa, slots, splits, rows, pitch, unrolled }
+        let rows = (BLOCK / (s.stride * pitch + s.out_w() * s.co.div_ceil(splits))).clamp(1, s.out_h());
+        Plan { s: *s, isa, slots, splits, rows, pitch, swapped }
     }
 
     /// Elements of a thread's padded copy, with room for the last pixel's vectors to read over its end.
@@ -66,14 +65,10 @@ impl Plan {
         (copy + tile::panel(self.isa)).next_multiple_of(16)
     }
 
-    fn unrolled_len(&self) -> usize {
-        self.unrolled.map_or(0, |width| self.rows * self.s.out_w() * width).next_multiple_of(16)
-    }
-
     /// Elements of a thread's scratch: its copies of x, and of dy where that is not f32.
     fn scratch_len<T: Stored>(&self) -> usize {
         let dy = if T::ELEMENT == Element::F32 { 0 } else { self.rows * self.s.out_w() * self.s.co };
-        self.copy_len() + self.unrolled_len() + dy.next_multiple_of(16)
+        self.copy_len() + dy.next_multiple_of(16)
     }
 
     /// What output rows `rows` of one image contribute to the gradient of some output channels: `sum` is that of these
@@ -81,8 +76,7 @@ impl Plan {
     fn block<T: Stored>(&self, x: &[T], dy: &[T], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
         let (s, isa) = (&self.s, self.isa);
         let down = Axis::forward(s.h, s.out_h(), s);
-        let (copy, scratch) = scratch.split_at_mut(self.copy_len());
-        let (unrolled, wide) = scratch.split_at_mut(self.unrolled_len());
+        let (copy, wide) = scratch.split_at_mut(self.copy_len());
         let dy = match T::f32s(dy) {
             Some(dy) => dy,
             None => {
@@ -95,29 +89,35 @@ impl Plan {
         let used = down.extent(rows.len()) * self.pitch;
         let halo = Source { rows: s.h, cols: s.w, c: s.ci, above: s.pad, left: s.pad };
         padded_rows(x, &halo, rows.start * s.stride, &mut copy[..used], self.pitch);
-        let run = s.k * s.ci;
-        // Kernel rows that are walked one by one, the run of each, and how x is walked.
-        let (kernel_rows, run, b, b_run, b_step) = match self.unrolled {
-            None => (s.k, run, &*copy, s.stride * self.pitch, s.stride * s.ci),
-            Some(width) => {
-                unroll(copy, unrolled, s, rows.len(), self.pitch, width);
-                (1, s.k * run, &*unrolled, s.out_w() * width, width)
-            }
-        };
+        let (copy, run) = (&*copy, s.k * s.ci);
         let walk = Walk {
             runs: rows.len(),
             len: s.out_w(),
             a_row: 1,
             a_run: s.out_w() * s.co,
             a_step: s.co,
-            b_run,
-            b_step,
-            c_row: s.k * s.k * s.ci,
+            b_run: s.stride * self.pitch,
+            b_step: s.stride * s.ci,
+            c_row: s.k * run,
             add,
         };
-        for kernel_row in 0..kernel_rows {
+        if self.swapped {
+            let Walk { a_run, a_step, b_run, b_step, .. } = walk;
+            let walk = Walk { a_run: b_run, a_step: b_step, b_run: a_run, b_step: a_step, c_row: s.co, ..walk };
+            for (kernel_row, sum) in sum.chunks_exact_mut(run * s.co).enumerate() {
+                for columns in pack::panels(isa, s.co) {
+                    for cut in tile::cuts(run, tile::max_rows(isa)) {
+                        let (x, dy) = (&copy[kernel_row * self.pitch + cut.start..], &dy[columns.start..]);
+                        let c = &mut sum[cut.start * s.co + columns.start..];
+                        walk.run(isa, cut.len(), columns.len(), x, dy, c);
+                    }
+                }
+            }
+            return;
+        }
+        for kernel_row in 0..s.k {
             for columns in pack::panels(isa, run) {
-                let b = &b[kernel_row * self.pitch + columns.start..];
+                let b = &copy[kernel_row * self.pitch + columns.start..];
                 for cut in tile::cuts(sum.len() / walk.c_row, tile::max_rows(isa)) {
                     let c = &mut sum[cut.start * walk.c_row + kernel_row * run + columns.start..];
                     walk.run(isa, cut.len(), columns.len(), &dy[cut.start..], b, c);
@@ -128,22 +128,7 @@ impl Plan {
 
     /// Elements of the partial gradients; a single one is `dw` itself.
     fn partials_len(&self) -> usize {
-        if self.slots == 1 { 0 } else { (self.slots * self.s.weight_len()).next_multiple_of(16) }
-    }
-}
-
-/// Copies what each output pixel meets, `[k, k, ci]`, behind one another into rows of `width` elements.
-fn unroll(copy: &[f32], to: &mut [f32], s: &ConvShape, rows: usize, pitch: usize, width: usize) {
-    let run = s.k * s.ci;
-    for row in 0..rows {
-        for col in 0..s.out_w() {
-            let from = row * s.stride * pitch + col * s.stride * s.ci;
-            let to = &mut to[(row * s.out_w() + col) * width..];
-            for i in 0..s.k {
-                let from = from + i * pitch;
-                to[i * run..(i + 1) * run].copy_from_slice(&copy[from..from + run]);
-            }
-        }
+        if self.slots == 1 && !self.swapped { 0 } else { (self.slots * self.s.weight_len()).next_multiple_of(16) }
     }
 }
 
@@ -181,7 +166,7 @@ pub fn backward_weight<T: Stored>(
     let (slots, len, depth) = (plan.slots, s.weight_len(), s.k * s.k * s.ci);
     let (partials, scratch) = work.split_at_mut(plan.partials_len());
     let (scratch, per_thread) = (Parts::new(scratch), plan.scratch_len::<T>());
-    let sums = Parts::new(if slots == 1 { &mut *dw } else { &mut *partials });
+    let sums = Parts::new(if plan.partials_len() == 0 { &mut *dw } else { &mut *partials });
     workers.pool.run(slots * plan.splits, |job, thread| {
         let (slot, split) = (job / plan.splits, job % plan.splits);
         let channels = tile::cut(s.co, plan.splits, split);
@@ -202,8 +187,14 @@ pub fn backward_weight<T: Stored>(
             }
         }
     });
-    if slots > 1 {
-        let sums = &*partials;
+    let sums = &*partials;
+    if plan.swapped {
+        // Of a first layer there are a few thousand.
+        for (at, dw) in dw.iter_mut().enumerate() {
+            let (channel, tap) = (at / depth, at % depth);
+            *dw = (0..slots).map(|slot| sums[slot * len + tap * s.co + channel]).sum();
+        }
+    } else if slots > 1 {
         let out = Parts::new(dw);
         workers.pool.run(len.div_ceil(CHUNK), |job, _| {
             let range = job * CHUNK..((job + 1) * CHUNK).min(len);
