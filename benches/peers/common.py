@@ -2,7 +2,7 @@
 
 A work is a model, what is done with it, and a batch of random images that stays the same. `sgd` is a training step with
 momentum 0.9 and weight decay 5e-4; `sam` takes the gradient at w + 0.05 g/|g| and moves batch-norm's running statistics
-by its first pass only; `eval` is the forward pass with running statistics.
+by its first pass only; `eval` is the forward pass with running statistics; `gradient` is forward and backward of one batch.
 """
 import argparse
 import json
@@ -13,17 +13,17 @@ import time
 # Forward, one image, a multiply-add of convolutions and linear layers counted as two.
 FORWARD_FLOPS = {"cnn": 37_383_680, "wrn-16-4": 785_224_704, "wrn-28-10": 10_486_657_536}
 # Gradients cost twice the forward pass; SAM takes two of them.
-PASSES = {"eval": 1, "sgd": 3, "sam": 6}
+PASSES = {"eval": 1, "gradient": 3, "sgd": 3, "sam": 6}
 # Channels, height, width.
 IMAGE = {"cnn": (1, 28, 28), "wrn-16-4": (3, 32, 32), "wrn-28-10": (3, 32, 32)}
 RHO, LR, MOMENTUM, DECAY = 0.05, 0.1, 0.9, 5e-4
 WARM_UP = 3
 
 
-def flags(description):
+def flags(description, opts=("eval", "sgd", "sam")):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", choices=list(FORWARD_FLOPS), default="cnn")
-    parser.add_argument("--opt", choices=list(PASSES), default="sam")
+    parser.add_argument("--opt", choices=opts, default="sam")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=10, help="time the steps for this long, three at least")
