@@ -17,50 +17,50 @@ pub(super) fn put<X: Stored, Y: Stored>(add: bool, x: &[X], y: &mut [Y]) {
 }
 
 /// y = x where x > 0, else 0; NaN stays NaN, so that a fault is not hidden.
-pub fn relu(workers: &Workers, x: &[f32], y: &mut [f32]) {
+pub fn relu<T: Stored>(workers: &Workers, x: &[T], y: &mut [T]) {
     split(workers, [(y, CHUNK)], |job, [y]| relu_chunk(workers.isa, &x[job * CHUNK..][..y.len()], y));
 }
 
-per_isa! { fn relu_chunk(x: &[f32], y: &mut [f32]) = relu_body; }
+per_isa! { fn relu_chunk<T: Stored>(x: &[T], y: &mut [T]) = relu_body; }
 
 #[inline(always)]
-fn relu_body(x: &[f32], y: &mut [f32]) {
+fn relu_body<T: Stored>(x: &[T], y: &mut [T]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = if *x < 0.0 { 0.0 } else { *x };
+        *y = if x.widen() < 0.0 { T::round(0.0) } else { *x };
     }
 }
 
 /// dx = (or +=) dy where y > 0, y being the ReLU's output.
-pub fn relu_backward(workers: &Workers, add: bool, y: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn relu_backward<T: Stored>(workers: &Workers, add: bool, y: &[T], dy: &[T], dx: &mut [T]) {
     split(workers, [(dx, CHUNK)], |job, [dx]| {
         let (y, dy) = (&y[job * CHUNK..][..dx.len()], &dy[job * CHUNK..][..dx.len()]);
         relu_backward_chunk(workers.isa, add, y, dy, dx);
     });
 }
 
-per_isa! { fn relu_backward_chunk(add: bool, y: &[f32], dy: &[f32], dx: &mut [f32]) = relu_backward_body; }
+per_isa! { fn relu_backward_chunk<T: Stored>(add: bool, y: &[T], dy: &[T], dx: &mut [T]) = relu_backward_body; }
 
 #[inline(always)]
-fn relu_backward_body(add: bool, y: &[f32], dy: &[f32], dx: &mut [f32]) {
+fn relu_backward_body<T: Stored>(add: bool, y: &[T], dy: &[T], dx: &mut [T]) {
     for ((dx, dy), y) in dx.iter_mut().zip(dy).zip(y) {
-        let d = if *y > 0.0 { *dy } else { 0.0 };
-        *dx = if add { *dx + d } else { d };
+        let d = if y.widen() > 0.0 { dy.widen() } else { 0.0 };
+        *dx = T::round(if add { dx.widen() + d } else { d });
     }
 }
 
 /// y = a + b.
-pub fn add(workers: &Workers, a: &[f32], b: &[f32], y: &mut [f32]) {
+pub fn add<T: Stored>(workers: &Workers, a: &[T], b: &[T], y: &mut [T]) {
     split(workers, [(y, CHUNK)], |job, [y]| {
         add_chunk(workers.isa, &a[job * CHUNK..][..y.len()], &b[job * CHUNK..][..y.len()], y);
     });
 }
 
-per_isa! { fn add_chunk(a: &[f32], b: &[f32], y: &mut [f32]) = add_body; }
+per_isa! { fn add_chunk<T: Stored>(a: &[T], b: &[T], y: &mut [T]) = add_body; }
 
 #[inline(always)]
-fn add_body(a: &[f32], b: &[f32], y: &mut [f32]) {
+fn add_body<T: Stored>(a: &[T], b: &[T], y: &mut [T]) {
     for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-        *y = *a + *b;
+        *y = T::round(a.widen() + b.widen());
     }
 }
 
@@ -86,7 +86,7 @@ pub struct Dropout {
 /// y = (or +=) x / (1 - p) where the element's draw, uniform in [0, 1), is at least p, else 0; x `[n, len]`.
 ///
 /// Draws are keyed by the row's place in the epoch (`first` + `offset` + row), so the backward is this function on dy.
-pub fn dropout(workers: &Workers, s: &Dropout, add: bool, counters: &Counters, x: &[f32], y: &mut [f32]) {
+pub fn dropout<T: Stored>(workers: &Workers, s: &Dropout, add: bool, counters: &Counters, x: &[T], y: &mut [T]) {
     let rows = images_a_job(4 * s.len);
     split(workers, [(y, rows * s.len)], |job, [y]| {
         let x = &x[job * rows * s.len..][..y.len()];
@@ -98,21 +98,21 @@ pub fn dropout(workers: &Workers, s: &Dropout, add: bool, counters: &Counters, x
 }
 
 per_isa! {
-    fn dropout_row(s: &Dropout, add: bool, key: [u32; 2], seed: u64, x: &[f32], y: &mut [f32]) = dropout_body;
+    fn dropout_row<T: Stored>(s: &Dropout, add: bool, key: [u32; 2], seed: u64, x: &[T], y: &mut [T]) = dropout_body;
 }
 
 /// Blocks of four draws made at once: one vector of each word with AVX-512.
 const BLOCKS: usize = 16;
 
 #[inline(always)]
-fn dropout_body(s: &Dropout, add: bool, [epoch, index]: [u32; 2], seed: u64, x: &[f32], y: &mut [f32]) {
+fn dropout_body<T: Stored>(s: &Dropout, add: bool, [epoch, index]: [u32; 2], seed: u64, x: &[T], y: &mut [T]) {
     let scale = 1.0 / (1.0 - s.p);
     for (tile, (x, y)) in x.chunks(4 * BLOCKS).zip(y.chunks_mut(4 * BLOCKS)).enumerate() {
         let words = rng::draw_blocks::<BLOCKS>(seed, s.stream, epoch, index, (tile * BLOCKS) as u32);
         for ((y, x), word) in y.iter_mut().zip(x).zip(words.as_flattened()) {
-            let scaled = *x * scale;
+            let scaled = x.widen() * scale;
             let v = if rng::unit(*word) >= s.p { scaled } else { 0.0 };
-            *y = if add { *y + v } else { v };
+            *y = T::round(if add { y.widen() + v } else { v });
         }
     }
 }

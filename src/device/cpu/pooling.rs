@@ -5,20 +5,26 @@ use super::norm_stats::WIDTH;
 use super::pointwise::put;
 use super::simd::per_isa;
 use super::split::{images_a_job, split};
+use super::stored::Stored;
 use crate::ops::call::PoolShape;
 
 /// y `[n, out_h, out_w, c]` = the largest value of each window of x `[n, h, w, c]`; NaN if the window holds one.
-pub fn max_pool(workers: &Workers, s: &PoolShape, x: &[f32], y: &mut [f32]) {
+pub fn max_pool<T: Stored>(workers: &Workers, s: &PoolShape, x: &[T], y: &mut [T]) {
     forward(workers, s, y, |images, y| max_images(workers.isa, s, &x[images], y));
 }
 
 /// y `[n, out_h, out_w, c]` = the mean of each window of x `[n, h, w, c]`.
-pub fn avg_pool(workers: &Workers, s: &PoolShape, x: &[f32], y: &mut [f32]) {
+pub fn avg_pool<T: Stored>(workers: &Workers, s: &PoolShape, x: &[T], y: &mut [T]) {
     forward(workers, s, y, |images, y| average_images(workers.isa, s, &x[images], y));
 }
 
 /// Runs `f` on the elements of x and the part of y of each job.
-fn forward(workers: &Workers, s: &PoolShape, y: &mut [f32], f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) {
+fn forward<T: Stored>(
+    workers: &Workers,
+    s: &PoolShape,
+    y: &mut [T],
+    f: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
+) {
     let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
     let images = images_a_job(x_image);
     split(workers, [(y, images * y_image)], |job, [y]| {
@@ -57,62 +63,71 @@ impl Window {
     }
 }
 
-per_isa! { fn max_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = max_body; }
+per_isa! { fn max_images<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T]) = max_body; }
 
 #[inline(always)]
-fn max_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
+fn max_body<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T]) {
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
             let window = Window::of(s, out);
             y.copy_from_slice(&x[window.place(s, 0)..][..s.c]);
             for at in 1..window.area {
                 for (y, x) in y.iter_mut().zip(&x[window.place(s, at)..][..s.c]) {
-                    *y = if (*x > *y) | x.is_nan() { *x } else { *y };
+                    let wins = (x.widen() > y.widen()) | x.widen().is_nan();
+                    *y = if wins { *x } else { *y };
                 }
             }
         }
     }
 }
 
-per_isa! { fn average_images(s: &PoolShape, x: &[f32], y: &mut [f32]) = average_body; }
+per_isa! { fn average_images<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T]) = average_body; }
 
 #[inline(always)]
-fn average_body(s: &PoolShape, x: &[f32], y: &mut [f32]) {
+fn average_body<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T]) {
     let share = 1.0 / (s.area()) as f32;
     for (x, y) in x.chunks_exact(s.h * s.w * s.c).zip(y.chunks_exact_mut(s.out_h() * s.out_w() * s.c)) {
         for (out, y) in y.chunks_exact_mut(s.c).enumerate() {
             let window = Window::of(s, out);
-            for at in 0..window.area {
-                put(at > 0, &x[window.place(s, at)..][..s.c], y);
-            }
-            for y in y {
-                *y *= share;
+            for (first, y) in (0..s.c).step_by(WIDTH).zip(y.chunks_mut(WIDTH)) {
+                let mut sum = [0f32; WIDTH];
+                for at in 0..window.area {
+                    put(at > 0, &x[window.place(s, at) + first..][..y.len()], &mut sum);
+                }
+                for (y, sum) in y.iter_mut().zip(sum) {
+                    *y = T::round(sum * share);
+                }
             }
         }
     }
 }
 
+/// Whether a pixel may be in several windows: the backwards then add to dx once for each.
+pub fn overlaps(s: &PoolShape) -> bool {
+    s.stride < s.window_h.max(s.window_w)
+}
+
 /// dx `[n, h, w, c]` = (or +=) each dy `[n, out_h, out_w, c]` at the first largest x of its window, in row order.
-pub fn max_pool_backward(workers: &Workers, s: &PoolShape, add: bool, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn max_pool_backward<T: Stored>(workers: &Workers, s: &PoolShape, add: bool, x: &[T], dy: &[T], dx: &mut [T]) {
     backward(workers, s, add, dy, dx, |start, dy, dx| {
         max_backward(workers.isa, s, &x[start..start + dx.len()], dy, dx);
     });
 }
 
 /// dx `[n, h, w, c]` = (or +=) each dy `[n, out_h, out_w, c]` spread evenly over its window.
-pub fn avg_pool_backward(workers: &Workers, s: &PoolShape, add: bool, dy: &[f32], dx: &mut [f32]) {
+pub fn avg_pool_backward<T: Stored>(workers: &Workers, s: &PoolShape, add: bool, dy: &[T], dx: &mut [T]) {
     backward(workers, s, add, dy, dx, |_, dy, dx| average_backward(workers.isa, s, dy, dx));
 }
 
 /// Runs `f(start, dy, dx)` on each job's images, `start` being their first element in x; dx is 0 before unless `add`,
 /// because windows may overlap or leave pixels out.
-fn backward(
+fn backward<T: Stored>(
     workers: &Workers,
     s: &PoolShape,
     add: bool,
-    dy: &[f32],
-    dx: &mut [f32],
-    f: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+    dy: &[T],
+    dx: &mut [T],
+    f: impl Fn(usize, &[T], &mut [T]) + Sync,
 ) {
     let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
     let images = images_a_job(x_image);
@@ -120,16 +135,16 @@ fn backward(
         let first = job * images;
         let dy = &dy[first * y_image..][..dx.len() / x_image * y_image];
         if !add {
-            dx.fill(0.0);
+            dx.fill(T::round(0.0));
         }
         f(first * x_image, dy, dx);
     });
 }
 
-per_isa! { fn max_backward(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) = max_backward_body; }
+per_isa! { fn max_backward<T: Stored>(s: &PoolShape, x: &[T], dy: &[T], dx: &mut [T]) = max_backward_body; }
 
 #[inline(always)]
-fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+fn max_backward_body<T: Stored>(s: &PoolShape, x: &[T], dy: &[T], dx: &mut [T]) {
     let (x_image, y_image) = (s.h * s.w * s.c, s.out_h() * s.out_w() * s.c);
     let images = x.chunks_exact(x_image).zip(dy.chunks_exact(y_image)).zip(dx.chunks_exact_mut(x_image));
     for ((x, dy), dx) in images {
@@ -141,18 +156,19 @@ fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
                     start..start + dy.len()
                 };
                 let (mut best, mut winner) = ([0f32; WIDTH], [0u32; WIDTH]);
-                best[..dy.len()].copy_from_slice(&x[pixel(0)]);
+                put(false, &x[pixel(0)], &mut best);
                 for at in 1..window.area {
                     for ((x, best), winner) in x[pixel(at)].iter().zip(&mut best).zip(&mut winner) {
-                        let wins = (*x > *best) | x.is_nan();
-                        *best = if wins { *x } else { *best };
+                        let x = x.widen();
+                        let wins = (x > *best) | x.is_nan();
+                        *best = if wins { x } else { *best };
                         *winner = if wins { at as u32 } else { *winner };
                     }
                 }
                 for at in 0..window.area {
                     for ((dx, dy), winner) in dx[pixel(at)].iter_mut().zip(dy).zip(&winner) {
-                        let d = *dy;
-                        *dx += if *winner == at as u32 { d } else { 0.0 };
+                        let d = dy.widen();
+                        *dx = T::round(dx.widen() + if *winner == at as u32 { d } else { 0.0 });
                     }
                 }
             }
@@ -160,17 +176,17 @@ fn max_backward_body(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     }
 }
 
-per_isa! { fn average_backward(s: &PoolShape, dy: &[f32], dx: &mut [f32]) = average_backward_body; }
+per_isa! { fn average_backward<T: Stored>(s: &PoolShape, dy: &[T], dx: &mut [T]) = average_backward_body; }
 
 #[inline(always)]
-fn average_backward_body(s: &PoolShape, dy: &[f32], dx: &mut [f32]) {
+fn average_backward_body<T: Stored>(s: &PoolShape, dy: &[T], dx: &mut [T]) {
     let share = 1.0 / (s.area()) as f32;
     for (dy, dx) in dy.chunks_exact(s.out_h() * s.out_w() * s.c).zip(dx.chunks_exact_mut(s.h * s.w * s.c)) {
         for (out, dy) in dy.chunks_exact(s.c).enumerate() {
             let window = Window::of(s, out);
             for at in 0..window.area {
                 for (dx, dy) in dx[window.place(s, at)..][..s.c].iter_mut().zip(dy) {
-                    *dx += share * *dy;
+                    *dx = T::round(dx.widen() + share * dy.widen());
                 }
             }
         }

@@ -44,13 +44,17 @@ per_isa! { fn perturbation_run<T: Stored>(w: &[f32], c: &[T], g: &[f32], sums: &
 fn perturbation_body<T: Stored>(w: &[f32], c: &[T], g: &[f32], sums: &mut [f64; 3]) {
     const LANES: usize = 16;
     let mut lanes = [[0f64; LANES]; 3];
-    for ((w, c), g) in w.chunks(LANES).zip(c.chunks(LANES)).zip(g.chunks(LANES)) {
-        for (k, ((w, c), g)) in w.iter().zip(c).zip(g).enumerate() {
-            let (e, g) = (f64::from(c.widen()) - f64::from(*w), f64::from(*g));
-            lanes[0][k] += e * e;
-            lanes[1][k] += e * g;
-            lanes[2][k] += g * g;
-        }
+    let mut add = |k: usize, w: f32, c: T, g: f32| {
+        let (e, g) = (f64::from(c.widen()) - f64::from(w), f64::from(g));
+        lanes[0][k] += e * e;
+        lanes[1][k] += e * g;
+        lanes[2][k] += g * g;
+    };
+    let (w, c, g) = (w.chunks_exact(LANES), c.chunks_exact(LANES), g.chunks_exact(LANES));
+    let rest = w.remainder().iter().zip(c.remainder()).zip(g.remainder());
+    rest.enumerate().for_each(|(k, ((w, c), g))| add(k, *w, *c, *g));
+    for ((w, c), g) in w.zip(c).zip(g) {
+        (0..LANES).for_each(|k| add(k, w[k], c[k], g[k]));
     }
     sums.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum += lanes.iter().sum::<f64>());
 }

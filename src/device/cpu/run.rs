@@ -3,6 +3,7 @@
 use super::cast::CastMut;
 use super::conv::NormSums;
 use super::memory::Operands;
+use super::pooling::overlaps;
 use super::stored::Stored;
 use super::{
     Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
@@ -18,7 +19,14 @@ use half::bf16;
 fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
     match kernel {
         Kernel::Ingest(_) => Some([&[], &[0]]),
-        Kernel::Copy { .. } => Some([&[0], &[0]]),
+        Kernel::Relu | Kernel::Copy { .. } | Kernel::Dropout { .. } => Some([&[0], &[0]]),
+        Kernel::ReluBackward { .. } | Kernel::Add => Some([&[0, 1], &[0]]),
+        Kernel::MaxPool(_) | Kernel::AvgPool(_) => Some([&[0], &[0]]),
+        // What is added several times to one place is rounded once.
+        Kernel::MaxPoolBackward { shape, .. } | Kernel::AvgPoolBackward { shape, .. } if overlaps(shape) => None,
+        Kernel::MaxPoolBackward { .. } => Some([&[0, 1], &[0]]),
+        Kernel::AvgPoolBackward { .. } => Some([&[0], &[0]]),
+        Kernel::PadShortcut(_) | Kernel::PadShortcutBackward { .. } => Some([&[0], &[0]]),
         Kernel::ConvForward(_) => Some([&[0, 1, 2], &[0]]),
         Kernel::ConvBackwardData { .. } => Some([&[0, 1, 2], &[0]]),
         Kernel::ConvBackwardWeight(_) => Some([&[0, 1], &[]]),
@@ -137,19 +145,21 @@ fn compute<T: Stored>(
             let (dweight, dbias) = (o.read(5)?, o.read(6)?);
             norm_backward::norm_backward_data(w, shape, *add, x, stats, weight, bias, dy, dweight, dbias, o.write(0)?);
         }
-        Kernel::Relu => pointwise::relu(w, o.read(0)?, o.write(0)?),
-        Kernel::ReluBackward { add } => pointwise::relu_backward(w, *add, o.read(0)?, o.read(1)?, o.write(0)?),
-        Kernel::Add => pointwise::add(w, o.read(0)?, o.read(1)?, o.write(0)?),
+        Kernel::Relu => pointwise::relu(w, o.read::<T>(0)?, o.write(0)?),
+        Kernel::ReluBackward { add } => pointwise::relu_backward(w, *add, o.read::<T>(0)?, o.read(1)?, o.write(0)?),
+        Kernel::Add => pointwise::add(w, o.read::<T>(0)?, o.read(1)?, o.write(0)?),
         Kernel::Copy { add } => pointwise::copy(w, *add, o.read::<T>(0)?, o.write::<T>(0)?),
-        Kernel::MaxPool(s) => pooling::max_pool(w, s, o.read(0)?, o.write(0)?),
+        Kernel::MaxPool(s) => pooling::max_pool(w, s, o.read::<T>(0)?, o.write(0)?),
         Kernel::MaxPoolBackward { shape, add } => {
-            pooling::max_pool_backward(w, shape, *add, o.read(0)?, o.read(1)?, o.write(0)?);
+            pooling::max_pool_backward(w, shape, *add, o.read::<T>(0)?, o.read(1)?, o.write(0)?);
         }
-        Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read(0)?, o.write(0)?),
-        Kernel::AvgPoolBackward { shape, add } => pooling::avg_pool_backward(w, shape, *add, o.read(0)?, o.write(0)?),
-        Kernel::PadShortcut(s) => shortcut::pad_shortcut(w, s, o.read(0)?, o.write(0)?),
+        Kernel::AvgPool(s) => pooling::avg_pool(w, s, o.read::<T>(0)?, o.write(0)?),
+        Kernel::AvgPoolBackward { shape, add } => {
+            pooling::avg_pool_backward(w, shape, *add, o.read::<T>(0)?, o.write(0)?)
+        }
+        Kernel::PadShortcut(s) => shortcut::pad_shortcut(w, s, o.read::<T>(0)?, o.write(0)?),
         Kernel::PadShortcutBackward { shape, add } => {
-            shortcut::pad_shortcut_backward(w, shape, *add, o.read(0)?, o.write(0)?);
+            shortcut::pad_shortcut_backward(w, shape, *add, o.read::<T>(0)?, o.write(0)?);
         }
         Kernel::LinearForward(s) => linear::forward(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?, o.work()),
         Kernel::LinearBackwardData { shape, add } => {
@@ -160,7 +170,7 @@ fn compute<T: Stored>(
         }
         &Kernel::Dropout { len, offset, p_bits, stream, add, .. } => {
             let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };
-            pointwise::dropout(w, &s, add, counters, o.read(0)?, o.write(0)?);
+            pointwise::dropout(w, &s, add, counters, o.read::<T>(0)?, o.write(0)?);
         }
         &Kernel::CrossEntropy { classes, smoothing_bits, .. } => {
             let smoothing = f32::from_bits(smoothing_bits);
@@ -248,4 +258,91 @@ fn scalars(o: &Operands<'_>, call: &Call, first: usize) -> Result<[f32; MOST]> {
     let mut values = [f32::NAN; MOST];
     values.iter_mut().take(count).enumerate().for_each(|(i, v)| *v = o.scalar(first + i));
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Banks;
+    use super::super::testing::*;
+    use super::*;
+    use crate::device::Layout;
+    use crate::ops::call::{Memory, PoolShape, ShortcutShape};
+
+    /// Kernels that take bf16 as it is stored, with the elements of what they read and write.
+    fn kernels() -> Vec<(Kernel, Vec<usize>, Vec<usize>)> {
+        let len = 2 * 16_384 + 33;
+        let pool = PoolShape { n: 5, h: 7, w: 8, c: 70, window_h: 2, window_w: 2, stride: 2, pad: 0 };
+        let (x, y) = (pool.x_len(), pool.y_len());
+        let shortcut = ShortcutShape { n: 3, h: 5, w: 6, c: 9, stride: 2, before: 4, after: 5 };
+        let (from, to) = (shortcut.n * shortcut.x_image(), shortcut.y_len());
+        let both = |kernels: &dyn Fn(bool) -> Kernel, reads: &[usize], writes: usize| {
+            [false, true].map(|add| (kernels(add), reads.to_vec(), vec![writes]))
+        };
+        let dropout = |add| Kernel::Dropout { n: 11, len: 301, offset: 3, p_bits: 0.3f32.to_bits(), stream: 9, add };
+        let mut all = vec![
+            (Kernel::Relu, vec![len], vec![len]),
+            (Kernel::Add, vec![len, len], vec![len]),
+            (Kernel::MaxPool(pool), vec![x], vec![y]),
+            (Kernel::AvgPool(pool), vec![x], vec![y]),
+            (Kernel::PadShortcut(shortcut), vec![from], vec![to]),
+        ];
+        all.extend(both(&|add| Kernel::Copy { add }, &[len], len));
+        all.extend(both(&|add| Kernel::ReluBackward { add }, &[len, len], len));
+        all.extend(both(&|add| Kernel::MaxPoolBackward { shape: pool, add }, &[x, y], x));
+        all.extend(both(&|add| Kernel::AvgPoolBackward { shape: pool, add }, &[y], x));
+        all.extend(both(&|add| Kernel::PadShortcutBackward { shape: shortcut, add }, &[to], from));
+        all.extend(both(&dropout, &[11 * 301], 11 * 301));
+        all
+    }
+
+    /// What the call leaves in its output.
+    fn output(workers: &Workers, call: &Call, copies: bool) -> Vec<f32> {
+        let end = |loc: &Loc| loc.offset + loc.cells();
+        let arena = call.reads.iter().chain(&call.writes).chain(&call.workspace).map(end).max().unwrap_or(0);
+        let mut banks = Banks::new(&Layout { arena, vectors: vec![], scalars: 16 }).unwrap();
+        for (i, loc) in call.reads.iter().chain(&call.writes).enumerate() {
+            banks.upload(*loc, &normal(i as u64, loc.len)).unwrap();
+        }
+        let counters = Counters { seed: 5, epoch: 1, dataset: 0, first: 7, rows: 11 };
+        let mut o = banks.operands(call).unwrap();
+        let done = match copies {
+            true => widen::run(workers, call, o, |o| compute::<f32>(workers, call, o, &[], &counters)),
+            false => compute::<bf16>(workers, call, &mut o, &[], &counters),
+        };
+        done.unwrap();
+        let mut values = vec![0.0; call.writes[0].len];
+        banks.download(call.writes[0], &mut values).unwrap();
+        values
+    }
+
+    #[test]
+    fn what_a_kernel_makes_of_bf16_is_what_it_makes_of_f32_copies_rounded_once() {
+        for (kernel, reads, writes) in kernels() {
+            let mut cells = 0;
+            let mut place = |len: usize, element: Element| {
+                let loc = Loc { element, ..Loc::new(Memory::Arena, cells, len) };
+                cells += loc.cells().next_multiple_of(16);
+                loc
+            };
+            let [reads, writes] =
+                [reads, writes].map(|lens| lens.iter().map(|len| place(*len, Element::Bf16)).collect());
+            let mut call = Call { kernel, reads, writes, workspace: None, label: "test".into() };
+            assert_eq!(stored_as(&call), Some(Element::Bf16), "{:?}", call.kernel);
+            call.workspace = Some(place(widen::workspace(&call), Element::F32));
+            let direct = same_for_all(|workers| output(workers, &call, false));
+            let copied = same_for_all(|workers| output(workers, &call, true));
+            assert_eq!(direct, copied, "{:?}", call.kernel);
+        }
+    }
+
+    #[test]
+    fn an_operand_that_a_kernel_does_not_expect_as_it_is_stored_is_refused() {
+        let mut banks = Banks::new(&Layout { arena: 64, vectors: vec![], scalars: 16 }).unwrap();
+        let at = |offset, element| Loc { element, ..Loc::new(Memory::Arena, offset, 8) };
+        let (reads, writes) = (vec![at(0, Element::F16)], vec![at(32, Element::F32)]);
+        let call = Call { kernel: Kernel::Relu, reads, writes, workspace: None, label: "relu".into() };
+        let workers = &all_workers()[0];
+        let error = run(workers, &call, banks.operands(&call).unwrap(), &[], &Counters::default()).unwrap_err();
+        assert!(error.to_string().contains("stored as f16, and its kernel takes f32"), "{error}");
+    }
 }

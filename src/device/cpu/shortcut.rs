@@ -3,6 +3,7 @@
 use super::Workers;
 use super::pointwise::put;
 use super::split::{images_a_job, split};
+use super::stored::Stored;
 use crate::ops::call::ShortcutShape;
 
 /// Where in its image the pixel of x starts that output pixel `out` copies.
@@ -11,14 +12,14 @@ fn source(s: &ShortcutShape, out: usize) -> usize {
 }
 
 /// y `[n, out_h, out_w, before + c + after]` = every stride-th pixel of x `[n, h, w, c]`, zeros in the other channels.
-pub fn pad_shortcut(workers: &Workers, s: &ShortcutShape, x: &[f32], y: &mut [f32]) {
+pub fn pad_shortcut<T: Stored>(workers: &Workers, s: &ShortcutShape, x: &[T], y: &mut [T]) {
     let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(y_image);
     split(workers, [(y, images * y_image)], |job, [y]| {
         let x = x[job * images * x_image..].chunks_exact(x_image);
         for (x, y) in x.zip(y.chunks_exact_mut(y_image)) {
             for (out, y) in y.chunks_exact_mut(s.out_c()).enumerate() {
-                y.fill(0.0);
+                y.fill(T::round(0.0));
                 y[s.before..][..s.c].copy_from_slice(&x[source(s, out)..][..s.c]);
             }
         }
@@ -26,12 +27,12 @@ pub fn pad_shortcut(workers: &Workers, s: &ShortcutShape, x: &[f32], y: &mut [f3
 }
 
 /// dx `[n, h, w, c]` = (or +=) dy `[n, out_h, out_w, before + c + after]` at the pixels that were copied, 0 at the others.
-pub fn pad_shortcut_backward(workers: &Workers, s: &ShortcutShape, add: bool, dy: &[f32], dx: &mut [f32]) {
+pub fn pad_shortcut_backward<T: Stored>(workers: &Workers, s: &ShortcutShape, add: bool, dy: &[T], dx: &mut [T]) {
     let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(x_image);
     split(workers, [(dx, images * x_image)], |job, [dx]| {
         if !add {
-            dx.fill(0.0);
+            dx.fill(T::round(0.0));
         }
         let dy = dy[job * images * y_image..].chunks_exact(y_image);
         for (dx, dy) in dx.chunks_exact_mut(x_image).zip(dy) {

@@ -20,8 +20,8 @@ use std::ops::Range;
 
 /// Slots at most.
 const MAX_SLOTS: usize = 16;
-/// Elements of one slot's sums at most, 640 KB: half of the L2 cache of a current server core and a little more.
-const SLOT: usize = 160 * 1024;
+/// Elements of one slot's sums at most, 320 KB: a third of the L2 cache of a current server core. (64 to 64 channels, 590 KB,
+const SLOT: usize = 80 * 1024;
 /// Elements of the points of one block of tiles, where slots have blocks of their own: 512 KB.
 const BLOCK: usize = 128 * 1024;
 /// Tiles of one block at least, where all threads share it.
