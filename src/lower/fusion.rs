@@ -111,13 +111,14 @@ impl Lowering<'_> {
         let norm = graph.vars().take_while(|v| *v <= read).find(is_norm)?;
         let Op::BatchNorm(op) = &graph.node(norm).op else { return None };
         let tail = self.tails[norm.0 as usize];
-        if tail.pool.is_some() || !self.wanted[norm.0 as usize] {
+        if !self.wanted[norm.0 as usize] {
             return None;
         }
         let (h, w) = graph.shape(norm).plane();
         let (rows, running, c) = (self.key.rows, self.running(norm), op.channels);
         let (eps_bits, relu) = (op.eps.to_bits(), tail.relu.is_some());
-        let shape = NormShape { n: rows, h, w, c, eps_bits, running, relu, window: 1 };
+        let window = tail.pool.map_or(1, |p| p.1);
+        let shape = NormShape { n: rows, h, w, c, eps_bits, running, relu, window };
         let groups = self.device.groups(&kernel(shape))?.count;
         let which = if running { Role::Running } else { Role::Statistics };
         let statistics = super::role(which, graph.statistics()[op.index].offset, 3 * c);

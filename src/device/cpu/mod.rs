@@ -25,6 +25,7 @@ mod small;
 mod small_weight;
 mod split;
 pub mod stored;
+mod strips;
 mod sweep;
 #[cfg(test)]
 mod testing;

@@ -4,106 +4,145 @@
 //! by the arithmetic of the forward.
 
 use super::Workers;
-use super::norm::{Coefficients, place};
-use super::norm_stats::{Lanes, WIDTH};
+use super::norm::{Coefficients, images_a_job, pixel};
 use super::simd::per_isa;
-use super::split::{images_a_job, split};
+use super::split::split;
+use super::stored::Stored;
+use super::strips::{ahead, lanes, lanes_mut, prefetch, strips};
 use crate::ops::call::NormShape;
 
 // In the loops over channels below all loads and stores are unconditional. A load that depends on who won becomes a branch
 // for each channel (three times slower), and a store that keeps the old value a masked one (ten times slower with AVX2).
 
+/// Channels that one job merges.
+const MERGED: usize = 64;
+
 /// Scratch of [`norm_backward_sums`], in elements: both sums of each job.
 pub fn norm_backward_sums_workspace(s: &NormShape) -> usize {
-    s.n.div_ceil(images_a_job(s.h * s.w * s.c)) * 2 * s.c
+    s.n.div_ceil(images_a_job(s)) * 2 * s.c
 }
 
 /// dweight `[c]` = sum of d * (x - mean) / sqrt(variance + eps) and dbias `[c]` = sum of d, with d being
 /// dy `[n, h / window, w / window, c]` brought back through pool and ReLU.
 #[allow(clippy::too_many_arguments)]
-pub fn norm_backward_sums(
+pub fn norm_backward_sums<T: Stored>(
     workers: &Workers,
     s: &NormShape,
-    x: &[f32],
+    x: &[T],
     stats: &[f32],
     weight: &[f32],
     bias: &[f32],
-    dy: &[f32],
+    dy: &[T],
     dweight: &mut [f32],
     dbias: &mut [f32],
     work: &mut [f32],
 ) {
     let (x_image, y_image) = (s.x_image(), s.y_image());
-    let images = images_a_job(x_image);
-    let params = [stats, weight, bias];
+    let images = images_a_job(s);
     let partials = &mut work[..norm_backward_sums_workspace(s)];
     split(workers, [(&mut *partials, 2 * s.c)], |job, [partial]| {
         let (start, end) = (job * images, ((job + 1) * images).min(s.n));
         let (x, dy) = (&x[start * x_image..end * x_image], &dy[start * y_image..end * y_image]);
-        sums(workers.isa, s, x, params, dy, partial);
+        image_sums(workers.isa, s, x, [stats, weight, bias], dy, partial);
     });
-    split(workers, [(dweight, WIDTH), (dbias, WIDTH)], |job, [dweight, dbias]| {
-        merge_sums(workers.isa, s, job * WIDTH, params, partials, dweight, dbias);
-    });
+    merge_partial_sums(workers, s.n.div_ceil(images), s.c, partials, dweight, dbias);
 }
 
-per_isa! { fn sums(s: &NormShape, x: &[f32], params: [&[f32]; 3], dy: &[f32], partial: &mut [f32]) = sums_body; }
+per_isa! {
+    /// The sums of [`norm_backward_sums`] over the images in x and dy alone, however many `s` counts: `partial` `[2, c]` is
+    /// the share in dweight, then in dbias. `params` are statistics, weight, bias.
+    pub fn image_sums<T: Stored>(s: &NormShape, x: &[T], params: [&[f32]; 3], dy: &[T], partial: &mut [f32])
+        = sums_body;
+}
 
 #[inline(always)]
-fn sums_body(s: &NormShape, x: &[f32], params: [&[f32]; 3], dy: &[f32], partial: &mut [f32]) {
-    for first in (0..s.c).step_by(WIDTH) {
-        match (s.window, (s.c - first).min(WIDTH)) {
-            (1, 64) => sums_block(1, 64, first, s, x, params, dy, partial),
-            (1, 32) => sums_block(1, 32, first, s, x, params, dy, partial),
-            (1, 16) => sums_block(1, 16, first, s, x, params, dy, partial),
-            (2, 64) => sums_block(2, 64, first, s, x, params, dy, partial),
-            (2, 32) => sums_block(2, 32, first, s, x, params, dy, partial),
-            (window, width) => sums_block(window, width, first, s, x, params, dy, partial),
+fn sums_body<T: Stored>(s: &NormShape, x: &[T], params: [&[f32]; 3], dy: &[T], partial: &mut [f32]) {
+    for (first, width) in strips(s.c) {
+        match width {
+            64 => sums_strip::<64, T>(first, s, x, params, dy, partial),
+            32 => sums_strip::<32, T>(first, s, x, params, dy, partial),
+            16 => sums_strip::<16, T>(first, s, x, params, dy, partial),
+            4 => sums_strip::<4, T>(first, s, x, params, dy, partial),
+            _ => sums_strip::<1, T>(first, s, x, params, dy, partial),
         }
     }
 }
 
-/// Sum of d, then sum of d * (x - mean).
+/// Sum of d * (x - mean) over the deviation, then sum of d.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn sums_block(
-    window: usize,
-    width: usize,
+fn sums_strip<const W: usize, T: Stored>(
     first: usize,
     s: &NormShape,
-    x: &[f32],
+    x: &[T],
     params: [&[f32]; 3],
-    dy: &[f32],
+    dy: &[T],
     partial: &mut [f32],
 ) {
-    let co = Coefficients::new(width, first, s, params);
-    let (mut sum, mut product) = ([0f32; WIDTH], [0f32; WIDTH]);
-    let mut pooled = dy.chunks_exact(s.c);
-    for x in x.chunks_exact(s.h * s.w * s.c) {
-        for row in 0..s.h / window {
-            for (column, dy) in (0..s.w / window).zip(&mut pooled) {
-                let dy = &dy[first..first + width];
-                let pixel = |at: usize| &x[place(window, s, row, column, at) + first..][..width];
-                if window == 1 {
-                    let x = pixel(0);
-                    for k in 0..width {
-                        let d = keep(co.value(k, x[k]) > co.floor, dy[k]);
-                        sum[k] += d;
-                        product[k] += d * (x[k] - co.mean[k]);
+    let co = Coefficients::<W>::new(first, s, params);
+    let (mut product, mut sum) = ([0f32; W], [0f32; W]);
+    if s.window == 1 {
+        let ahead = ahead::<W, T>(s.c);
+        for (x, dy) in x.chunks_exact(s.c).zip(dy.chunks_exact(s.c)) {
+            let (x, dy) = (lanes::<W, T>(x, first), lanes::<W, T>(dy, first));
+            prefetch(x, ahead);
+            prefetch(dy, ahead);
+            for k in 0..W {
+                let centred = x[k].widen() - co.mean[k];
+                let d = keep(co.value(k, centred) > co.floor, dy[k].widen());
+                sum[k] += d;
+                product[k] += d * centred;
+            }
+        }
+    } else if s.window == 2 {
+        // A constant, so that the loops over the pixels of a window are unrolled.
+        pool_sums(2, first, s, x, &co, dy, &mut product, &mut sum);
+    } else {
+        pool_sums(s.window, first, s, x, &co, dy, &mut product, &mut sum);
+    }
+    let (weight, bias) = partial.split_at_mut(s.c);
+    let (weight, bias) = (lanes_mut::<W, f32>(weight, first), lanes_mut::<W, f32>(bias, first));
+    for k in 0..W {
+        weight[k] = product[k] * co.inverse[k];
+        bias[k] = sum[k];
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn pool_sums<const W: usize, T: Stored>(
+    window: usize,
+    first: usize,
+    s: &NormShape,
+    x: &[T],
+    co: &Coefficients<W>,
+    dy: &[T],
+    product: &mut [f32; W],
+    sum: &mut [f32; W],
+) {
+    let (rows, columns) = (s.h / window, s.w / window);
+    for (x, dy) in x.chunks_exact(s.x_image()).zip(dy.chunks_exact(s.y_image())) {
+        for row in 0..rows {
+            for column in 0..columns {
+                let start = (row * s.w + column) * window * s.c + first;
+                let (mut best, mut won) = ([co.floor; W], [0f32; W]);
+                for i in 0..window * window {
+                    let x = lanes::<W, T>(x, pixel(window, s, start, i));
+                    for k in 0..W {
+                        let centred = x[k].widen() - co.mean[k];
+                        let (v, held) = (compared::<T>(co.value(k, centred)), won[k]);
+                        won[k] = if v > best[k] { centred } else { held };
+                        best[k] = if v > best[k] { v } else { best[k] };
                     }
-                    continue;
                 }
-                let (best, centred) = winners(window, width, &co, pixel, |_, centred| centred, 0.0);
-                for k in 0..width {
-                    let d = keep(best[k] > co.floor, dy[k]);
+                let dy = lanes::<W, T>(dy, (row * columns + column) * s.c + first);
+                for k in 0..W {
+                    let d = keep(best[k] > co.floor, dy[k].widen());
                     sum[k] += d;
-                    product[k] += d * centred[k];
+                    product[k] += d * won[k];
                 }
             }
         }
     }
-    partial[first..first + width].copy_from_slice(&sum[..width]);
-    partial[s.c + first..s.c + first + width].copy_from_slice(&product[..width]);
 }
 
 /// `v` or 0, `v` being loaded in any case.
@@ -112,65 +151,45 @@ fn keep(condition: bool, v: f32) -> f32 {
     if condition { v } else { 0.0 }
 }
 
-/// Of each channel of a window the largest value, and `note(pixel, x - mean)` of the first pixel that holds it; the floor
-/// and `nobody` where no value is above the floor.
+/// Values of a window are compared as they would be stored, so that a pool of stored values has the same winners.
 #[inline(always)]
-fn winners<'a>(
-    window: usize,
-    width: usize,
-    co: &Coefficients,
-    pixel: impl Fn(usize) -> &'a [f32],
-    note: impl Fn(usize, f32) -> f32,
-    nobody: f32,
-) -> (Lanes, Lanes) {
-    let (mut best, mut old, mut new) = ([co.floor; WIDTH], [nobody; WIDTH], [nobody; WIDTH]);
-    for at in 0..window * window {
-        let x = &pixel(at)[..width];
-        for k in 0..width {
-            let centred = x[k] - co.mean[k];
-            let v = centred * co.scale[k] + co.bias[k];
-            let (noted, held, largest) = (note(at, centred), old[k], best[k]);
-            new[k] = if v > largest { noted } else { held };
-            best[k] = if v > largest { v } else { largest };
-        }
-        std::mem::swap(&mut old, &mut new);
-    }
-    (best, old)
+fn compared<T: Stored>(v: f32) -> f32 {
+    T::round(v).widen()
 }
 
-per_isa! {
-    fn merge_sums(
-        s: &NormShape,
-        first: usize,
-        params: [&[f32]; 3],
-        partials: &[f32],
-        dweight: &mut [f32],
-        dbias: &mut [f32],
-    ) = merge_sums_body;
-}
-
-#[inline(always)]
-fn merge_sums_body(
-    s: &NormShape,
-    first: usize,
-    params: [&[f32]; 3],
+/// dweight `[c]` and dbias `[c]` from the partial sums `[groups, 2, c]` of [`image_sums`].
+pub fn merge_partial_sums(
+    workers: &Workers,
+    groups: usize,
+    c: usize,
     partials: &[f32],
     dweight: &mut [f32],
     dbias: &mut [f32],
 ) {
+    let partials = &partials[..groups * 2 * c];
+    split(workers, [(dweight, MERGED), (dbias, MERGED)], |job, [dweight, dbias]| {
+        merge(workers.isa, c, job * MERGED, partials, dweight, dbias);
+    });
+}
+
+per_isa! {
+    fn merge(c: usize, first: usize, partials: &[f32], dweight: &mut [f32], dbias: &mut [f32]) = merge_body;
+}
+
+#[inline(always)]
+fn merge_body(c: usize, first: usize, partials: &[f32], dweight: &mut [f32], dbias: &mut [f32]) {
     let width = dbias.len();
-    let co = Coefficients::new(width, first, s, params);
-    let (mut sum, mut product) = ([0f64; WIDTH], [0f64; WIDTH]);
-    for partial in partials.chunks_exact(2 * s.c) {
-        let (part_sum, part_product) = (&partial[first..][..width], &partial[s.c + first..][..width]);
+    let (mut product, mut sum) = ([0f64; MERGED], [0f64; MERGED]);
+    for partial in partials.chunks_exact(2 * c) {
+        let (weight, bias) = (&partial[first..][..width], &partial[c + first..][..width]);
         for k in 0..width {
-            sum[k] += f64::from(part_sum[k]);
-            product[k] += f64::from(part_product[k]);
+            product[k] += f64::from(weight[k]);
+            sum[k] += f64::from(bias[k]);
         }
     }
     for k in 0..width {
+        dweight[k] = product[k] as f32;
         dbias[k] = sum[k] as f32;
-        dweight[k] = (product[k] * f64::from(co.inverse[k])) as f32;
     }
 }
 
@@ -178,146 +197,156 @@ fn merge_sums_body(
 /// statistics are running ones and so do not depend on x. d and the two sums are those of [`norm_backward_sums`]; pixels
 /// that no window covers have d = 0.
 #[allow(clippy::too_many_arguments)]
-pub fn norm_backward_data(
+pub fn norm_backward_data<T: Stored>(
     workers: &Workers,
     s: &NormShape,
     add: bool,
-    x: &[f32],
+    x: &[T],
     stats: &[f32],
     weight: &[f32],
     bias: &[f32],
-    dy: &[f32],
+    dy: &[T],
     dweight: &[f32],
     dbias: &[f32],
-    dx: &mut [f32],
+    dx: &mut [T],
 ) {
     let (x_image, y_image) = (s.x_image(), s.y_image());
-    let images = images_a_job(x_image);
+    let images = images_a_job(s);
     split(workers, [(dx, images * x_image)], |job, [dx]| {
         let x = &x[job * images * x_image..][..dx.len()];
         let dy = &dy[job * images * y_image..][..dx.len() / x_image * y_image];
-        data(workers.isa, s, add, x, [stats, weight, bias], dy, [dweight, dbias], dx);
+        let (params, sums) = ([stats, weight, bias], [dweight, dbias]);
+        if add {
+            add_data(workers.isa, s, x, params, dy, sums, dx);
+        } else {
+            write_data(workers.isa, s, x, params, dy, sums, dx);
+        }
     });
 }
 
 per_isa! {
-    fn data(
-        s: &NormShape,
-        add: bool,
-        x: &[f32],
-        params: [&[f32]; 3],
-        dy: &[f32],
-        sums: [&[f32]; 2],
-        dx: &mut [f32],
-    ) = data_body;
+    fn write_data<T: Stored>(s: &NormShape, x: &[T], params: [&[f32]; 3], dy: &[T], sums: [&[f32]; 2], dx: &mut [T])
+        = data_body::<false, T>;
+}
+
+per_isa! {
+    fn add_data<T: Stored>(s: &NormShape, x: &[T], params: [&[f32]; 3], dy: &[T], sums: [&[f32]; 2], dx: &mut [T])
+        = data_body::<true, T>;
 }
 
 #[inline(always)]
-fn data_body(s: &NormShape, add: bool, x: &[f32], params: [&[f32]; 3], dy: &[f32], sums: [&[f32]; 2], dx: &mut [f32]) {
-    for first in (0..s.c).step_by(WIDTH) {
-        let width = (s.c - first).min(WIDTH);
-        let slope = Slope::new(width, first, s, add, params, sums);
-        match (s.window, width) {
-            (1, 64) => data_block(1, 64, first, s, x, &slope, dy, dx),
-            (1, 32) => data_block(1, 32, first, s, x, &slope, dy, dx),
-            (1, 16) => data_block(1, 16, first, s, x, &slope, dy, dx),
-            (2, 64) => data_block(2, 64, first, s, x, &slope, dy, dx),
-            (2, 32) => data_block(2, 32, first, s, x, &slope, dy, dx),
-            (window, width) => data_block(window, width, first, s, x, &slope, dy, dx),
-        }
-    }
-}
-
-/// dx = scale * d + level + lean * (x - mean)
-struct Slope {
-    co: Coefficients,
-    level: Lanes,
-    lean: Lanes,
-    add: bool,
-}
-
-impl Slope {
-    #[inline(always)]
-    fn new(
-        width: usize,
-        first: usize,
-        s: &NormShape,
-        add: bool,
-        params: [&[f32]; 3],
-        [dweight, dbias]: [&[f32]; 2],
-    ) -> Slope {
-        let co = Coefficients::new(width, first, s, params);
-        let (mut level, mut lean) = ([0f32; WIDTH], [0f32; WIDTH]);
-        if !s.running {
-            for k in 0..width {
-                let share = co.scale[k] / params[0][first + k]; // scale / count
-                level[k] = -share * dbias[first + k];
-                lean[k] = -share * co.inverse[k] * dweight[first + k];
-            }
-        }
-        Slope { co, level, lean, add }
-    }
-
-    #[inline(always)]
-    fn write(&self, width: usize, x: &[f32], d: &Lanes, dx: &mut [f32]) {
-        let (x, dx) = (&x[..width], &mut dx[..width]);
-        let value = |k: usize| self.co.scale[k] * d[k] + self.level[k] + self.lean[k] * (x[k] - self.co.mean[k]);
-        if self.add {
-            dx.iter_mut().enumerate().for_each(|(k, dx)| *dx += value(k));
-        } else {
-            dx.iter_mut().enumerate().for_each(|(k, dx)| *dx = value(k));
-        }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn data_block(
-    window: usize,
-    width: usize,
-    first: usize,
+fn data_body<const ADD: bool, T: Stored>(
     s: &NormShape,
-    x: &[f32],
-    slope: &Slope,
-    dy: &[f32],
-    dx: &mut [f32],
+    x: &[T],
+    params: [&[f32]; 3],
+    dy: &[T],
+    sums: [&[f32]; 2],
+    dx: &mut [T],
 ) {
-    let image = s.h * s.w * s.c;
-    let co = &slope.co;
-    let mut d = [0f32; WIDTH];
-    let mut pooled = dy.chunks_exact(s.c);
-    for (x, dx) in x.chunks_exact(image).zip(dx.chunks_exact_mut(image)) {
-        for row in 0..s.h / window {
-            for (column, dy) in (0..s.w / window).zip(&mut pooled) {
-                let start = |at: usize| place(window, s, row, column, at) + first;
-                let dy = &dy[first..first + width];
-                let pixel = |at: usize| &x[start(at)..][..width];
-                if window == 1 {
-                    let x = pixel(0);
-                    for k in 0..width {
-                        d[k] = keep(co.value(k, x[k]) > co.floor, dy[k]);
-                    }
-                    slope.write(width, x, &d, &mut dx[start(0)..]);
-                    continue;
+    for (first, width) in strips(s.c) {
+        match width {
+            64 => Slope::<64, ADD>::new(first, s, params, sums).strip(first, s, x, dy, dx),
+            32 => Slope::<32, ADD>::new(first, s, params, sums).strip(first, s, x, dy, dx),
+            16 => Slope::<16, ADD>::new(first, s, params, sums).strip(first, s, x, dy, dx),
+            4 => Slope::<4, ADD>::new(first, s, params, sums).strip(first, s, x, dy, dx),
+            _ => Slope::<1, ADD>::new(first, s, params, sums).strip(first, s, x, dy, dx),
+        }
+    }
+}
+
+/// dx = (or, with `ADD`, +=) scale * d + level + lean * (x - mean)
+struct Slope<const W: usize, const ADD: bool> {
+    co: Coefficients<W>,
+    level: [f32; W],
+    lean: [f32; W],
+}
+
+impl<const W: usize, const ADD: bool> Slope<W, ADD> {
+    #[inline(always)]
+    fn new(first: usize, s: &NormShape, params: [&[f32]; 3], [dweight, dbias]: [&[f32]; 2]) -> Self {
+        let co = Coefficients::<W>::new(first, s, params);
+        let (mut level, mut lean) = ([0f32; W], [0f32; W]);
+        if !s.running {
+            let count = lanes::<W, f32>(params[0], first);
+            let (dweight, dbias) = (lanes::<W, f32>(dweight, first), lanes::<W, f32>(dbias, first));
+            for k in 0..W {
+                let share = co.scale[k] / count[k];
+                level[k] = -share * dbias[k];
+                lean[k] = -share * co.inverse[k] * dweight[k];
+            }
+        }
+        Slope { co, level, lean }
+    }
+
+    /// What dx becomes where it was `before`.
+    #[inline(always)]
+    fn step<T: Stored>(&self, k: usize, d: f32, centred: f32, before: T) -> T {
+        let value = self.co.scale[k] * d + self.level[k] + self.lean[k] * centred;
+        T::round(if ADD { before.widen() + value } else { value })
+    }
+
+    #[inline(always)]
+    fn strip<T: Stored>(&self, first: usize, s: &NormShape, x: &[T], dy: &[T], dx: &mut [T]) {
+        if s.window > 1 {
+            for (i, (x, dx)) in x.chunks_exact(s.x_image()).zip(dx.chunks_exact_mut(s.x_image())).enumerate() {
+                let dy = &dy[i * s.y_image()..][..s.y_image()];
+                // A constant, so that the loops over the pixels of a window are unrolled.
+                match s.window {
+                    2 => self.pool_image(2, first, s, x, dy, dx),
+                    window => self.pool_image(window, first, s, x, dy, dx),
                 }
-                // A copy on the stack, as loads of dy itself would be made conditional in the loop below.
-                let mut lanes = [0f32; WIDTH];
-                lanes[..width].copy_from_slice(dy);
-                let (_, won) = winners(window, width, co, pixel, |at, _| at as f32, -1.0);
-                for at in 0..window * window {
-                    let x = pixel(at);
-                    for k in 0..width {
-                        d[k] = keep(won[k] == at as f32, lanes[k]);
+            }
+            return;
+        }
+        let ahead = ahead::<W, T>(s.c);
+        for ((x, dy), dx) in x.chunks_exact(s.c).zip(dy.chunks_exact(s.c)).zip(dx.chunks_exact_mut(s.c)) {
+            let (x, dy, dx) = (lanes::<W, T>(x, first), lanes::<W, T>(dy, first), lanes_mut::<W, T>(dx, first));
+            prefetch(x, ahead);
+            prefetch(dy, ahead);
+            for k in 0..W {
+                let centred = x[k].widen() - self.co.mean[k];
+                let d = keep(self.co.value(k, centred) > self.co.floor, dy[k].widen());
+                dx[k] = self.step(k, d, centred, dx[k]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pool_image<T: Stored>(&self, window: usize, first: usize, s: &NormShape, x: &[T], dy: &[T], dx: &mut [T]) {
+        let co = &self.co;
+        let (rows, columns) = (s.h / window, s.w / window);
+        for row in 0..rows {
+            for column in 0..columns {
+                let start = (row * s.w + column) * window * s.c + first;
+                let (mut best, mut won) = ([co.floor; W], [-1f32; W]);
+                for i in 0..window * window {
+                    let x = lanes::<W, T>(x, pixel(window, s, start, i));
+                    prefetch(x, window * s.w * s.c);
+                    for k in 0..W {
+                        let v = compared::<T>(co.value(k, x[k].widen() - co.mean[k]));
+                        let held = won[k];
+                        won[k] = if v > best[k] { i as f32 } else { held };
+                        best[k] = if v > best[k] { v } else { best[k] };
                     }
-                    slope.write(width, x, &d, &mut dx[start(at)..]);
+                }
+                let dy = lanes::<W, T>(dy, (row * columns + column) * s.c + first);
+                for i in 0..window * window {
+                    let at = pixel(window, s, start, i);
+                    let (x, dx) = (lanes::<W, T>(x, at), lanes_mut::<W, T>(dx, at));
+                    for k in 0..W {
+                        let d = keep(won[k] == i as f32, dy[k].widen());
+                        dx[k] = self.step(k, d, x[k].widen() - co.mean[k], dx[k]);
+                    }
                 }
             }
         }
-        let (covered_rows, covered_columns) = (s.h / window * window, s.w / window * window);
         for row in 0..s.h {
-            for column in if row < covered_rows { covered_columns..s.w } else { 0..s.w } {
-                let start = (row * s.w + column) * s.c + first;
-                slope.write(width, &x[start..], &[0.0; WIDTH], &mut dx[start..]);
+            for column in if row < rows * window { columns * window..s.w } else { 0..s.w } {
+                let at = (row * s.w + column) * s.c + first;
+                let (x, dx) = (lanes::<W, T>(x, at), lanes_mut::<W, T>(dx, at));
+                for k in 0..W {
+                    dx[k] = self.step(k, 0.0, x[k].widen() - co.mean[k], dx[k]);
+                }
             }
         }
     }
@@ -326,17 +355,3 @@ fn data_block(
 #[cfg(test)]
 #[path = "norm_tests.rs"]
 mod tests;
-
-pub fn image_sums<T: super::stored::Stored>(
-    _: super::simd::Isa,
-    _: &NormShape,
-    _: &[T],
-    _: [&[f32]; 3],
-    _: &[T],
-    _: &mut [f32],
-) {
-    todo!()
-}
-pub fn merge_partial_sums(_: &Workers, _: usize, _: usize, _: &[f32], _: &mut [f32], _: &mut [f32]) {
-    todo!()
-}

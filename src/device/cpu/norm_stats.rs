@@ -1,89 +1,40 @@
 //! Batch-norm's statistics: mean and M2 (sum of squared differences from the mean) of each channel.
 //!
-//! Never a sum of squares less a squared sum, which loses all digits where the mean is large. Each image is visited twice
-//! while it is in cache; images are merged in f64, in order, by the formula of Chan, Golub and LeVeque ("Updating formulae
-//! and a pairwise algorithm for computing sample variances", 1979) for groups of equal size.
+//! Never a sum of squares less a squared sum, which loses all digits where the mean is large. Images are merged in f64, in
+//! order, by the formula of Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm for computing sample
+//! variances", 1979) for groups of equal size.
 
 use super::Workers;
+use super::moments::image_moments;
 use super::simd::per_isa;
 use super::split::{images_a_job, split};
+use super::stored::Stored;
 
-/// Channels worked on at once: what is kept for each (mean, scale, sums) then stays in the first-level cache.
+/// Channels worked on at once.
 pub(super) const WIDTH: usize = 64;
-pub(super) type Lanes = [f32; WIDTH];
 
 /// Scratch of [`batch_stats`], in elements.
 pub fn batch_stats_workspace(n: usize, c: usize) -> usize {
     2 * n * c
 }
 
-/// Statistics `[3, c]` (count, mean, M2) of `x [n, pixels, c]`.
-pub fn batch_stats(
+/// Statistics `[3, c]` (count, mean, M2) of `x [n, pixels, c]`, of the values as stored.
+pub fn batch_stats<T: Stored>(
     workers: &Workers,
     (n, pixels, c): (usize, usize, usize),
-    x: &[f32],
+    x: &[T],
     stats: &mut [f32],
     work: &mut [f32],
 ) {
     let partials = &mut work[..batch_stats_workspace(n, c)];
     let images = images_a_job(pixels * c);
     split(workers, [(&mut *partials, images * 2 * c)], |job, [partials]| {
-        let start = job * images * pixels * c;
-        let x = &x[start..start + partials.len() / 2 * pixels];
-        image_stats(workers.isa, c, x, partials);
+        let x = x[job * images * pixels * c..].chunks_exact(pixels * c);
+        for (x, moments) in x.zip(partials.chunks_exact_mut(2 * c)) {
+            image_moments(workers.isa, x, moments);
+        }
     });
     merge_stats(workers, (n, pixels, c), partials, stats);
-}
-
-per_isa! { fn image_stats(c: usize, x: &[f32], partials: &mut [f32]) = image_stats_body; }
-
-/// Mean and M2 `[2, c]` of each image, as many as `partials` has room for.
-#[inline(always)]
-fn image_stats_body(c: usize, x: &[f32], partials: &mut [f32]) {
-    let image = x.len() / (partials.len() / (2 * c));
-    for (x, partial) in x.chunks_exact(image).zip(partials.chunks_exact_mut(2 * c)) {
-        for first in (0..c).step_by(WIDTH) {
-            // The widths of the models in use are constants, so that the loops over channels are unrolled.
-            match (c - first).min(WIDTH) {
-                64 => image_stats_block(64, first, c, x, partial),
-                32 => image_stats_block(32, first, c, x, partial),
-                16 => image_stats_block(16, first, c, x, partial),
-                width => image_stats_block(width, first, c, x, partial),
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn image_stats_block(width: usize, first: usize, c: usize, x: &[f32], partial: &mut [f32]) {
-    let pixels = (x.len() / c) as f32;
-    let pixel = |p: usize| &x[p * c + first..][..width];
-    // Sums of differences from a value of the image itself stay small where the mean is large.
-    let (mut mean, mut sum, mut m2) = ([0f32; WIDTH], [0f32; WIDTH], [0f32; WIDTH]);
-    mean[..width].copy_from_slice(pixel(0));
-    for p in 0..x.len() / c {
-        let x = pixel(p);
-        for k in 0..width {
-            sum[k] += x[k] - mean[k];
-        }
-    }
-    for k in 0..width {
-        mean[k] += sum[k] / pixels;
-        sum[k] = 0.0;
-    }
-    for p in 0..x.len() / c {
-        let x = pixel(p);
-        for k in 0..width {
-            let d = x[k] - mean[k];
-            sum[k] += d;
-            m2[k] += d * d;
-        }
-    }
-    // What rounding left of the mean.
-    for k in 0..width {
-        partial[first + k] = mean[k] + sum[k] / pixels;
-        partial[c + first + k] = (m2[k] - sum[k] * sum[k] / pixels).max(0.0);
-    }
 }
 
 /// Statistics `[3, c]` from partial ones `[n, 2, c]` (mean and M2), each of `pixels` values a channel.

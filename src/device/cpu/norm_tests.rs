@@ -2,6 +2,7 @@ use super::super::norm::norm_apply;
 use super::super::norm_stats::{batch_stats, batch_stats_workspace};
 use super::super::testing::*;
 use super::*;
+use half::bf16;
 
 const EPS: f32 = 1e-5;
 
@@ -156,6 +157,83 @@ fn backward_is_the_derivative_of_the_forward() {
             assert!(dx.iter().all(|v| v.is_finite()), "{what}");
             let got: Vec<f32> = at.iter().map(|&i| if add { dx[i] - before[i] } else { dx[i] }).collect();
             assert_close(&format!("{what}, add {add}"), &got, &expected, 5e-6);
+        }
+    }
+}
+
+/// What a convolution that writes dx does: sums of one image after the other, in any order.
+#[test]
+fn sums_of_single_images_merge_to_those_of_the_batch() {
+    for s in shapes() {
+        let c = case(&all_workers()[0], &s, 0.3);
+        let params = [&c.stats[..], &c.weight, &c.bias];
+        let merged = same_for_all(|workers| {
+            let mut partials = poisoned(s.n * 2 * s.c);
+            for (i, partial) in partials.chunks_exact_mut(2 * s.c).enumerate() {
+                let (x, dy) = (&c.x[i * s.x_image()..][..s.x_image()], &c.dy[i * s.y_image()..][..s.y_image()]);
+                image_sums(workers.isa, &s, x, params, dy, partial);
+            }
+            let (mut dweight, mut dbias) = (poisoned(s.c), poisoned(s.c));
+            merge_partial_sums(workers, s.n, s.c, &partials, &mut dweight, &mut dbias);
+            [dweight, dbias].concat()
+        });
+        let (workers, mut work) = (&all_workers()[0], poisoned(norm_backward_sums_workspace(&s)));
+        let (mut dweight, mut dbias) = (poisoned(s.c), poisoned(s.c));
+        let [stats, weight, bias] = params;
+        norm_backward_sums(workers, &s, &c.x, stats, weight, bias, &c.dy, &mut dweight, &mut dbias, &mut work);
+        assert_close(&format!("{s:?}"), &merged, &wide(&[dweight, dbias].concat()), 1e-6);
+    }
+}
+
+fn low(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|v| bf16::from_f32(*v)).collect()
+}
+
+fn widened(values: &[bf16]) -> Vec<f32> {
+    values.iter().map(|v| v.to_f32()).collect()
+}
+
+/// All of forward and backward, on operands of one type.
+fn everything<T: Stored>(s: &NormShape, c: &Case, x: &[T], dy: &[T], y: &mut [T], dx: &mut [T]) -> Vec<f32> {
+    let workers = &all_workers()[0];
+    let (mut dweight, mut dbias) = (poisoned(s.c), poisoned(s.c));
+    let mut work = poisoned(norm_backward_sums_workspace(s).max(batch_stats_workspace(s.n, s.c)));
+    let mut stats = poisoned(3 * s.c);
+    batch_stats(workers, (s.n, s.h * s.w, s.c), x, &mut stats, &mut work);
+    let (weight, bias) = (&c.weight, &c.bias);
+    norm_apply(workers, s, x, &stats, weight, bias, y);
+    norm_backward_sums(workers, s, x, &stats, weight, bias, dy, &mut dweight, &mut dbias, &mut work);
+    norm_backward_data(workers, s, true, x, &stats, weight, bias, dy, &dweight, &dbias, dx);
+    [stats, dweight, dbias].concat()
+}
+
+#[test]
+fn bf16_is_the_arithmetic_of_f32_on_what_is_stored_rounded_once() {
+    for s in shapes().into_iter().filter(|s| !s.running && s.window == 1) {
+        let c = case(&all_workers()[0], &s, 0.3);
+        let (x, dy, before) = (low(&c.x), low(&c.dy), low(&normal(15, s.x_len())));
+        let (mut y, mut dx) = (low(&poisoned(s.y_len())), before.clone());
+        let sums = everything(&s, &c, &x, &dy, &mut y, &mut dx);
+        let (mut wide_y, mut wide_dx) = (poisoned(s.y_len()), widened(&before));
+        let wide_sums = everything(&s, &c, &widened(&x), &widened(&dy), &mut wide_y, &mut wide_dx);
+        assert_eq!(sums, wide_sums, "{s:?}");
+        assert_eq!(y, low(&wide_y), "{s:?}");
+        assert_eq!(dx, low(&wide_dx), "{s:?}");
+    }
+}
+
+/// The second value is larger before it is rounded; a pool of stored values could not tell.
+#[test]
+fn values_of_a_window_that_are_stored_alike_are_ties() {
+    let s = NormShape { eps_bits: 0, ..shape(1, 2, 2, 1, true, true, 2) };
+    let (x, dy, stats) = (low(&[256.0, 258.0, 1.0, 1.0]), low(&[3.0]), [1.0, 0.0, 1.0]);
+    // 256 and 258 stay apart; 1280 and 1282 are both stored as 1280.
+    for (bias, winner) in [(0.0, 1), (1024.0, 0)] {
+        for workers in all_workers() {
+            let mut dx = low(&poisoned(4));
+            norm_backward_data(&workers, &s, false, &x, &stats, &[1.0], &[bias], &dy, &[0.0], &[0.0], &mut dx);
+            let got: Vec<bool> = widened(&dx).iter().map(|v| *v != 0.0).collect();
+            assert_eq!(got, [0, 1, 2, 3].map(|i| i == winner), "bias {bias}");
         }
     }
 }

@@ -27,6 +27,10 @@ fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
         Kernel::MaxPoolBackward { .. } => Some([&[0, 1], &[0]]),
         Kernel::AvgPoolBackward { .. } => Some([&[0], &[0]]),
         Kernel::PadShortcut(_) | Kernel::PadShortcutBackward { .. } => Some([&[0], &[0]]),
+        Kernel::BatchStats { .. } => Some([&[0], &[]]),
+        Kernel::NormApply(_) => Some([&[0], &[0]]),
+        Kernel::NormBackwardSums(_) => Some([&[0, 4], &[]]),
+        Kernel::NormBackwardData { .. } => Some([&[0, 4], &[0]]),
         Kernel::ConvForward(_) => Some([&[0, 1, 2], &[0]]),
         Kernel::ConvBackwardData { .. } => Some([&[0, 1, 2], &[0]]),
         Kernel::ConvBackwardWeight(_) => Some([&[0, 1], &[]]),
@@ -127,7 +131,7 @@ fn compute<T: Stored>(
             conv_weight::backward_weight(w, s, o.read::<T>(0)?, o.read(1)?, o.write(0)?, o.work());
         }
         &Kernel::BatchStats { n, pixels, c } => {
-            norm_stats::batch_stats(w, (n, pixels, c), o.read(0)?, o.write(0)?, o.work());
+            norm_stats::batch_stats(w, (n, pixels, c), o.read::<T>(0)?, o.write(0)?, o.work());
         }
         &Kernel::MergeStats { groups, c } => {
             norm_stats::merge_stats(w, (groups.count, groups.pixels, c), o.read(0)?, o.write(0)?);
@@ -135,13 +139,15 @@ fn compute<T: Stored>(
         &Kernel::MergeSums { groups, c } => {
             norm_backward::merge_partial_sums(w, groups, c, o.read(0)?, o.write(0)?, o.write(1)?);
         }
-        Kernel::NormApply(s) => norm::norm_apply(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.write(0)?),
+        Kernel::NormApply(s) => {
+            norm::norm_apply(w, s, o.read::<T>(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.write(0)?)
+        }
         Kernel::NormBackwardSums(s) => {
-            let (x, stats, weight, bias, dy) = (o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
+            let (x, stats, weight, bias, dy) = (o.read::<T>(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
             norm_backward::norm_backward_sums(w, s, x, stats, weight, bias, dy, o.write(0)?, o.write(1)?, o.work());
         }
         Kernel::NormBackwardData { shape, add } => {
-            let (x, stats, weight, bias, dy) = (o.read(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
+            let (x, stats, weight, bias, dy) = (o.read::<T>(0)?, o.read(1)?, o.read(2)?, o.read(3)?, o.read(4)?);
             let (dweight, dbias) = (o.read(5)?, o.read(6)?);
             norm_backward::norm_backward_data(w, shape, *add, x, stats, weight, bias, dy, dweight, dbias, o.write(0)?);
         }
