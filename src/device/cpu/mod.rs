@@ -166,8 +166,7 @@ impl Device for CpuDevice {
     }
 
     fn fuses(&self, kernel: &Kernel) -> bool {
-        // A pool of stored values has the winners of rounded ones, and the fused kernel compares them as they were before.
-        matches!(kernel, Kernel::NormApply(s) if s.window == 1 || self.dtype == DType::F32)
+        matches!(kernel, Kernel::NormApply(_))
     }
 
     fn fuses_sums(&self) -> bool {
