@@ -2,10 +2,12 @@
 //! direct convolution with all its zeros.
 //!
 //!     cargo bench --bench conv -- THREADS BATCH [part of a model's name]
+//!     cargo bench --bench conv -- errors        # of each method, instead: relative L2 distance to f64 sums
 //!
 //! SAMCORE_CONV and SAMCORE_ISA choose the method and the instructions.
 
-use samcore::device::cpu::{Workers, conv, method::Methods, simd::Isa};
+use samcore::device::cpu::method::{Method, Methods};
+use samcore::device::cpu::{Workers, conv, simd::Isa};
 use samcore::ops::call::ConvShape;
 use samcore::rng::{Draws, stream};
 use std::time::Instant;
@@ -85,8 +87,75 @@ fn seconds(threads: usize, mut f: impl FnMut()) -> f64 {
     }
 }
 
+/// Forward, by data and by weight in f64, of the values of `x`, `w` and `dy`.
+fn exact(s: &ConvShape, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
+    let mut sums = [vec![0.0; s.y_len()], vec![0.0; s.x_len()], vec![0.0; s.weight_len()]];
+    let [y, dx, dw] = &mut sums;
+    for at in 0..s.n * s.out_h() * s.out_w() * s.k * s.k {
+        let (pixel, tap) = (at / (s.k * s.k), at % (s.k * s.k));
+        let (image, place) = (pixel / (s.out_h() * s.out_w()), pixel % (s.out_h() * s.out_w()));
+        let (row, col) = (place / s.out_w() * s.stride + tap / s.k, place % s.out_w() * s.stride + tap % s.k);
+        if row < s.pad || col < s.pad || row - s.pad >= s.h || col - s.pad >= s.w {
+            continue;
+        }
+        let from = ((image * s.h + row - s.pad) * s.w + col - s.pad) * s.ci;
+        for o in 0..s.co {
+            let kernel = (o * s.k * s.k + tap) * s.ci;
+            let (to, d) = (pixel * s.co + o, f64::from(dy[pixel * s.co + o]));
+            for c in 0..s.ci {
+                let (a, b) = (f64::from(x[from + c]), f64::from(w[kernel + c]));
+                y[to] += a * b;
+                dx[from + c] += d * b;
+                dw[kernel + c] += d * a;
+            }
+        }
+    }
+    sums
+}
+
+/// Prints the relative errors of each method for layers of which Winograd's method computes some product.
+fn errors() {
+    println!("relative L2 error forward, by data, by weight; one image, normal values");
+    let normal = |seed: u64, len: usize| -> Vec<f32> {
+        let mut draws = Draws::new(seed, stream("bench"), 0, 0);
+        (0..len).map(|_| draws.normal() as f32).collect()
+    };
+    for &(model, _, [h, ci, co, k, stride, pad]) in LAYERS.iter().filter(|l| l.2[3] == 3 && l.2[4] == 1) {
+        let s = ConvShape { n: 1, h, w: h, ci, co, k, stride, pad };
+        if ci < 8 || s.flops() > 100_000_000 {
+            continue;
+        }
+        let (x, w, dy) = (normal(1, s.x_len()), normal(2, s.weight_len()), normal(3, s.y_len()));
+        let exact = exact(&s, &x, &w, &dy);
+        for (method, name) in Method::ALL {
+            let methods = Methods { forced: Some(method) };
+            let workers = Workers { methods, ..Workers::new(1, Isa::detect().unwrap_or(Isa::best())) };
+            let work = conv::forward_workspace::<f32>(&workers, &s)
+                .max(conv::backward_data_workspace::<f32>(&workers, &s))
+                .max(conv::backward_weight_workspace::<f32>(&workers, &s));
+            let (mut y, mut dx, mut dw) = (vec![0.0; s.y_len()], vec![0.0; s.x_len()], vec![0.0; s.weight_len()]);
+            let mut work = vec![0.0; work];
+            conv::forward(&workers, &s, &x, &w, None, &mut y, None, &mut work);
+            conv::backward_data(&workers, &s, &dy, &w, &mut dx, false, None, &mut work);
+            conv::backward_weight(&workers, &s, &x, &dy, &mut dw, &mut work);
+            let error = |got: &[f32], exact: &[f64]| {
+                let sums = got
+                    .iter()
+                    .zip(exact)
+                    .fold((0.0, 0.0), |(error, norm), (g, e)| (error + (f64::from(*g) - e).powi(2), norm + e * e));
+                (sums.0 / sums.1).sqrt()
+            };
+            let [y, dx, dw] = [error(&y, &exact[0]), error(&dx, &exact[1]), error(&dw, &exact[2])];
+            println!("{model:<16} {h:>2}x{h:<2} {ci:>4} -> {co:<4} {name:<6}: {y:.1e} {dx:.1e} {dw:.1e}");
+        }
+    }
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
+    if words.first().is_some_and(|word| word == "errors") {
+        return errors();
+    }
     let number = |i: usize, default: usize| words.get(i).and_then(|w| w.parse().ok()).unwrap_or(default);
     let (threads, n) = (number(0, 1), number(1, 32));
     let only = words.get(2).map_or("", |w| w);
