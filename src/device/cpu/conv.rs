@@ -20,6 +20,7 @@ use crate::ops::call::{ConvShape, NormShape};
 ///
 /// `partials` `[n, 2, co]` takes, for each image, mean and M2 (sum of squared differences from that mean) of each
 /// output channel, of the values as stored.
+#[allow(clippy::too_many_arguments)]
 pub fn forward<T: Stored>(
     workers: &Workers,
     s: &ConvShape,
@@ -59,6 +60,7 @@ pub struct NormSums<'a, T> {
 }
 
 /// dx = the gradient of conv(x, w) with respect to x, given dy; added to what `dx` holds where `add`.
+#[allow(clippy::too_many_arguments)]
 pub fn backward_data<T: Stored>(
     workers: &Workers,
     s: &ConvShape,

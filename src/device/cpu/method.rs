@@ -71,9 +71,10 @@ impl Methods {
 
     /// The method that computes `product` of a convolution of shape `s`.
     ///
-    /// Winograd for 3x3 kernels of stride 1 with at least 8 channels on both sides: below that the transforms cost what the
-    /// products save. F(2x2) forward, as its rounding errors are no wider than those of direct convolution and so flip no
-    /// more ReLUs; F(4x4) for gradients, and forward as well where storing in bf16 rounds a thousand times as much.
+    /// Of the methods that are precise enough the one with the fewest products, each weighed by what its transforms cost
+    /// beside them: F(2x2) forward, as its rounding errors are no wider than those of direct convolution and so flip no more
+    /// ReLUs; F(4x4) as well for gradients, and forward where storing in bf16 rounds a thousand times as much. Direct where
+    /// channels or tiles are so few that transforming tiles or weights costs what the products save.
     pub fn choose(&self, s: &ConvShape, product: Product, stored: Element) -> Method {
         if s.k != 3 || s.stride != 1 || s.pad > 2 {
             return Method::Direct;
@@ -81,14 +82,29 @@ impl Methods {
         if let Some(method) = self.forced {
             return method;
         }
-        if s.ci.min(s.co) < 8 {
+        let [h, w] = if product == Product::BackwardData { [s.h, s.w] } else { [s.out_h(), s.out_w()] };
+        if s.ci.min(s.co) < LEAST_CHANNELS || s.n * h.div_ceil(4) * w.div_ceil(4) < LEAST_TILES {
             return Method::Direct;
         }
-        match product {
-            Product::Forward if stored == Element::F32 => Method::F2,
-            Product::Forward | Product::BackwardData | Product::BackwardWeight => Method::F4,
-        }
+        let low = product == Product::Forward && stored == Element::F32;
+        let cost = |method: &Method| match method {
+            Method::Direct => 100 * inside(s.h, s.out_h(), s.pad) * inside(s.w, s.out_w(), s.pad),
+            Method::F2 => 115 * 16 * h.div_ceil(2) * w.div_ceil(2),
+            Method::F4 => 130 * 36 * h.div_ceil(4) * w.div_ceil(4),
+        };
+        let methods = Method::ALL.into_iter().map(|m| m.0).filter(|m| !(low && *m == Method::F4));
+        methods.min_by_key(cost).unwrap_or(Method::Direct)
     }
+}
+
+/// Fewer channels than this fill too little of a vector.
+const LEAST_CHANNELS: usize = 8;
+/// Fewer 4x4 tiles in a batch than this are fewer than the rows of a block of the matrix product.
+const LEAST_TILES: usize = 16;
+
+/// Pairs of an input and an output position of one axis that a tap joins.
+fn inside(source: usize, out: usize, pad: usize) -> usize {
+    (0..out).map(|o| (o..o + 3).filter(|at| *at >= pad && *at < source + pad).count()).sum()
 }
 
 #[cfg(test)]
@@ -97,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_rule_goes_by_shape_and_a_forced_method_only_where_it_can() {
-        let s = ConvShape { n: 2, h: 9, w: 9, ci: 16, co: 16, k: 3, stride: 1, pad: 1 };
+        let s = ConvShape { n: 2, h: 16, w: 16, ci: 16, co: 16, k: 3, stride: 1, pad: 1 };
         let rule = |s: &ConvShape, stored| {
             [Product::Forward, Product::BackwardData, Product::BackwardWeight]
                 .map(|p| Methods::default().choose(s, p, stored))
@@ -113,6 +129,12 @@ mod tests {
         for other in others {
             assert_eq!(rule(&other, Element::F32), [Method::Direct; 3], "{other:?}");
         }
+        // Most taps of a small image's border meet no pixel; a few tiles do not pay for transforming the weights.
+        let side = |side, n| rule(&ConvShape { n, h: side, w: side, ..s }, Element::F32);
+        assert_eq!(side(1, 128), [Method::Direct; 3]);
+        assert_eq!(side(2, 128), [Method::Direct; 3]);
+        assert_eq!(side(6, 128), [Method::F2; 3]);
+        assert_eq!(side(8, 2), [Method::Direct; 3]);
         let forced = Methods { forced: Some(Method::F4) };
         let of = |s: &ConvShape| forced.choose(s, Product::Forward, Element::F32);
         assert_eq!((of(&s), of(&others[0]), of(&others[1])), (Method::F4, Method::F4, Method::Direct));

@@ -29,7 +29,8 @@ mod strips;
 mod sweep;
 #[cfg(test)]
 mod testing;
-pub mod tile;
+mod tile;
+mod transpose;
 pub mod vector;
 mod widen;
 mod winograd;

@@ -25,6 +25,7 @@ pub fn width(isa: Isa, columns: usize) -> usize {
 }
 
 /// `to[t][j] = from[t * stride + j]` for `j < columns`, zeros up to `width`.
+#[inline(always)]
 pub fn copy<T: Stored>(from: &[T], stride: usize, columns: usize, to: &mut [f32], width: usize) {
     for (t, to) in to.chunks_exact_mut(width).enumerate() {
         let (values, zeros) = to.split_at_mut(columns);

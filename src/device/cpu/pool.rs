@@ -209,8 +209,9 @@ impl<'a, T> Parts<'a, T> {
         Parts { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
-    pub fn len(&self) -> usize {
-        self.len
+    /// Whether there are at least `len` elements.
+    pub fn holds(&self, len: usize) -> bool {
+        len <= self.len
     }
 
     /// The first element, for kernels that write in strides. Writes through it are bound by the promise of

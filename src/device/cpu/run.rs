@@ -27,6 +27,8 @@ fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
         Kernel::MaxPoolBackward { .. } => Some([&[0, 1], &[0]]),
         Kernel::AvgPoolBackward { .. } => Some([&[0], &[0]]),
         Kernel::PadShortcut(_) | Kernel::PadShortcutBackward { .. } => Some([&[0], &[0]]),
+        Kernel::LinearForward(_) | Kernel::LinearBackwardData { .. } => Some([&[0, 1], &[0]]),
+        Kernel::LinearBackwardWeight(_) => Some([&[0, 1], &[]]),
         Kernel::BatchStats { .. } => Some([&[0], &[]]),
         Kernel::NormApply(_) => Some([&[0], &[0]]),
         Kernel::NormBackwardSums(_) => Some([&[0, 4], &[]]),
@@ -167,12 +169,14 @@ fn compute<T: Stored>(
         Kernel::PadShortcutBackward { shape, add } => {
             shortcut::pad_shortcut_backward(w, shape, *add, o.read::<T>(0)?, o.write(0)?);
         }
-        Kernel::LinearForward(s) => linear::forward(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?, o.work()),
+        Kernel::LinearForward(s) => {
+            linear::forward(w, s, o.read::<T>(0)?, o.read(1)?, o.read(2)?, o.write(0)?, o.work())
+        }
         Kernel::LinearBackwardData { shape, add } => {
-            linear::backward_data(w, shape, o.read(0)?, o.read(1)?, o.write(0)?, *add, o.work());
+            linear::backward_data(w, shape, o.read::<T>(0)?, o.read(1)?, o.write(0)?, *add, o.work());
         }
         Kernel::LinearBackwardWeight(s) => {
-            linear::backward_weight(w, s, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?, o.work());
+            linear::backward_weight(w, s, o.read::<T>(0)?, o.read(1)?, o.write(0)?, o.write(1)?, o.work());
         }
         &Kernel::Dropout { len, offset, p_bits, stream, add, .. } => {
             let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };

@@ -13,6 +13,7 @@ use super::pool::Parts;
 use super::simd::Isa;
 use super::stored::Stored;
 use super::tile::{self, Walk};
+use super::transpose::transpose;
 use crate::dtype::Element;
 use crate::ops::call::ConvShape;
 use std::ops::Range;
@@ -199,7 +200,7 @@ impl Sweep {
             // SAFETY: panels of one phase, and phases, lie one behind the other.
             let panel = unsafe { parts.part(start..start + depth * width) };
             if !self.rows.flipped {
-                return pack::transpose(&w[first * depth..], depth, columns, panel, width);
+                return transpose(isa, &w[first * depth..], depth, columns, panel, width);
             }
             for (j, to) in panel.chunks_exact_mut(self.c * width).enumerate() {
                 let tap = self.rows.tap(a, j / across) * self.k + self.cols.tap(b, j % across);
@@ -210,6 +211,7 @@ impl Sweep {
 
     /// Computes all outputs from the source `from` and the weights `w` `[co, k, k, ci]`, and calls `finish(image, outputs)`
     /// for each image, mostly while its outputs are in cache.
+    #[allow(clippy::too_many_arguments)]
     pub fn run<T: Stored>(
         &self,
         workers: &Workers,
@@ -265,6 +267,7 @@ impl Sweep {
     }
 
     /// The outputs `units` of each row phase of one image; `out` and what is added start at their first row.
+    #[allow(clippy::too_many_arguments)]
     fn band<T: Stored>(
         &self,
         isa: Isa,
@@ -300,6 +303,7 @@ impl Sweep {
     }
 
     /// The sums of a band's outputs from its padded source; added to what `out` holds where `add`.
+    #[allow(clippy::too_many_arguments)]
     fn products(
         &self,
         isa: Isa,

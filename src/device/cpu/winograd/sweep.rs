@@ -12,6 +12,7 @@ use super::super::simd::Isa;
 use super::super::stored::Stored;
 use super::super::sweep::{Addend, Finish, MIN_JOBS, Source, padded_rows};
 use super::super::tile::{self, Walk};
+use super::super::transpose::transpose;
 use super::transform::{Grid, Outputs, Planes};
 use super::{Routines, planes, tile_of};
 use crate::ops::call::ConvShape;
@@ -113,6 +114,7 @@ impl Winograd {
 
     /// Computes all outputs from the source `from` and the weights `w` `[co, 3, 3, ci]`, and calls `finish(image, outputs)`
     /// for each image, mostly while its outputs are in cache.
+    #[allow(clippy::too_many_arguments)]
     pub fn run<T: Stored>(
         &self,
         workers: &Workers,
@@ -177,7 +179,7 @@ impl Winograd {
                 let rows = job * chunk..((job + 1) * chunk).min(9 * c);
                 // SAFETY: rows follow one another.
                 let to = unsafe { parts.part(rows.start * width..rows.end * width) };
-                pack::transpose(&w[rows.start..], 9 * c, d, to, width);
+                transpose(isa, &w[rows.start..], 9 * c, d, to, width);
             });
         }
         let by_channel = &*by_channel;

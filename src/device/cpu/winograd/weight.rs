@@ -132,7 +132,7 @@ impl Plan {
             let dy = &dy[image * dy_len..(image + 1) * dy_len];
             padded_rows(dy, &edge, down * side, &mut dy_copy[..count * side * dy_pitch], dy_pitch);
             let grid = |pitch: usize, c: usize| Grid { rows: count, cols, pitch, down: side * pitch, across: side * c };
-            assert!((tile + count * cols) * x_planes.row <= x_planes.plane && self.block_len() <= block.len());
+            assert!((tile + count * cols) * x_planes.row <= x_planes.plane && block.holds(self.block_len()));
             // SAFETY: rows of tiles are written by one job each; the copies hold all of their pixels and a vector more, and
             // the block all points, by the assertion.
             unsafe {
