@@ -1,7 +1,8 @@
 //! The one thread pool: made once, used by every call of every step, and free of allocation after that.
 //!
-//! A call is split into jobs by its *shapes*, never by the number of threads. Which thread runs a job is decided at run
-//! time; as each job writes only its own part of the output, the bits do not depend on it.
+//! A call is split into jobs by its *shapes*, never by the number of threads. Each thread begins with its own stretch of
+//! them, so that it meets the same part of a batch in call after call, which its caches still hold; then it takes what
+//! others have not begun. As each job writes only its own part of the output, the bits do not depend on who runs it.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -26,10 +27,15 @@ unsafe impl Send for Work {}
 struct Shared {
     work: Mutex<Work>,
     gate: Gate,
-    next: AtomicUsize,
+    /// Of each thread's stretch of jobs the next one that nobody has begun.
+    next: Vec<Next>,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
+
+/// A counter in a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 /// Lets workers into one call's work while it is open, and counts those inside.
 ///
@@ -93,7 +99,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             work: Mutex::new(Work { run: None, jobs: 0 }),
             gate: Gate(AtomicU64::new(0)),
-            next: AtomicUsize::new(0),
+            next: (0..threads.max(1)).map(|_| Next(AtomicUsize::new(0))).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -131,7 +137,9 @@ impl Pool {
         // SAFETY: only the lifetime is erased; the gate is closed and empty before `f` goes out of scope.
         let erased = unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(local) };
         *s.work.lock().unwrap_or_else(PoisonError::into_inner) = Work { run: Some(erased), jobs };
-        s.next.store(0, Ordering::Relaxed);
+        for (thread, next) in s.next.iter().enumerate() {
+            next.0.store(stretch(jobs, s.next.len(), thread).start, Ordering::Relaxed);
+        }
         s.gate.open();
         for w in &self.workers {
             w.thread().unpark();
@@ -155,14 +163,23 @@ impl Drop for Pool {
     }
 }
 
+/// The jobs that a thread begins with.
+fn stretch(jobs: usize, threads: usize, thread: usize) -> Range<usize> {
+    jobs * thread / threads..jobs * (thread + 1) / threads
+}
+
 fn take_jobs(s: &Shared, f: &Job<'_>, jobs: usize, thread: usize) {
+    let threads = s.next.len();
     let done = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let job = s.next.fetch_add(1, Ordering::Relaxed);
-            if job >= jobs {
-                break;
+        for owner in (thread..threads).chain(0..thread) {
+            let end = stretch(jobs, threads, owner).end;
+            loop {
+                let job = s.next[owner].0.fetch_add(1, Ordering::Relaxed);
+                if job >= end {
+                    break;
+                }
+                f(job, thread);
             }
-            f(job, thread);
         }
     }));
     if done.is_err() {
