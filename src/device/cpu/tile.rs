@@ -385,7 +385,12 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn store_first(self, to: *mut f32, count: usize) {
-            unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, self) }
+            // A masked store is several micro-operations on AMD: one of the two is a branch that is always predicted.
+            if count == 16 {
+                unsafe { _mm512_storeu_ps(to, self) }
+            } else {
+                unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, self) }
+            }
         }
         #[inline(always)]
         unsafe fn load_bf16(from: *const bf16, count: usize) -> Self {
@@ -403,7 +408,12 @@ mod x86 {
                 let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
                 let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
                 let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet));
-                _mm256_mask_storeu_epi16(to.cast(), ((1u32 << count) - 1) as u16, _mm512_cvtepi32_epi16(high));
+                let low = _mm512_cvtepi32_epi16(high);
+                if count == 16 {
+                    _mm256_storeu_si256(to.cast(), low);
+                } else {
+                    _mm256_mask_storeu_epi16(to.cast(), ((1u32 << count) - 1) as u16, low);
+                }
             }
         }
     }

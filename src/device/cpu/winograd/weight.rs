@@ -18,12 +18,15 @@ use super::{Routines, planes, tile_of};
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
-/// Slots at most.
+/// Slots at most, and elements of all of their sums at most: 5 MB.
 const MAX_SLOTS: usize = 16;
-/// Elements of one slot's sums at most, 320 KB: a third of the L2 cache of a current server core. (64 to 64 channels, 590 KB,
-const SLOT: usize = 80 * 1024;
-/// Elements of the points of one block of tiles, where slots have blocks of their own: 512 KB.
-const BLOCK: usize = 128 * 1024;
+const ALL_SUMS: usize = 1280 * 1024;
+/// Elements of one slot's sums at most, 640 KB: half of the L2 cache of a current server core and a little more. (Sharing
+/// blocks is as fast for 64 to 64 channels, 590 KB, where threads share a cache, and half as fast where they do not.)
+const SLOT: usize = 160 * 1024;
+/// Elements of the points of one block of tiles, where slots have blocks of their own: 1 MB. What lies deeper in the caches
+/// for that is read once; the sums are read and written once a block.
+const BLOCK: usize = 256 * 1024;
 /// Tiles of one block at least, where all threads share it.
 const SHARED_TILES: usize = 112;
 /// Tile rows that are copied and transformed at once.
@@ -54,7 +57,7 @@ impl Plan {
         let mut plan = Plan { s: *s, isa, side, points, grid, slots: 1, rows: 1 };
         let all_rows = s.n * grid[0];
         let tiles = if plan.sums_len() <= SLOT {
-            plan.slots = MAX_SLOTS.min(all_rows);
+            plan.slots = MAX_SLOTS.min(all_rows).min(ALL_SUMS / plan.sums_len());
             BLOCK / (points * (s.ci + s.co))
         } else {
             // As many as make reading and writing the sums cost no more than reading and writing the points.
