@@ -14,7 +14,7 @@ use super::super::sweep::{Addend, Finish, MIN_JOBS, Source, padded_rows};
 use super::super::tile::{self, Walk};
 use super::super::transpose::transpose;
 use super::transform::{Grid, Outputs, Planes};
-use super::{Routines, planes, tile_of};
+use super::{Routines, planes, prefetch, tile_of};
 use crate::ops::call::ConvShape;
 use std::ops::Range;
 
@@ -244,7 +244,12 @@ impl<T: Stored> Band<'_, T> {
             // SAFETY: the copy holds all rows and columns of the tiles and a vector more; the planes were just checked.
             unsafe { (routines.inputs)(&grid, &before, copy.as_ptr(), to.as_mut_ptr()) };
         }
-        self.multiply(images.len() * tiles, [&before, &after], points, products);
+        // Bands and images follow one another in memory.
+        let read = images.len() * rows.len() * side * w * c;
+        let end =
+            if rows.end * side < h { (images.start * h + rows.end * side) * w * c } else { images.end * h * w * c };
+        let next = &self.from[end..(end + read).min(self.from.len())];
+        self.multiply(images.len() * tiles, [&before, &after], points, products, next);
         for (i, image) in images.enumerate() {
             let row = s.out[1] * d;
             let pixels = rows.start * side..(rows.end * side).min(s.out[0]);
@@ -266,12 +271,13 @@ impl<T: Stored> Band<'_, T> {
         }
     }
 
-    /// The matrix product at each point.
-    fn multiply(&self, tiles: usize, [before, after]: [&Planes; 2], points: &[f32], products: &mut [f32]) {
+    /// The matrix product at each point; `next` is what is read after it.
+    fn multiply(&self, tiles: usize, [before, after]: [&Planes; 2], points: &[f32], products: &mut [f32], next: &[T]) {
         let (s, isa) = (self.sweep, self.isa);
         let plane = pack::packed_len(isa, s.c, s.d).next_multiple_of(16);
         let blocks = tile::cuts(tiles, tile::max_rows(isa));
         for p in 0..self.routines.points() {
+            prefetch(next, p, self.routines.points());
             for columns in pack::panels(isa, s.d) {
                 let width = pack::width(isa, columns.len());
                 let walk = Walk {
