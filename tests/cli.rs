@@ -126,3 +126,32 @@ fn check_proves_what_is_named_and_knows_no_other_names() {
     run(&folder.0, "check relu nosuch")
         .refused(2, "unknown operation or model 'nosuch'; known: conv2d, batch_norm, relu");
 }
+
+/// Winograd's methods and direct convolution train alike, but not to the same bits: `--exact` has those of direct convolution, and
+/// the run says which it took.
+#[test]
+fn exact_keeps_to_direct_convolution_and_a_method_can_be_named() {
+    let folder = Folder::with_images("exact", 64, 32, 4);
+    let train = |out: &str, flags: &str, method: Option<&str>| {
+        let line = format!(
+            "train --data data --model cnn --device cpu --batch 32 --eval-batch 32 --steps 2 --out {out} {flags}"
+        );
+        let mut command = common::command(&folder.0, &line.split_whitespace().collect::<Vec<_>>());
+        if let Some(method) = method {
+            command.env("SAMCORE_CONV", method);
+        }
+        common::Done::of(command.output().unwrap())
+    };
+    let bits = |out: &str| fs::read(folder.path(&format!("{out}/last.safetensors"))).unwrap();
+    let told = |out: &str| fs::read_to_string(folder.path(&format!("{out}/env.json"))).unwrap();
+    train("rule", "", None).well();
+    train("exact", "--exact", None).well();
+    train("direct", "", Some("direct")).well();
+    train("f4", "", Some("f4")).well();
+    assert!(bits("exact") == bits("direct"), "--exact is direct convolution");
+    assert!(bits("rule") != bits("exact") && bits("f4") != bits("rule"), "each method rounds in its own way");
+    assert!(told("exact").contains(" direct\"") && told("f4").contains(" f4\""), "{}", told("exact"));
+    train("none", "", Some("f8")).refused(2, "unknown SAMCORE_CONV 'f8'");
+    train("none", "--exact", Some("f4"))
+        .refused(2, "--exact keeps to direct convolution, but SAMCORE_CONV=f4; unset one");
+}
