@@ -22,12 +22,12 @@ pub unsafe trait Stored: Copy + Send + Sync + 'static {
     /// The first `count` values at `from`, then zeros.
     ///
     /// # Safety
-    /// As for [`Vector::load_first`].
+    /// `count` values are there, at most as many as `V` has lanes, and the CPU has the instructions of `V`.
     unsafe fn load_lanes<V: Vector>(from: *const Self, count: usize) -> V;
     /// Writes the first `count` lanes.
     ///
     /// # Safety
-    /// As for [`Vector::store_first`].
+    /// As for [`Stored::load_lanes`].
     unsafe fn store_lanes<V: Vector>(lanes: V, to: *mut Self, count: usize);
 }
 
