@@ -41,13 +41,13 @@ impl<T: Stored> Routines<T> {
     fn of(isa: Isa, method: Method) -> Routines<T> {
         match (isa, tile_of(method)) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 2) => x86::wide::<T, 4, 2>(),
+            (Isa::Avx512, 2) => wide::routines::<T, 4, 2>(),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => x86::wide::<T, 6, 4>(),
+            (Isa::Avx512, _) => wide::routines::<T, 6, 4>(),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 2) => x86::half::<T, 4, 2>(),
+            (Isa::Avx2, 2) => half::routines::<T, 4, 2>(),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => x86::half::<T, 6, 4>(),
+            (Isa::Avx2, _) => half::routines::<T, 6, 4>(),
             (_, 2) => plain::<T, 4, 2>(),
             _ => plain::<T, 6, 4>(),
         }
@@ -91,129 +91,80 @@ fn prefetch<T>(values: &[T], part: usize, parts: usize) {
     let _ = (values, part, parts);
 }
 
+/// Defines a module whose `routines` are compiled for an instruction set and its vectors. (A macro, because a function generic
+/// over the set cannot carry `#[target_feature]`.)
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::transform::{self, Grid, Outputs, Planes};
-    use super::{Routines, Stored};
-    use std::arch::x86_64::{__m256, __m512};
+macro_rules! compiled {
+    ($name:ident, $vector:ident, $features:literal) => {
+        mod $name {
+            use super::transform::{self, Grid, Outputs, Planes};
+            use super::{Routines, Stored};
+            use std::arch::x86_64::$vector;
 
-    // SAFETY of all functions here: the caller's promise, and `Isa::detect` names only sets that this CPU has.
+            // SAFETY of all functions here: the caller's promise, and `Isa::detect` names only sets that this CPU has.
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide_inputs<const A: usize>(grid: &Grid, planes: &Planes, copy: *const f32, to: *mut f32) {
-        unsafe { transform::inputs::<__m512, A>(grid, planes, copy, to) }
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide_gradients<const A: usize, const M: usize>(
-        grid: &Grid,
-        planes: &Planes,
-        copy: *const f32,
-        to: *mut f32,
-    ) {
-        unsafe { transform::gradients::<__m512, A, M>(grid, planes, copy, to) }
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide_outputs<T: Stored, const A: usize, const M: usize>(
-        grid: [usize; 2],
-        planes: &Planes,
-        from: *const f32,
-        outputs: &Outputs,
-        add: *const T,
-        to: *mut T,
-    ) {
-        unsafe { transform::outputs::<__m512, T, A, M>(grid, planes, from, outputs, add, to) }
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide_weights<T: Stored, const A: usize>(
-        from: *const T,
-        tap: usize,
-        count: usize,
-        flipped: bool,
-        to: *mut f32,
-        plane: usize,
-    ) {
-        unsafe { transform::weights::<__m512, T, A>(from, tap, count, flipped, to, plane) }
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide_weight_gradients<const A: usize>(
-        from: *const f32,
-        plane: usize,
-        slots: (usize, usize),
-        to: *mut f32,
-        tap: usize,
-        count: usize,
-    ) {
-        unsafe { transform::weight_gradients::<__m512, A>(from, plane, slots, to, tap, count) }
-    }
+            #[target_feature(enable = $features)]
+            unsafe fn inputs<const A: usize>(grid: &Grid, planes: &Planes, copy: *const f32, to: *mut f32) {
+                unsafe { transform::inputs::<$vector, A>(grid, planes, copy, to) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn gradients<const A: usize, const M: usize>(
+                grid: &Grid,
+                planes: &Planes,
+                copy: *const f32,
+                to: *mut f32,
+            ) {
+                unsafe { transform::gradients::<$vector, A, M>(grid, planes, copy, to) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn outputs<T: Stored, const A: usize, const M: usize>(
+                grid: [usize; 2],
+                planes: &Planes,
+                from: *const f32,
+                outputs: &Outputs,
+                add: *const T,
+                to: *mut T,
+            ) {
+                unsafe { transform::outputs::<$vector, T, A, M>(grid, planes, from, outputs, add, to) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn weights<T: Stored, const A: usize>(
+                from: *const T,
+                tap: usize,
+                count: usize,
+                flipped: bool,
+                to: *mut f32,
+                plane: usize,
+            ) {
+                unsafe { transform::weights::<$vector, T, A>(from, tap, count, flipped, to, plane) }
+            }
+            #[target_feature(enable = $features)]
+            unsafe fn weight_gradients<const A: usize>(
+                from: *const f32,
+                plane: usize,
+                slots: (usize, usize),
+                to: *mut f32,
+                tap: usize,
+                count: usize,
+            ) {
+                unsafe { transform::weight_gradients::<$vector, A>(from, plane, slots, to, tap, count) }
+            }
 
-    pub(super) fn wide<T: Stored, const A: usize, const M: usize>() -> Routines<T> {
-        Routines {
-            tile: M,
-            points: A,
-            inputs: wide_inputs::<A>,
-            gradients: wide_gradients::<A, M>,
-            outputs: wide_outputs::<T, A, M>,
-            weights: wide_weights::<T, A>,
-            weight_gradients: wide_weight_gradients::<A>,
+            pub(super) fn routines<T: Stored, const A: usize, const M: usize>() -> Routines<T> {
+                Routines {
+                    tile: M,
+                    points: A,
+                    inputs: inputs::<A>,
+                    gradients: gradients::<A, M>,
+                    outputs: outputs::<T, A, M>,
+                    weights: weights::<T, A>,
+                    weight_gradients: weight_gradients::<A>,
+                }
+            }
         }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half_inputs<const A: usize>(grid: &Grid, planes: &Planes, copy: *const f32, to: *mut f32) {
-        unsafe { transform::inputs::<__m256, A>(grid, planes, copy, to) }
-    }
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half_gradients<const A: usize, const M: usize>(
-        grid: &Grid,
-        planes: &Planes,
-        copy: *const f32,
-        to: *mut f32,
-    ) {
-        unsafe { transform::gradients::<__m256, A, M>(grid, planes, copy, to) }
-    }
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half_outputs<T: Stored, const A: usize, const M: usize>(
-        grid: [usize; 2],
-        planes: &Planes,
-        from: *const f32,
-        outputs: &Outputs,
-        add: *const T,
-        to: *mut T,
-    ) {
-        unsafe { transform::outputs::<__m256, T, A, M>(grid, planes, from, outputs, add, to) }
-    }
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half_weights<T: Stored, const A: usize>(
-        from: *const T,
-        tap: usize,
-        count: usize,
-        flipped: bool,
-        to: *mut f32,
-        plane: usize,
-    ) {
-        unsafe { transform::weights::<__m256, T, A>(from, tap, count, flipped, to, plane) }
-    }
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn half_weight_gradients<const A: usize>(
-        from: *const f32,
-        plane: usize,
-        slots: (usize, usize),
-        to: *mut f32,
-        tap: usize,
-        count: usize,
-    ) {
-        unsafe { transform::weight_gradients::<__m256, A>(from, plane, slots, to, tap, count) }
-    }
-
-    pub(super) fn half<T: Stored, const A: usize, const M: usize>() -> Routines<T> {
-        Routines {
-            tile: M,
-            points: A,
-            inputs: half_inputs::<A>,
-            gradients: half_gradients::<A, M>,
-            outputs: half_outputs::<T, A, M>,
-            weights: half_weights::<T, A>,
-            weight_gradients: half_weight_gradients::<A>,
-        }
-    }
+    };
 }
+#[cfg(target_arch = "x86_64")]
+compiled!(wide, __m512, "avx512f,avx512bw,avx512vl");
+#[cfg(target_arch = "x86_64")]
+compiled!(half, __m256, "avx2,fma");
