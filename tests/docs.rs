@@ -59,7 +59,7 @@ fn every_command_line_of_the_documents_can_be_read() {
 #[test]
 fn every_flag_that_the_documents_name_exists() {
     // Cargo's, and those of the scripts.
-    let others = ["release", "locked", "example", "test", "bench", "nocapture", "check"];
+    let others = ["release", "locked", "example", "test", "bench", "nocapture", "check", "table"];
     let mut known: BTreeSet<String> = others.map(str::to_owned).into();
     add_flags(&samcore::cli::command(), &mut known);
     for file in ["README.md", "CONTRIBUTING.md"] {
