@@ -210,7 +210,7 @@ pub const SETTINGS: &[Setting] = &[
     row(RESUMABLE, "device", Kind::Device, |r| Field::Target(&mut r.device),
         "where to compute"),
     row(RESUMABLE, "dtype", Kind::Choice(&DType::NAMES), |r| Field::DType(&mut r.dtype),
-        "number format; a CPU has f32 and bf16"),
+        "number format; a CPU has f32, bf16"),
     row(RESUMABLE, "exact", Kind::Switch, |r| Field::Switch(&mut r.exact),
         "direct convolution alone, without Winograd's method"),
     row(RESUMABLE, "threads", Kind::Count(0, 1024), |r| Field::Size(&mut r.threads),
