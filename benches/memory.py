@@ -10,18 +10,16 @@ counted for it when it ended (`ru_maxrss`). PyTorch runs f32, channels_last, wit
 PyTorch's. Any other command that makes samcore's steps can be given by --ours.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from measured import ROOT, provenance, spread
 
 
 def run(command):
@@ -41,21 +39,6 @@ def run(command):
     # Linux counts in KiB, macOS in bytes.
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"peak_rss_bytes": peak, "said": said}
-
-
-def cpu_model():
-    for entry in open("/proc/cpuinfo"):
-        if entry.startswith("model name"):
-            return entry.split(":", 1)[1].strip()
-    return "unknown"
-
-
-def commit():
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main():
@@ -89,10 +72,7 @@ def main():
         "pytorch_peak_rss_bytes": spread([r["pytorch"]["peak_rss_bytes"] for r in rounds]),
         "commands": {"samcore": shlex.join(ours), "pytorch": shlex.join(["python", *torch[1:]])},
         "versions": {"pytorch": config.get("torch"), "python": platform.python_version()},
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "os": platform.platform()},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "script": "benches/memory.py",
+        **provenance("benches/memory.py"),
         "rounds": rounds,
     }
     ratio = result["ratio"]
