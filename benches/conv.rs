@@ -8,7 +8,7 @@
 
 use samcore::device::cpu::method::{Method, Methods};
 use samcore::device::cpu::{Workers, conv, simd::Isa};
-use samcore::ops::call::ConvShape;
+use samcore::ops::{Conv2d, call::ConvShape};
 use samcore::rng::{Draws, stream};
 use std::time::Instant;
 
@@ -91,25 +91,12 @@ fn seconds(threads: usize, mut f: impl FnMut()) -> f64 {
 fn exact(s: &ConvShape, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
     let mut sums = [vec![0.0; s.y_len()], vec![0.0; s.x_len()], vec![0.0; s.weight_len()]];
     let [y, dx, dw] = &mut sums;
-    for at in 0..s.n * s.out_h() * s.out_w() * s.k * s.k {
-        let (pixel, tap) = (at / (s.k * s.k), at % (s.k * s.k));
-        let (image, place) = (pixel / (s.out_h() * s.out_w()), pixel % (s.out_h() * s.out_w()));
-        let (row, col) = (place / s.out_w() * s.stride + tap / s.k, place % s.out_w() * s.stride + tap % s.k);
-        if row < s.pad || col < s.pad || row - s.pad >= s.h || col - s.pad >= s.w {
-            continue;
-        }
-        let from = ((image * s.h + row - s.pad) * s.w + col - s.pad) * s.ci;
-        for o in 0..s.co {
-            let kernel = (o * s.k * s.k + tap) * s.ci;
-            let (to, d) = (pixel * s.co + o, f64::from(dy[pixel * s.co + o]));
-            for c in 0..s.ci {
-                let (a, b) = (f64::from(x[from + c]), f64::from(w[kernel + c]));
-                y[to] += a * b;
-                dx[from + c] += d * b;
-                dw[kernel + c] += d * a;
-            }
-        }
-    }
+    Conv2d::each_product(s, |to, from, kernel| {
+        let [a, b, d] = [x[from], w[kernel], dy[to]].map(f64::from);
+        y[to] += a * b;
+        dx[from] += d * b;
+        dw[kernel] += d * a;
+    });
     sums
 }
 

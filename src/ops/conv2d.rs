@@ -29,7 +29,7 @@ impl Conv2d {
     }
 
     /// Calls `f(y index, x index, weight index)` for every product of the sum that defines the convolution.
-    fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    pub fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
         for n in 0..s.n {
             for oy in 0..s.out_h() {
                 for ox in 0..s.out_w() {
