@@ -157,11 +157,7 @@ impl Sweep {
                     let at = (image * rows.out * cols.out + position) * d + columns.start;
                     // SAFETY: the jobs differ in channels or images.
                     let to = unsafe { to.part(at..at + columns.len()) };
-                    let addend = match operands.addend {
-                        Addend::Other(other) => Addend::Other(&other[at..at + columns.len()]),
-                        other => other,
-                    };
-                    addend.store(sums, to);
+                    operands.addend.part(at..at + columns.len()).store(sums, to);
                 }
             }
         }

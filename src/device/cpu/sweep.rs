@@ -251,10 +251,7 @@ impl Sweep {
             // SAFETY: bands of an image, and images, lie one behind the other; a thread runs one job at a time.
             let (out, scratch) =
                 unsafe { (outputs.part(range.clone()), scratch.part(thread * per_thread..(thread + 1) * per_thread)) };
-            let addend = match addend {
-                Addend::Other(other) => Addend::Other(&other[range]),
-                other => other,
-            };
+            let addend = addend.part(range);
             let source = &from[image * image_in..(image + 1) * image_in];
             self.band(workers.isa, source, units, packed, out, addend, scratch);
             if bands == 1 {
@@ -392,7 +389,15 @@ pub enum Addend<'a, T> {
     Other(&'a [T]),
 }
 
-impl<T: Stored> Addend<'_, T> {
+impl<'a, T: Stored> Addend<'a, T> {
+    /// What is added to the outputs in `range` alone.
+    pub fn part(self, range: Range<usize>) -> Addend<'a, T> {
+        match self {
+            Addend::Other(other) => Addend::Other(&other[range]),
+            whole => whole,
+        }
+    }
+
     /// Writes `sums`, and what is added, to `to`; other values start where `to` does.
     pub fn store(&self, sums: &[f32], to: &mut [T]) {
         let sums = to.iter_mut().zip(sums);
