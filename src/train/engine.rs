@@ -1,10 +1,9 @@
 //! A model, its data and its programs on a device: what training and evaluation share.
 
 use crate::data::DataSet;
-use crate::device::cpu::{CpuDevice, method::Methods};
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
-use crate::device::{Device, Layout};
+use crate::device::{Device, Layout, cpu::CpuDevice};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
@@ -57,8 +56,8 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
     };
     let device: Box<dyn Device> = match target {
         Target::Auto | Target::Cpu => {
-            let methods = Methods::asked(recipe.exact)?;
-            Box::new(CpuDevice::new(recipe.threads)?.with_dtype(dtype)?.with_methods(methods))
+            let device = CpuDevice::new(recipe.threads)?.with_dtype(dtype)?;
+            Box::new(if recipe.exact { device.exact()? } else { device })
         }
         Target::Cuda(number) => Box::new(cuda::on_gpu(number, dtype, None).map_err(named)?),
         Target::Emu => Box::new(cuda::on_emulator(emulation, recipe.threads, dtype, None).map_err(named)?),

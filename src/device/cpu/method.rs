@@ -43,18 +43,17 @@ impl Methods {
     /// Direct convolution alone.
     pub const EXACT: Methods = Methods { forced: Some(Method::Direct) };
 
-    /// What a run asks for: the rule or SAMCORE_CONV's method, or, with `--exact`, direct convolution alone.
+    /// Direct convolution alone, as `--exact` asks for.
     ///
     /// # Errors
-    /// Usage: an unknown name, or one that `--exact` excludes.
-    pub fn asked(exact: bool) -> Result<Methods> {
-        match Methods::detect()? {
-            Methods { forced: Some(method) } if exact && method != Method::Direct => {
+    /// Usage: SAMCORE_CONV has named another method.
+    pub fn exact(self) -> Result<Methods> {
+        match self.forced {
+            Some(method) if method != Method::Direct => {
                 let name = method.name();
                 Err(Error::usage(format!("--exact keeps to direct convolution, but SAMCORE_CONV={name}; unset one")))
             }
-            _ if exact => Ok(Methods::EXACT),
-            methods => Ok(methods),
+            _ => Ok(Methods::EXACT),
         }
     }
 

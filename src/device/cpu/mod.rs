@@ -82,7 +82,9 @@ impl CpuDevice {
     /// # Errors
     /// If SAMCORE_ISA asks for instructions that the CPU lacks, or a name is unknown.
     pub fn new(threads: usize) -> Result<CpuDevice> {
-        Ok(CpuDevice::with_isa(threads, Isa::detect()?)?.with_methods(Methods::detect()?))
+        let mut device = CpuDevice::with_isa(threads, Isa::detect()?)?;
+        device.workers.methods = Methods::detect()?;
+        Ok(device)
     }
 
     /// The same with the instructions given.
@@ -111,10 +113,13 @@ impl CpuDevice {
         Ok(self)
     }
 
-    /// The same device with methods of convolution chosen so.
-    pub fn with_methods(mut self, methods: Methods) -> CpuDevice {
-        self.workers.methods = methods;
-        self
+    /// The same device with direct convolution alone.
+    ///
+    /// # Errors
+    /// Usage: SAMCORE_CONV has named another method.
+    pub fn exact(mut self) -> Result<CpuDevice> {
+        self.workers.methods = self.workers.methods.exact()?;
+        Ok(self)
     }
 
     pub fn isa(&self) -> Isa {
