@@ -31,7 +31,7 @@ fn main() -> Result<(), Failure> {
     let opened = checkpoint.as_ref().map(|path| Checkpoint::open(Path::new(path))).transpose()?;
     let name = opened.as_ref().map_or_else(|| given("--model").unwrap_or("cnn".into()), |o| o.subject.model.clone());
     let model = models::find(&name)?;
-    let graph = models::classifier(&model, &engine::source(&data, Augment::default()), 0.0, 0.0)?;
+    let graph = models::classifier(&model, &engine::source(&data, Augment::default()), &models::Setup::default())?;
     let vectors = match (&opened, &checkpoint) {
         (Some(opened), Some(path)) => opened.vectors(&graph, Remembered::default(), Path::new(path))?,
         _ => engine::initial(&graph, 0, Remembered::default()),

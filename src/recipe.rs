@@ -18,6 +18,7 @@ use crate::data::Labels;
 use crate::dtype::DType;
 use crate::ops::call::Augment;
 use crate::optim::schedule::{Schedule, Shape};
+use crate::optim::{Corruption, Norm, Options};
 
 /// What fills the border of an image before it is cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,46 @@ impl Padding {
     /// Names as flags and config.toml have them, in the order of `ALL`.
     pub const NAMES: [&'static str; 2] = ["zero", "reflect"];
 }
+
+/// Named recipes of augmentation, which give crop, flip, cutout and AutoAugment their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Augmentation {
+    /// Each of these settings as it is.
+    Own,
+    None,
+    /// Crop and flip.
+    Basic,
+    /// Crop, flip and cutout.
+    Cutout,
+    /// AutoAugment's policy beside them.
+    Auto,
+}
+
+impl Augmentation {
+    pub const ALL: [Augmentation; 5] =
+        [Augmentation::Own, Augmentation::None, Augmentation::Basic, Augmentation::Cutout, Augmentation::Auto];
+    /// Names as flags and config.toml have them, in the order of `ALL`.
+    pub const NAMES: [&'static str; 5] = ["own", "none", "basic", "cutout", "aa"];
+}
+
+/// What a model's logits are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    CrossEntropy,
+    /// Reed et al. 2015: part of each target is what the model says itself, as probabilities.
+    BootstrapSoft,
+    /// The same with the class that the model finds most likely.
+    BootstrapHard,
+}
+
+impl Loss {
+    pub const ALL: [Loss; 3] = [Loss::CrossEntropy, Loss::BootstrapSoft, Loss::BootstrapHard];
+    /// Names as flags and config.toml have them, in the order of `ALL`.
+    pub const NAMES: [&'static str; 3] = ["cross-entropy", "bootstrap-soft", "bootstrap-hard"];
+}
+
+/// Value of a setting that names a file, where there is none.
+pub const NO_FILE: &str = "none";
 
 /// Which device a run is asked to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,19 +125,54 @@ pub struct Recipe {
     /// Share of the training images held out for validation.
     pub val_fraction: f64,
     pub labels: Labels,
+    /// Training images that are used, drawn by the seed; 0 is all.
+    pub train_images: usize,
+    /// Probability that a training label is drawn anew.
+    pub label_noise: f64,
+    /// Draw it from all classes, instead of from the others.
+    pub noise_all: bool,
+    /// Checkpoint whose predictions take the place of the training labels; [`NO_FILE`] is none.
+    pub relabel: String,
     /// Name of a model; "auto" until the data set has decided. Other models than `cnn` have recipes of their own, which
     /// `cli::flags::resolve` puts between these defaults and what the user gives.
     pub model: String,
+    /// Checkpoint whose weights the run begins with; [`NO_FILE`] is none.
+    pub init: String,
     pub dropout: f64,
+    pub loss: Loss,
+    /// Share of the given target in the losses of Reed et al.; 0 is what they found best.
+    pub beta: f64,
     pub opt: String,
     /// Radius of SAM's neighbourhood.
     pub rho: f64,
     /// Images that share a perturbation, a divisor of the batch; 0 is the whole batch.
     pub m: usize,
+    /// Steps from one that looks for a perturbation to the next.
+    pub every: usize,
+    pub rho_min: f64,
+    pub alpha: f64,
+    pub eta: f64,
+    pub sigma: f64,
+    pub lambda: f64,
+    pub theta: f64,
+    /// All-layer margins: steps, rate and decay of the perturbation of activations.
+    pub inner_steps: usize,
+    pub inner_lr: f64,
+    pub inner_decay: f64,
+    /// Adversarial training: steps, radius and rate of the perturbation of the input, in units of pixel values from 0 to 1.
+    pub pgd_steps: usize,
+    pub pgd_eps: f64,
+    pub pgd_lr: f64,
+    /// Parameter corruption: which norm, its size, and most parameters changed (0: all).
+    pub corruption_p: Norm,
+    pub corruption_eps: f64,
+    pub corruption_n: usize,
     /// Learning rate at its peak; see [`Schedule`] for this and the next five.
     pub lr: f64,
     /// Peak rate of the last linear layer; 0 is that of the others.
     pub head_lr: f64,
+    /// Peak rates of layers: "layer4=0.01".
+    pub group_lr: Vec<String>,
     pub schedule: Shape,
     pub warmup: f64,
     pub milestones: Vec<f64>,
@@ -105,24 +181,35 @@ pub struct Recipe {
     pub momentum: f64,
     pub nesterov: bool,
     pub weight_decay: f64,
+    /// Weight decay as part of the loss, so that it shapes perturbations too.
+    pub l2_in_loss: bool,
     /// Largest norm of the gradient; 0 is no limit.
     pub clip: f64,
     /// Beginnings of dotted names: parameters and batch-norms below them stay as they are.
     pub freeze: Vec<String>,
     /// What a running average of the weights keeps of itself each step; it is evaluated in their place. 0 is none.
     pub ema: f64,
+    /// Share of the run behind which the weights at the end of each epoch are averaged; 0 is none.
+    pub swa: f64,
+    /// Learning rate from there on; 0 is that of the schedule.
+    pub swa_lr: f64,
     pub label_smoothing: f64,
     pub batch: usize,
     /// Parts that a batch is computed in.
     pub accumulate: usize,
     pub eval_batch: usize,
     pub epochs: usize,
+    /// Which of the named recipes gave the next five their values.
+    pub augmentation: Augmentation,
     /// Pixels an image is padded by on each side before a random crop; 0 is no crop.
     pub crop: usize,
     pub crop_padding: Padding,
     pub flip: bool,
     /// Side in pixels of the square that is cut out of each training image; 0 is none.
     pub cutout: usize,
+    pub autoaugment: bool,
+    /// Parameter of the beta distribution that images are mixed by; 0 is none.
+    pub mixup: f64,
     pub seed: u64,
     pub device: Target,
     /// What convolutions and linear layers multiply in.
@@ -145,13 +232,37 @@ impl Default for Recipe {
             data: "fashion-mnist".into(),
             val_fraction: 0.0,
             labels: Labels::Fine,
+            train_images: 0,
+            label_noise: 0.0,
+            noise_all: false,
+            relabel: NO_FILE.into(),
             model: "auto".into(),
+            init: NO_FILE.into(),
             dropout: 0.0,
+            loss: Loss::CrossEntropy,
+            beta: 0.0,
             opt: "sgd".into(),
             rho: 0.05,
             m: 0,
+            every: 1,
+            rho_min: 0.0,
+            alpha: 0.4,
+            eta: 0.01,
+            sigma: 1.0,
+            lambda: 0.6,
+            theta: 0.4,
+            inner_steps: 1,
+            inner_lr: 0.01,
+            inner_decay: 0.0,
+            pgd_steps: 7,
+            pgd_eps: 8.0 / 255.0,
+            pgd_lr: 2.0 / 255.0,
+            corruption_p: Norm::Two,
+            corruption_eps: 0.05,
+            corruption_n: 0,
             lr: 0.1,
             head_lr: 0.0,
+            group_lr: vec![],
             schedule: Shape::Cosine,
             warmup: 0.2,
             milestones: vec![0.3, 0.6, 0.8],
@@ -160,18 +271,24 @@ impl Default for Recipe {
             momentum: 0.9,
             nesterov: true,
             weight_decay: 5e-4,
+            l2_in_loss: false,
             clip: 0.0,
             freeze: vec![],
             ema: 0.0,
+            swa: 0.0,
+            swa_lr: 0.0,
             label_smoothing: 0.0,
             batch: 128,
             accumulate: 1,
             eval_batch: 512,
             epochs: 8,
+            augmentation: Augmentation::Own,
             crop: 0,
             crop_padding: Padding::Zero,
             flip: true,
             cutout: 0,
+            autoaugment: false,
+            mixup: 0.0,
             seed: 0,
             device: Target::Auto,
             dtype: DType::F32,
@@ -194,6 +311,17 @@ impl Recipe {
             final_lr: self.final_lr,
             milestones: self.milestones.clone(),
             decay: self.lr_decay,
+        }
+    }
+
+    /// What the optimizer needs to know when its steps are recorded.
+    pub fn options(&self) -> Options {
+        Options {
+            nesterov: self.nesterov,
+            every: self.every,
+            inner_steps: self.inner_steps,
+            pgd_steps: self.pgd_steps,
+            corruption: Corruption { norm: self.corruption_p, n: self.corruption_n },
         }
     }
 

@@ -79,8 +79,8 @@ fn step(exec: &mut Exec, program: ProgramId, counters: &Counters) -> f32 {
 fn steps_allocate_nothing(name: &str, dtype: DType, threads: usize) {
     let augment = Augment { crop: 2, flip: true, ..Augment::default() };
     let source = ImageSource { h: 28, w: 28, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
-    let graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.2, 0.1).unwrap();
-    let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
+    let graph = models::classifier(&models::find("cnn").unwrap(), &source, &models::Setup::new(0.2, 0.1)).unwrap();
+    let optimizer = (optim::find(name).unwrap().build)(&Options::default());
     let device = CpuDevice::new(threads).and_then(|device| device.with_dtype(dtype)).unwrap();
     let mut recorder = Recorder::new(&graph, &device);
     let program = recorder.program(name, Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap();

@@ -158,8 +158,9 @@ impl Training {
     fn new(opt: &str, device: Box<dyn Device>) -> Training {
         let augment = Augment { crop: 1, flip: true, ..Augment::default() };
         let source = ImageSource { h: SIDE, w: SIDE, c: 1, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
-        let graph: Graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.2, 0.1).unwrap();
-        let optimizer = (optim::find(opt).unwrap().build)(&Options { nesterov: true });
+        let graph: Graph =
+            models::classifier(&models::find("cnn").unwrap(), &source, &models::Setup::new(0.2, 0.1)).unwrap();
+        let optimizer = (optim::find(opt).unwrap().build)(&Options::default());
         let mut recorder = Recorder::new(&graph, &*device);
         let program = recorder.program(opt, Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap();
         let recording = Recording::of(recorder);

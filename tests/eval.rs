@@ -145,7 +145,7 @@ fn the_best_weights_are_a_pytorch_state_dict_of_what_the_device_computes_with() 
         std: opened.subject.std,
         augment: Augment::default(),
     };
-    let graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.0, 0.0).unwrap();
+    let graph = models::classifier(&models::find("cnn").unwrap(), &source, &models::Setup::default()).unwrap();
     let vectors = opened.vectors(&graph, Remembered::default(), &file).unwrap();
     let (mut exec, _) = engine::evaluation_only(&graph, Box::new(CpuDevice::new(1).unwrap()), 1, &vectors).unwrap();
     let weights = engine::take(&mut exec, Remembered::default()).unwrap().weights;

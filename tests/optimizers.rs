@@ -24,7 +24,7 @@ const SLOTS: [(&str, f32); 5] = [("lr", 0.5), ("rho", 0.3), ("momentum", 0.9), (
 fn sgd_is_its_transcription() {
     let g = network();
     for (nesterov, slots) in [(false, &SLOTS[..]), (true, &SLOTS[..]), (false, &SLOTS[..3])] {
-        let sgd = (optim::find("sgd").unwrap().build)(&Options { nesterov });
+        let sgd = (optim::find("sgd").unwrap().build)(&Options { nesterov, ..Options::default() });
         let (device, _) = on_device(&g, &*sgd, slots);
         let hand = by_hand(&g, slots, nesterov, |oracle, state, t| {
             let loss = oracle.at(&state.w, None, t);
@@ -37,7 +37,7 @@ fn sgd_is_its_transcription() {
 #[test]
 fn sam_is_its_transcription() {
     let g = network();
-    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let sam = (optim::find("sam").unwrap().build)(&Options::default());
     let (device, mut exec) = on_device(&g, &*sam, &SLOTS);
     let mut gain = 0.0;
     let hand = by_hand(&g, &SLOTS, true, |oracle, state, t| {
@@ -63,7 +63,7 @@ fn program(exec: &Exec) -> ProgramId {
 fn sam_with_rho_zero_has_the_bits_of_sgd() {
     let g = network();
     let run = |name: &str, rho: f32| {
-        let optimizer = (optim::find(name).unwrap().build)(&Options { nesterov: true });
+        let optimizer = (optim::find(name).unwrap().build)(&Options::default());
         let slots = SLOTS.map(|(n, v)| if n == "rho" { (n, rho) } else { (n, v) });
         let state = on_device(&g, &*optimizer, &slots).0;
         [state.w, state.m, state.running].concat().into_iter().map(f64::to_bits).collect::<Vec<u64>>()
@@ -96,7 +96,7 @@ fn sam_in_groups(oracle: &Oracle<'_>, w: &[f64], m: usize, part: usize, t: usize
 #[test]
 fn m_sam_and_accumulation_are_their_transcriptions() {
     let g = network();
-    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let sam = (optim::find("sam").unwrap().build)(&Options::default());
     for (m, accumulate, part) in [(4, 1, 4), (0, 4, 4), (8, 4, 4), (8, 1, 8)] {
         let division = Division::of(ROWS, m, accumulate).unwrap();
         let (device, mut exec) = recorded(&g, &SLOTS, &data(), |recorder| {
@@ -122,7 +122,7 @@ fn m_sam_and_accumulation_are_their_transcriptions() {
 #[test]
 fn a_batch_in_one_group_and_one_part_has_the_bits_of_plain_sam() {
     let g = network();
-    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let sam = (optim::find("sam").unwrap().build)(&Options::default());
     let plain = on_device(&g, &*sam, &SLOTS).0;
     let division = Division::of(ROWS, ROWS, 1).unwrap();
     let (divided, _) = recorded(&g, &SLOTS, &data(), |recorder| {
@@ -136,7 +136,7 @@ fn frozen_layers_hold_still_with_their_statistics_and_the_head_has_its_own_rate(
     let g = network();
     let frozen = |name: &str| name.starts_with("conv.") || name.starts_with("bn.");
     let slots = [&SLOTS[..], &[("head_lr", 0.05)]].concat();
-    let sam = (optim::find("sam").unwrap().build)(&Options { nesterov: true });
+    let sam = (optim::find("sam").unwrap().build)(&Options::default());
     let (device, _) = recorded(&g, &slots, &data(), |recorder| {
         recorder.freeze(|p| frozen(&p.name));
         recorder.head(|p| p.name == "fc.weight");

@@ -50,7 +50,7 @@ impl Task {
     /// Usage: an unknown optimizer.
     fn passes(&self) -> Result<f64> {
         Ok(match self {
-            Task::Train(opt) => 3.0 * optim::find(opt)?.gradients,
+            Task::Train(opt) => 3.0 * (optim::find(opt)?.gradients)(&Options::default()),
             Task::Gradient => 3.0,
             Task::Evaluate => 1.0,
         })
@@ -84,7 +84,7 @@ impl Work {
     /// The model on the images that it is timed with.
     pub(super) fn graph(&self) -> Result<Graph> {
         let model = models::find(&self.model)?;
-        models::classifier(&model, &source(&model), 0.0, 0.0)
+        models::classifier(&model, &source(&model), &models::Setup::default())
     }
 }
 
@@ -209,7 +209,7 @@ impl Steps {
             Task::Gradient => train(device, "gradient", Box::new(Stand))?,
             Task::Train(opt) => {
                 let row = optim::find(opt)?;
-                train(device, row.name, (row.build)(&Options { nesterov: recipe.nesterov }))?
+                train(device, row.name, (row.build)(&recipe.options()))?
             }
         };
         let image_len = graph.source().map_or(0, |s| s.h * s.w * s.c);
@@ -356,7 +356,9 @@ mod tests {
     fn steps_of_every_optimizer_a_gradient_and_an_evaluation_are_timed_as_the_peers_count_them() {
         let limits = Limits::example();
         let forward = 37_383_680.0;
-        let opts = optim::OPTIMIZERS.iter().map(|row| (Task::Train(row.name.into()), 3.0 * row.gradients));
+        let opts = optim::OPTIMIZERS
+            .iter()
+            .map(|row| (Task::Train(row.name.into()), 3.0 * (row.gradients)(&Options::default())));
         for (task, passes) in opts.chain([(Task::Gradient, 3.0), (Task::Evaluate, 1.0)]) {
             let name = task.name().to_owned();
             let work = work("cnn", task);

@@ -102,7 +102,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let source =
         ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..engine::source(&data, Augment::default()) };
     let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
-    let graph = models::classifier(&model, &source, 0.0, 0.0)?;
+    let graph = models::classifier(&model, &source, &models::Setup::default())?;
     let vectors = opened.vectors(&graph, Remembered::default(), file)?;
     let device = engine::device(&mut recipe)?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;

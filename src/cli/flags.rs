@@ -156,7 +156,7 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 
 /// The recipe of a new run for which the user has `given` some settings, and its data.
 ///
-/// Of each setting the last one counts: its default, the model's own recipe, the config file, the flags. The model is
+/// Of each setting the last one counts: its default, the model's own recipe, the optimizer's, the config file, the flags. The model is
 /// the one given, else the data set decides; the recipe has its name. For a run that goes on, this is not asked: its
 /// config.toml has every setting.
 ///
@@ -175,10 +175,13 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     Ok((recipe_of(&model, given)?, data))
 }
 
-/// The recipe that `given` makes of the model's own.
+/// The recipe that `given` makes of the model's own and the optimizer's.
 fn recipe_of(model: &Model, given: &Overrides) -> Result<Recipe> {
     let own = Overrides::parse(model.recipe.iter().copied().flatten()).map_err(|e| e.context(&model.name))?;
-    Ok(Recipe { model: model.name.clone(), ..Recipe::default().with(&own)?.with(given)? })
+    let row = optim::find(&Recipe::default().with(given)?.opt)?;
+    let of_optimizer = Overrides::parse(row.recipe).map_err(|e| e.context(row.name))?;
+    let recipe = Recipe::default().with(&own)?.with(&of_optimizer)?.with(given)?;
+    Ok(Recipe { model: model.name.clone(), ..recipe })
 }
 
 /// That `recipe` has the values of `begun` wherever they decide the course of a run.

@@ -108,7 +108,8 @@ fn models_info(as_json: bool) -> Result<String> {
     text += &format!("{:<16} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
     for name in models::names() {
         let model = models::find(name)?;
-        let parameters = models::classifier(&model, &source(model.images, 10), 0.0, 0.0)?.params().count();
+        let parameters =
+            models::classifier(&model, &source(model.images, 10), &models::Setup::default())?.params().count();
         let images = model.images.map(|n| n.to_string()).join("x");
         text += &format!("{name:<16} {images:>9} {parameters:>12}  {}\n", model.about);
         let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), value.to_json()));
@@ -187,7 +188,7 @@ fn gpus() -> Result<Vec<String>> {
 fn optimizer_line(row: &OptimizerRow) -> String {
     let own: Vec<String> = row.settings.iter().map(|s| format!("--{s}")).collect();
     let own = if own.is_empty() { String::new() } else { format!("; {}", own.join(", ")) };
-    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, row.gradients)
+    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, (row.gradients)(&Options::default()))
 }
 
 const MEBI: f64 = (1 << 20) as f64;
@@ -248,7 +249,7 @@ fn cost(graph: &Graph, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Res
 fn model_info(model: &Model, args: &Args) -> Result<String> {
     let Args { classes, batch, .. } = *args;
     let (size, c) = (args.size.unwrap_or(model.images[0]), args.channels.unwrap_or(model.images[2]));
-    let graph = models::classifier(model, &source([size, size, c], classes), 0.0, 0.0)?;
+    let graph = models::classifier(model, &source([size, size, c], classes), &models::Setup::default())?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
     let costs: Vec<Cost> =

@@ -19,6 +19,25 @@ pub struct Spec {
     pub classes: usize,
     /// Probability of dropout where the model has it; 0 is none.
     pub dropout: f32,
+    /// Whether the model marks the activations that all-layer margins perturb: its residual blocks' convolutions.
+    pub taps: bool,
+}
+
+/// How a classifier is set up for a run, beside model and images.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Setup {
+    pub dropout: f32,
+    /// Share of each target that is spread over all classes.
+    pub smoothing: f32,
+    /// As in [`Spec`].
+    pub taps: bool,
+}
+
+impl Setup {
+    /// With dropout and label smoothing.
+    pub fn new(dropout: f32, smoothing: f32) -> Setup {
+        Setup { dropout, smoothing, ..Setup::default() }
+    }
 }
 
 /// Records a model on images `[h, w, c]` and returns the logits `[classes]`.
@@ -86,17 +105,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn to_check(model: &Model, augment: Augment, dropout: f32) -> Result<Graph> {
     let (side, c) = (model.check[1], model.images[2]);
     let (mean, std) = ([0.286; 4], [0.353; 4]);
-    classifier(model, &ImageSource { h: side, w: side, c, classes: 10, mean, std, augment }, dropout, 0.1)
+    classifier(model, &ImageSource { h: side, w: side, c, classes: 10, mean, std, augment }, &Setup::new(dropout, 0.1))
 }
 
 /// A model on images of `source`, with its loss.
 ///
 /// # Errors
 /// If the images do not fit the model.
-pub fn classifier(model: &Model, source: &ImageSource, dropout: f32, smoothing: f32) -> Result<Graph> {
+pub fn classifier(model: &Model, source: &ImageSource, setup: &Setup) -> Result<Graph> {
     let mut g = Graph::new();
     let batch = g.images(source.clone());
-    let logits = (model.build)(&mut g, batch.images, &Spec { classes: source.classes, dropout })
+    let Setup { dropout, smoothing, taps } = *setup;
+    let logits = (model.build)(&mut g, batch.images, &Spec { classes: source.classes, dropout, taps })
         .map_err(|e| e.context(format!("model {} on {}x{}x{} images", model.name, source.h, source.w, source.c)))?;
     nn::cross_entropy(&mut g, logits, batch.targets, batch.weights, smoothing)?;
     Ok(g)

@@ -6,7 +6,7 @@ fn source([h, w, c]: [usize; 3], classes: usize) -> ImageSource {
 }
 
 fn graph(name: &str, images: [usize; 3], classes: usize) -> Graph {
-    classifier(&find(name).unwrap(), &source(images, classes), 0.0, 0.0).unwrap()
+    classifier(&find(name).unwrap(), &source(images, classes), &Setup::default()).unwrap()
 }
 
 const COLOUR: [usize; 3] = [32, 32, 3];
@@ -212,7 +212,7 @@ fn initial_weights_follow_the_recipes() {
 
 #[test]
 fn dropout_stands_between_the_two_convolutions_of_each_wide_block() {
-    let g = classifier(&find("wrn-16-2").unwrap(), &source(COLOUR, 10), 0.3, 0.0).unwrap();
+    let g = classifier(&find("wrn-16-2").unwrap(), &source(COLOUR, 10), &Setup::new(0.3, 0.0)).unwrap();
     let dropouts: Vec<Var> = g.vars().filter(|v| matches!(g.node(*v).op, crate::ops::Op::Dropout(_))).collect();
     assert_eq!(dropouts.len(), 6);
     for v in dropouts {
@@ -227,11 +227,11 @@ fn other_sizes_channels_and_class_counts_build_and_too_small_ones_say_so() {
     for name in names() {
         let model = find(name).unwrap();
         for (images, classes) in [(COLOUR, 100), (GREY, 2), ([33, 47, 4], 7)] {
-            let g = classifier(&model, &source(images, classes), 0.3, 0.1).unwrap();
+            let g = classifier(&model, &source(images, classes), &Setup::new(0.3, 0.1)).unwrap();
             assert_eq!(g.shape(g.node(g.loss().unwrap()).inputs[0]).0, [classes], "{name}");
         }
     }
-    let error = classifier(&find("cnn").unwrap(), &source([3, 3, 1], 10), 0.0, 0.0).unwrap_err().to_string();
+    let error = classifier(&find("cnn").unwrap(), &source([3, 3, 1], 10), &Setup::default()).unwrap_err().to_string();
     assert!(error.contains("cnn") && error.contains("3x3"), "{error}");
 }
 

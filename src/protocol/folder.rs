@@ -213,7 +213,7 @@ mod tests {
     fn save(folder: &Path, run: &Run, step: u64) {
         let data = crate::data::load("fashion-mnist").unwrap();
         let source = engine::source(&data, run.recipe.augment());
-        let graph = models::classifier(&models::find("cnn").unwrap(), &source, 0.0, 0.0).unwrap();
+        let graph = models::classifier(&models::find("cnn").unwrap(), &source, &models::Setup::default()).unwrap();
         let subject = engine::subject("cnn", &data, &source);
         let vectors = engine::initial(&graph, 0, Remembered { optimizer: &["momentum"], average: false });
         let position = Position { step, ..Position::default() };

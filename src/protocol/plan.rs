@@ -36,6 +36,8 @@ pub struct Subject {
 /// What an optimizer gets of the budget in each run.
 pub struct Share {
     pub optimizer: &'static OptimizerRow,
+    /// Gradients of a batch in one of its steps.
+    pub gradients_per_step: f64,
     pub epochs: usize,
     pub steps: u64,
 }
@@ -43,7 +45,7 @@ pub struct Share {
 impl Share {
     /// Gradients of a batch after `epochs` of its epochs.
     pub fn gradients_after(&self, epochs: usize) -> f64 {
-        (self.steps / self.epochs as u64) as f64 * epochs as f64 * self.optimizer.gradients
+        (self.steps / self.epochs as u64) as f64 * epochs as f64 * self.gradients_per_step
     }
     /// Gradients of a batch in a whole run.
     pub fn gradients(&self) -> f64 {
@@ -83,7 +85,7 @@ impl Plan {
         }
         let model = models::find(&recipe.model)?;
         let source = engine::source(data, recipe.augment());
-        let graph = models::classifier(&model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
+        let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
         let (train, held_out) = orders(recipe, data)?;
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
@@ -93,10 +95,13 @@ impl Plan {
             let recipe = Recipe { opt: row.name.into(), ..recipe.clone() };
             engine::record(&mut Recorder::new(&graph, &*device), &graph, &recipe)?;
         }
-        let costs: Vec<(&str, f64)> = rows.iter().map(|row| (row.name, row.gradients)).collect();
+        let costs: Vec<(&str, f64)> =
+            rows.iter().map(|row| (row.name, (row.gradients)(&request.recipe.options()))).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
+        let options = request.recipe.options();
         let share = |(optimizer, epochs): (&'static OptimizerRow, usize)| Share {
             optimizer,
+            gradients_per_step: (optimizer.gradients)(&options),
             epochs,
             steps: steps_per_epoch * epochs as u64,
         };

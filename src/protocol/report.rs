@@ -313,7 +313,7 @@ pub fn plan_text(plan: &Plan, states: &[super::folder::State]) -> String {
             run.recipe.seed.to_string(),
             share.epochs.to_string(),
             count(share.steps as f64),
-            share.optimizer.gradients.to_string(),
+            share.gradients_per_step.to_string(),
             count(share.gradients()),
         ]);
     }

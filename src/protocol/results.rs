@@ -178,7 +178,7 @@ impl Results<'_> {
                 "name": share.optimizer.name,
                 "epochs": share.epochs,
                 "steps": share.steps,
-                "gradients_per_step": share.optimizer.gradients,
+                "gradients_per_step": share.gradients_per_step,
                 "gradient_evaluations": share.gradients(),
                 "seeds_done": self.of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
             });

@@ -157,7 +157,10 @@ mod tests {
     fn written_files_list_every_setting_once_below_its_section() {
         let text = Recipe::default().to_toml();
         assert!(text.starts_with("# Data\ndata = \"fashion-mnist\"\nval_fraction = 0.0\n"), "{text}");
-        assert!(text.contains("\n\n# Learning rate\nlr = 0.1\nhead_lr = 0.0\nschedule = \"cosine\"\n"), "{text}");
+        assert!(
+            text.contains("\n\n# Learning rate\nlr = 0.1\nhead_lr = 0.0\ngroup_lr = []\nschedule = \"cosine\"\n"),
+            "{text}"
+        );
         assert_eq!(text.lines().filter(|line| line.contains(" = ")).count(), SETTINGS.len());
     }
 

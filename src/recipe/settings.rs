@@ -1,10 +1,11 @@
 //! The table of all settings.
 
 use super::value::{Kind, Value};
-use super::{Padding, Recipe, Target};
+use super::{Augmentation, Loss, Padding, Recipe, Target};
 use crate::data::Labels;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::optim::Norm;
 use crate::optim::schedule::Shape;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
@@ -33,6 +34,9 @@ pub enum Field<'a> {
     Labels(&'a mut Labels),
     Shape(&'a mut Shape),
     Padding(&'a mut Padding),
+    Augmentation(&'a mut Augmentation),
+    Loss(&'a mut Loss),
+    Norm(&'a mut Norm),
     Target(&'a mut Target),
     DType(&'a mut DType),
 }
@@ -56,6 +60,9 @@ impl Setting {
             Field::Labels(v) => Value::Text(Labels::NAMES[*v as usize].into()),
             Field::Shape(v) => Value::Text(Shape::NAMES[*v as usize].into()),
             Field::Padding(v) => Value::Text(Padding::NAMES[*v as usize].into()),
+            Field::Augmentation(v) => Value::Text(Augmentation::NAMES[*v as usize].into()),
+            Field::Loss(v) => Value::Text(Loss::NAMES[*v as usize].into()),
+            Field::Norm(v) => Value::Text(Norm::NAMES[*v as usize].into()),
             Field::Target(v) => Value::Text(v.to_string()),
             Field::DType(v) => Value::Text(v.name().into()),
         }
@@ -78,6 +85,11 @@ impl Setting {
             (Field::Labels(place), Value::Text(v)) => *place = named(&v, &Labels::NAMES, &Labels::ALL)?,
             (Field::Shape(place), Value::Text(v)) => *place = named(&v, &Shape::NAMES, &Shape::ALL)?,
             (Field::Padding(place), Value::Text(v)) => *place = named(&v, &Padding::NAMES, &Padding::ALL)?,
+            (Field::Augmentation(place), Value::Text(v)) => {
+                *place = named(&v, &Augmentation::NAMES, &Augmentation::ALL)?;
+            }
+            (Field::Loss(place), Value::Text(v)) => *place = named(&v, &Loss::NAMES, &Loss::ALL)?,
+            (Field::Norm(place), Value::Text(v)) => *place = named(&v, &Norm::NAMES, &Norm::ALL)?,
             (Field::Target(place), Value::Text(v)) => {
                 let target = Target::parse(&v);
                 *place = target.ok_or_else(|| crate::error::unknown("device", &v, &Target::NAMES))?;
@@ -114,6 +126,8 @@ pub fn setting(name: &str) -> Result<&'static Setting> {
 const DATA: &str = "Data";
 const MODEL: &str = "Model";
 const OPTIMIZER: &str = "Optimizer";
+/// Settings that one or two optimizers have; the table of optimizers says which.
+const OWN: &str = "Optimizers' own";
 const LEARNING_RATE: &str = "Learning rate";
 const RUN: &str = "Length and batches";
 /// The section of the settings that leave the course of a run alone, and may therefore change when it is resumed.
@@ -141,11 +155,21 @@ const fn row(
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
     row(DATA, "data", Kind::Text, |r| Field::Text(&mut r.data),
-        "a set's name ('samcore data list' shows all) or folder"),
+        "a set's name, see 'samcore data list', or folder"),
     row(DATA, "val-fraction", SHARE, |r| Field::Number(&mut r.val_fraction),
         "share of the training images held out for validation"),
     row(DATA, "labels", Kind::Choice(&Labels::NAMES), |r| Field::Labels(&mut r.labels),
         "which labels of CIFAR-100"),
+    row(DATA, "train-images", Kind::Count(0, MOST), |r| Field::Size(&mut r.train_images),
+        "training images used, drawn by the seed; 0: all"),
+    row(DATA, "label-noise", SHARE, |r| Field::Number(&mut r.label_noise),
+        "probability that a training label is drawn anew"),
+    row(DATA, "noise-all", Kind::Switch, |r| Field::Switch(&mut r.noise_all),
+        "draw it from all classes, not only the others"),
+    row(DATA, "relabel", Kind::Text, |r| Field::Text(&mut r.relabel),
+        "checkpoint whose predictions replace the training labels"),
+    row(DATA, "augment", Kind::Choice(&Augmentation::NAMES), |r| Field::Augmentation(&mut r.augmentation),
+        "sets the next five"),
     row(DATA, "crop", Kind::Count(0, 64), |r| Field::Size(&mut r.crop),
         "random crop out of the image padded by N pixels; 0: none"),
     row(DATA, "crop-padding", Kind::Choice(&Padding::NAMES), |r| Field::Padding(&mut r.crop_padding),
@@ -154,9 +178,19 @@ pub const SETTINGS: &[Setting] = &[
         "mirror half of the images left-right"),
     row(DATA, "cutout", Kind::Count(0, 64), |r| Field::Size(&mut r.cutout),
         "erase a square of N pixels at a random place; 0: none"),
+    row(DATA, "autoaugment", Kind::Switch, |r| Field::Switch(&mut r.autoaugment),
+        "AutoAugment's CIFAR policy"),
+    row(DATA, "mixup", NOT_NEGATIVE, |r| Field::Number(&mut r.mixup),
+        "mix images by a share drawn from Beta(X, X); 0: none"),
 
     row(MODEL, "model", Kind::Text, |r| Field::Text(&mut r.model),
         "model by name, see 'samcore info models'; auto: the data decide"),
+    row(MODEL, "init", Kind::Text, |r| Field::Text(&mut r.init),
+        "safetensors file whose weights the run begins with"),
+    row(MODEL, "loss", Kind::Choice(&Loss::NAMES), |r| Field::Loss(&mut r.loss),
+        "loss by name"),
+    row(MODEL, "beta", SHARE, |r| Field::Number(&mut r.beta),
+        "bootstrap losses' share of the given target; 0: 0.95, hard 0.8"),
     row(MODEL, "dropout", SHARE, |r| Field::Number(&mut r.dropout),
         "probability of dropping an activation, in cnn and wrn-D-K"),
     row(MODEL, "label-smoothing", SHARE, |r| Field::Number(&mut r.label_smoothing),
@@ -168,23 +202,64 @@ pub const SETTINGS: &[Setting] = &[
         "radius of SAM's neighbourhood; 0: none"),
     row(OPTIMIZER, "m", Kind::Count(0, MOST), |r| Field::Size(&mut r.m),
         "images that share a perturbation (m-SAM); 0: the batch"),
+    row(OPTIMIZER, "every", Kind::Count(1, MOST), |r| Field::Size(&mut r.every),
+        "perturb in every N-th step only"),
     row(OPTIMIZER, "momentum", SHARE, |r| Field::Number(&mut r.momentum),
         "momentum of the descent"),
     row(OPTIMIZER, "nesterov", Kind::Switch, |r| Field::Switch(&mut r.nesterov),
         "Nesterov's momentum"),
     row(OPTIMIZER, "weight-decay", NOT_NEGATIVE, |r| Field::Number(&mut r.weight_decay),
         "weight decay, added to the gradient"),
+    row(OPTIMIZER, "l2-in-loss", Kind::Switch, |r| Field::Switch(&mut r.l2_in_loss),
+        "decay in the loss: perturbations see it too"),
     row(OPTIMIZER, "clip", NOT_NEGATIVE, |r| Field::Number(&mut r.clip),
         "largest norm of the gradient; 0: no limit"),
     row(OPTIMIZER, "freeze", Kind::Names, |r| Field::Names(&mut r.freeze),
         "layers that stay as they are, by how their names begin"),
     row(OPTIMIZER, "ema", SHARE, |r| Field::Number(&mut r.ema),
         "share a running average of the weights keeps; 0: none"),
+    row(OPTIMIZER, "swa", SHARE, |r| Field::Number(&mut r.swa),
+        "average the epochs' weights behind this share of the run; 0: none"),
+    row(OPTIMIZER, "swa-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.swa_lr),
+        "learning rate from there on; 0: as scheduled"),
+
+    row(OWN, "rho-min", NOT_NEGATIVE, |r| Field::Number(&mut r.rho_min),
+        "GSAM: radius where the learning rate is 0"),
+    row(OWN, "alpha", NOT_NEGATIVE, |r| Field::Number(&mut r.alpha),
+        "GSAM, LookSAM: weight of the orthogonal part"),
+    row(OWN, "eta", NOT_NEGATIVE, |r| Field::Number(&mut r.eta),
+        "ASAM: added to each |w|"),
+    row(OWN, "sigma", NOT_NEGATIVE, |r| Field::Number(&mut r.sigma),
+        "F-SAM: share of the mean gradient that is taken away"),
+    row(OWN, "lambda", SHARE, |r| Field::Number(&mut r.lambda),
+        "F-SAM: what the mean gradient keeps of itself"),
+    row(OWN, "theta", Kind::Number(Excluded(0.0), Included(1.0)), |r| Field::Number(&mut r.theta),
+        "VaSSO: share of a new gradient in the mean one"),
+    row(OWN, "inner-steps", Kind::Count(1, 1000), |r| Field::Size(&mut r.inner_steps),
+        "AMO: steps of the perturbation (t)"),
+    row(OWN, "inner-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.inner_lr),
+        "AMO: its rate (eta)"),
+    row(OWN, "inner-decay", NOT_NEGATIVE, |r| Field::Number(&mut r.inner_decay),
+        "AMO: its decay (lambda)"),
+    row(OWN, "pgd-steps", Kind::Count(1, 1000), |r| Field::Size(&mut r.pgd_steps),
+        "robust AMO: steps of the attack on the input"),
+    row(OWN, "pgd-eps", NOT_NEGATIVE, |r| Field::Number(&mut r.pgd_eps),
+        "robust AMO: its radius, of pixel values from 0 to 1"),
+    row(OWN, "pgd-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.pgd_lr),
+        "robust AMO: its step, of the same"),
+    row(OWN, "corruption-p", Kind::Choice(&Norm::NAMES), |r| Field::Norm(&mut r.corruption_p),
+        "corruption: which norm"),
+    row(OWN, "corruption-eps", NOT_NEGATIVE, |r| Field::Number(&mut r.corruption_eps),
+        "corruption: its size"),
+    row(OWN, "corruption-n", Kind::Count(0, MOST), |r| Field::Size(&mut r.corruption_n),
+        "corruption: most parameters changed; 0: all"),
 
     row(LEARNING_RATE, "lr", POSITIVE, |r| Field::Number(&mut r.lr),
         "learning rate at its peak"),
     row(LEARNING_RATE, "head-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.head_lr),
         "peak rate of the last linear layer; 0: as the others"),
+    row(LEARNING_RATE, "group-lr", Kind::Names, |r| Field::Names(&mut r.group_lr),
+        "peak rates by how names begin, such as layer4=0.01,fc=0.1"),
     row(LEARNING_RATE, "schedule", Kind::Choice(&Shape::NAMES), |r| Field::Shape(&mut r.schedule),
         "course of the learning rate"),
     row(LEARNING_RATE, "warmup", SHARE, |r| Field::Number(&mut r.warmup),
@@ -232,7 +307,7 @@ pub(crate) mod tests {
         Recipe::default().validate().unwrap();
         for s in SETTINGS {
             assert_eq!(SETTINGS.iter().filter(|other| other.name == s.name).count(), 1, "{}", s.name);
-            assert!(s.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", s.name);
+            assert!(s.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{}", s.name);
         }
     }
 

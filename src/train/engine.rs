@@ -7,9 +7,9 @@ use crate::device::{Device, Layout, cpu::CpuDevice};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
-use crate::models;
+use crate::models::{self, Setup};
 use crate::ops::call::{Augment, Counters};
-use crate::optim::{self, Optimizer, Options};
+use crate::optim::{self, Optimizer};
 use crate::params::Param;
 use crate::recipe::{Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
@@ -118,6 +118,15 @@ pub fn source(data: &DataSet, augment: Augment) -> ImageSource {
     ImageSource { h, w, c, classes: data.classes, mean: data.mean, std: data.std, augment }
 }
 
+/// How `recipe` sets up its model.
+///
+/// # Errors
+/// Usage: an unknown optimizer.
+pub fn setup(recipe: &Recipe) -> Result<Setup> {
+    let taps = optim::find(&recipe.opt)?.taps;
+    Ok(Setup { dropout: recipe.dropout as f32, smoothing: recipe.label_smoothing as f32, taps })
+}
+
 /// What a checkpoint says of a model on `source`, the images of `data`.
 pub fn subject(model: &str, data: &DataSet, source: &ImageSource) -> Subject {
     let ImageSource { h, w, c, classes, mean, std, .. } = *source;
@@ -173,7 +182,7 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
         let head = models::head(graph)?;
         recorder.head(|p| below(&p.name, head));
     }
-    let optimizer = (row.build)(&Options { nesterov: recipe.nesterov });
+    let optimizer = (row.build)(&recipe.options());
     let average = recipe.ema > 0.0;
     let record = |phase| {
         recorder.program(row.name, division, |step| {
@@ -184,7 +193,7 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let steps = (0..optimizer.phases()).map(record).collect::<Result<_>>()?;
     let rows = recipe.eval_batch;
     let program = if average { recorder.evaluation_of_average(rows)? } else { recorder.evaluation(rows)? };
-    let remembered = Remembered { optimizer: &["momentum"], average };
+    let remembered = Remembered { optimizer: row.state, average };
     Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, remembered })
 }
 

@@ -66,7 +66,7 @@ impl Session {
         let (train_order, val_order) = opening::orders(&recipe, &data)?;
         let device = engine::device(&mut recipe)?;
         let source = engine::source(&data, recipe.augment());
-        let graph = models::classifier(model, &source, recipe.dropout as f32, recipe.label_smoothing as f32)?;
+        let graph = models::classifier(model, &source, &engine::setup(&recipe)?)?;
         let mut recorder = Recorder::new(&graph, &*device);
         let programs = engine::record(&mut recorder, &graph, &recipe)?;
         let recording = Recording::of(recorder);

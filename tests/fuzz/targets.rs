@@ -167,7 +167,7 @@ const CLASSES: usize = 2;
 fn graph() -> Graph {
     let (mean, std, augment) = ([0.5; 4], [0.25; 4], Augment::default());
     let source = ImageSource { h: SIDE, w: SIDE, c: 1, classes: CLASSES, mean, std, augment };
-    models::classifier(&Model::new("tiny", "", tiny), &source, 0.0, 0.0).unwrap()
+    models::classifier(&Model::new("tiny", "", tiny), &source, &models::Setup::default()).unwrap()
 }
 
 /// What a run that averages its weights keeps.

@@ -57,7 +57,7 @@ struct Images {
 
 impl Images {
     fn graph(&self, model: &Model) -> Graph {
-        models::classifier(model, &self.source, 0.0, 0.0).unwrap()
+        models::classifier(model, &self.source, &models::Setup::default()).unwrap()
     }
 }
 
@@ -201,7 +201,7 @@ fn assert_steps(case: &Case, images: &Images, g: &Graph) {
             let mut bits: Option<Vec<f32>> = None;
             for threads in [1, 2] {
                 let device = CpuDevice::with_isa(threads, isa).unwrap();
-                let optimizer = (optim::find(optimizer).unwrap().build)(&Options { nesterov });
+                let optimizer = (optim::find(optimizer).unwrap().build)(&Options { nesterov, ..Options::default() });
                 let mut recorder = Recorder::new(g, &device);
                 let program = recorder.program(name, Division::whole(rows), |step| optimizer.record(0, step)).unwrap();
                 let recording = Recording::of(recorder);
