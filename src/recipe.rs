@@ -61,15 +61,15 @@ impl Augmentation {
 pub enum Loss {
     CrossEntropy,
     /// Reed et al. 2015: part of each target is what the model says itself, as probabilities.
-    BootstrapSoft,
+    ReedSoft,
     /// The same with the class that the model finds most likely.
-    BootstrapHard,
+    ReedHard,
 }
 
 impl Loss {
-    pub const ALL: [Loss; 3] = [Loss::CrossEntropy, Loss::BootstrapSoft, Loss::BootstrapHard];
+    pub const ALL: [Loss; 3] = [Loss::CrossEntropy, Loss::ReedSoft, Loss::ReedHard];
     /// Names as flags and config.toml have them, in the order of `ALL`.
-    pub const NAMES: [&'static str; 3] = ["cross-entropy", "bootstrap-soft", "bootstrap-hard"];
+    pub const NAMES: [&'static str; 3] = ["cross-entropy", "reed-soft", "reed-hard"];
 }
 
 /// Value of a setting that names a file, where there is none.

@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
     row(MODEL, "loss", Kind::Choice(&Loss::NAMES), |r| Field::Loss(&mut r.loss),
         "loss by name"),
     row(MODEL, "beta", SHARE, |r| Field::Number(&mut r.beta),
-        "bootstrap losses' share of the given target; 0: 0.95, hard 0.8"),
+        "share of the given target in Reed's losses; 0: 0.95, hard 0.8"),
     row(MODEL, "dropout", SHARE, |r| Field::Number(&mut r.dropout),
         "probability of dropping an activation, in cnn and wrn-D-K"),
     row(MODEL, "label-smoothing", SHARE, |r| Field::Number(&mut r.label_smoothing),
