@@ -219,7 +219,7 @@ pub const SETTINGS: &[Setting] = &[
     row(OPTIMIZER, "ema", SHARE, |r| Field::Number(&mut r.ema),
         "share a running average of the weights keeps; 0: none"),
     row(OPTIMIZER, "swa", SHARE, |r| Field::Number(&mut r.swa),
-        "average the epochs' weights behind this share of the run; 0: none"),
+        "average weights behind this share of the run; 0: none"),
     row(OPTIMIZER, "swa-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.swa_lr),
         "learning rate from there on; 0: as scheduled"),
 
