@@ -233,10 +233,11 @@ __device__ __forceinline__ float mapped(u32 map, float v) {
     }
 }
 
-// dst = sum of coefficient * map(vector) over the chunks, stored as TC where the chunk says so. A term whose coefficient has
-// a bad denominator is left out, and counted once. dst may be one of the vectors.
+// dst = sum of coefficient * map(vector) * factor over the chunks, stored as TC where the chunk says so. A term whose
+// coefficient has a bad denominator is left out, and counted once. dst may be one of the vectors.
 //
-// code: `terms` headers of three words (map, begin, end of the coefficient's code), then the code. Thread t of each block works
+// code: `terms` headers of three words, then the code of the coefficients. A header has the map and, in bits 4 to 7 and from 8
+// on, the factor's map and the number of its vector (from 1), then begin and end of its code. Thread t of each block works
 // out coefficient t, all blocks the same value: one launch less, and the loads of a block hide it behind those of others.
 extern "C" __global__ void __launch_bounds__(THREADS)
 set(const f32 *v0, const f32 *v1, const f32 *v2, const f32 *v3, const f32 *v4, const f32 *v5, const f32 *v6, const f32 *v7,
@@ -276,7 +277,18 @@ set(const f32 *v0, const f32 *v1, const f32 *v2, const f32 *v3, const f32 *v4, c
             float v[4];
             take(vectors[t] + i, left, whole, v);
             float coefficient = coefficients[t];
-            u32 map = steps[3 * t];
+            u32 map = steps[3 * t], factor = map >> 8;
+            if (factor > 0) {
+                const f32 *other = v0;
+#pragma unroll
+                for (u32 k = 1; k < TERMS; k++)
+                    if (factor == k + 1) other = vectors[k];
+                float u[4];
+                take(other + i, left, whole, u);
+#pragma unroll
+                for (int k = 0; k < 4; k++) v[k] = mapped(map & 15, v[k]) * mapped(map >> 4 & 15, u[k]);
+                map = IDENTITY;
+            }
             // The first term is written, not added to 0, so that a plain copy keeps every bit (-0 + 0 is +0).
 #pragma unroll
             for (int k = 0; k < 4; k++) {

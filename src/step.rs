@@ -60,6 +60,10 @@ impl Vector {
     const fn fixed(id: u16) -> Vector {
         Vector { id, mask: Mask::ALL }
     }
+    /// The same vector, narrowed to the parameters of `mask`.
+    pub fn on(self, mask: Mask) -> Vector {
+        Vector { mask, ..self }
+    }
     fn memory(self) -> Memory {
         Memory::Vector(self.id)
     }
@@ -189,9 +193,14 @@ impl Step<'_, '_> {
         self.recorder.vector(name, space, rows)
     }
 
-    /// The parameters that `chosen` picks, as a mask.
+    /// Those of the trained parameters that `chosen` picks, as a mask.
     pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
         self.recorder.mask(chosen)
+    }
+
+    /// Whether no parameter is in `mask`.
+    pub fn is_empty(&self, mask: Mask) -> bool {
+        self.recorder.masks[mask.0 as usize].is_empty()
     }
 
     /// Forward and backward on `part` of the batch: the gradient goes into `into`. All passes of a step draw the same
@@ -358,20 +367,26 @@ impl Step<'_, '_> {
     pub fn set(&mut self, dst: Vector, sum: impl Into<Sum>) -> Result<()> {
         let terms = sum.into().0;
         let space = |v: Vector| self.recorder.vectors[v.id as usize].space;
-        if let Some(term) = terms.iter().find(|t| space(t.v) != space(dst)) {
+        let factors = terms.iter().filter_map(|t| t.factor.map(|f| f.0));
+        let vectors: Vec<Vector> = terms.iter().map(|t| t.v).chain(factors).collect();
+        if let Some(&v) = vectors.iter().find(|v| space(**v) != space(dst)) {
             let name = |v: Vector| &self.recorder.vectors[v.id as usize].name;
             return Err(Error::internal(format!(
                 "set: '{}' and '{}' are laid out differently ({:?}, {:?})",
                 name(dst),
-                name(term.v),
+                name(v),
                 space(dst),
-                space(term.v)
+                space(v)
             )));
         }
         let mut slots = Vec::new();
-        let mut reads: Vec<Loc> = terms.iter().map(|t| self.whole(t.v)).collect();
-        let terms =
-            terms.iter().map(|t| CallTerm { coefficient: t.coefficient.code(&mut slots), map: t.map }).collect();
+        let mut reads: Vec<Loc> = vectors.iter().map(|v| self.whole(*v)).collect();
+        let terms = terms.iter().map(|t| CallTerm {
+            coefficient: t.coefficient.code(&mut slots),
+            map: t.map,
+            factor: t.factor.map(|f| f.1),
+        });
+        let terms = terms.collect();
         reads.extend(slots.iter().map(|s| s.loc()));
         let dropped = self.slot(DROPPED);
         let kernel = Kernel::Set { ranges: self.ranges(dst), terms, cast: self.recorder.cast_of(dst) };

@@ -282,11 +282,30 @@ pub enum Map {
     Square,
 }
 
-/// `coefficient * map(v)`, with `coefficient` a postfix expression.
+/// `coefficient * map(v) * factor(u)`, with `coefficient` a postfix expression; without a factor there is no u.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Term {
     pub coefficient: Vec<Scale>,
     pub map: Map,
+    pub factor: Option<Map>,
+}
+
+impl Term {
+    /// Vectors that the terms of a `Set` read: one for each, then one for each factor.
+    pub fn vectors(terms: &[Term]) -> usize {
+        terms.len() + terms.iter().filter(|t| t.factor.is_some()).count()
+    }
+
+    /// For each term, where in the reads of its `Set` the vector of its factor stands.
+    pub fn factors(terms: &[Term]) -> impl Iterator<Item = Option<usize>> {
+        let mut next = terms.len();
+        terms.iter().map(move |term| {
+            term.factor.map(|_| {
+                next += 1;
+                next - 1
+            })
+        })
+    }
 }
 
 /// The update rule of `Finish`; see the kernel for the formula.
@@ -425,8 +444,8 @@ pub enum Kernel {
     Norm(Ranges),
     /// reads a, b; writes the scalar a . b over `ranges`.
     Dot(Ranges),
-    /// reads a vector for each term, then the scalar operands of the coefficients; writes dst = the terms' sum over
-    /// `ranges`, then (a scalar) adds to the count of dropped terms. A term is dropped (counted once) where its
+    /// reads a vector for each term, then one for each term's factor, then the scalar operands of the coefficients; writes
+    /// dst = the terms' sum over `ranges`, then (a scalar) adds to the count of dropped terms. A term is dropped (counted once) where its
     /// coefficient's denominator is zero or not finite. `dst` may be one of the read vectors.
     ///
     /// With `cast` dst is stored so; the read vectors are f32.

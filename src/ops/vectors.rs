@@ -128,34 +128,42 @@ pub fn evaluate(expression: &[Scale], scalars: &[f64]) -> (f64, usize) {
 
 fn set_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let Kernel::Set { ranges, terms, .. } = kernel else { return vec![] };
-    let scalars: Vec<f64> = reads[terms.len()..].iter().map(|s| s[0]).collect();
+    let scalars: Vec<f64> = reads[Term::vectors(terms)..].iter().map(|s| s[0]).collect();
+    let factors: Vec<Option<usize>> = Term::factors(terms).collect();
     let (mut dst, mut count) = (writes[0].clone(), writes[1][0]);
     let coefficients: Vec<(f64, usize)> = terms.iter().map(|t| evaluate(&t.coefficient, &scalars)).collect();
     count += coefficients.iter().map(|c| c.1).sum::<usize>() as f64;
     for i in elements(ranges) {
         let value = |(term, (coefficient, dropped)): (usize, &(f64, usize))| {
-            let v = reads[term][i];
-            let mapped = match terms[term].map {
-                Map::Identity => v,
-                Map::Abs => v.abs(),
-                Map::Sign if v == 0.0 => 0.0,
-                Map::Sign => v.signum(),
-                Map::Square => v * v,
+            let factor = match (terms[term].factor, factors[term]) {
+                (Some(map), Some(at)) => mapped(map, reads[at][i]),
+                _ => 1.0,
             };
-            if *dropped > 0 { 0.0 } else { coefficient * mapped }
+            if *dropped > 0 { 0.0 } else { coefficient * mapped(terms[term].map, reads[term][i]) * factor }
         };
         dst[i] = coefficients.iter().enumerate().map(value).sum();
     }
     vec![dst, vec![count]]
 }
 
+fn mapped(map: Map, v: f64) -> f64 {
+    match map {
+        Map::Identity => v,
+        Map::Abs => v.abs(),
+        Map::Sign if v == 0.0 => 0.0,
+        Map::Sign => v.signum(),
+        Map::Square => v * v,
+    }
+}
+
 fn one(map: Map) -> Term {
-    Term { coefficient: vec![Scale::Const(1.0)], map }
+    Term { coefficient: vec![Scale::Const(1.0)], map, factor: None }
 }
 
 /// SAM's perturbation: c = w + rho g / |g|, scalars (rho, |g|).
 fn perturbation((label, len, ranges): &Masked, norm: f32, what: &str) -> Case {
-    let climb = Term { coefficient: vec![Scale::Read(0), Scale::Read(1), Scale::Div], map: Map::Identity };
+    let coefficient = vec![Scale::Read(0), Scale::Read(1), Scale::Div];
+    let climb = Term { coefficient, map: Map::Identity, factor: None };
     let reads = vec![normal("w", *len), normal("g", *len), vec![0.05], vec![norm]];
     let kernel = Kernel::Set { ranges: ranges.clone(), terms: vec![one(Map::Identity), climb], cast: None };
     let writes = vec![vec![0.5; *len], vec![2.0]];
@@ -175,20 +183,33 @@ pub(super) fn set_cases() -> Vec<Case> {
         }
         let (label, len, ranges) = mask;
         // In place, with every map: d = 0.9 d + |a| - sign(b) / 2 + 2 s a^2.
+        let term = |coefficient: &[Scale], map| Term { coefficient: coefficient.to_vec(), map, factor: None };
         let terms = vec![
-            Term { coefficient: vec![Const(0.9)], map: Map::Identity },
+            term(&[Const(0.9)], Map::Identity),
             one(Map::Abs),
-            Term { coefficient: vec![Const(-0.5)], map: Map::Sign },
-            Term { coefficient: vec![Const(2.0), Read(0), Mul], map: Map::Square },
+            term(&[Const(-0.5)], Map::Sign),
+            term(&[Const(2.0), Read(0), Mul], Map::Square),
         ];
-        let d = normal("d", len);
-        let reads = vec![d.clone(), normal("a", len), normal("b", len), normal("a", len), vec![0.3]];
-        let kernel = Kernel::Set { ranges, terms, cast: None };
-        let mut in_place = case(format!("{label}: in place, maps"), kernel, reads, vec![d, vec![0.0]], set_spec);
-        if let Body::Vector(v) = &mut in_place.body {
-            v.shared = vec![(0, 0)];
-        }
-        cases.push(in_place);
+        let (a, b, d) = (normal("a", len), normal("b", len), normal("d", len));
+        let reads = vec![d.clone(), a.clone(), b.clone(), a.clone(), vec![0.3]];
+        let mut in_place = |what: &str, terms, reads, shared| {
+            let kernel = Kernel::Set { ranges: ranges.clone(), terms, cast: None };
+            let label = format!("{label}: in place, {what}");
+            let mut case = case(label, kernel, reads, vec![d.clone(), vec![0.0]], set_spec);
+            if let Body::Vector(v) = &mut case.body {
+                v.shared = vec![(shared, 0)];
+            }
+            cases.push(case);
+        };
+        in_place("maps", terms, reads, 0);
+        // Products, as in ASAM: d = a |d| + b + s a^2 sign(b), the factor being what is written.
+        let times = |term: Term, factor| Term { factor: Some(factor), ..term };
+        let terms = vec![
+            times(one(Map::Identity), Map::Abs),
+            one(Map::Identity),
+            times(term(&[Read(0)], Map::Square), Map::Sign),
+        ];
+        in_place("products", terms, vec![a.clone(), b.clone(), a, d.clone(), b, vec![0.3]], 3);
     }
     cases
 }

@@ -1,6 +1,6 @@
 //! The batch of a step, and how it is divided: m-SAM's groups, and the parts of accumulation.
 
-use super::{C, Expr, Part, Pass, PassStats, Scalar, Space, Step, Vector, W};
+use super::{At, By, C, Expr, Part, Pass, PassStats, Scalar, Space, Step, Vector, W};
 use crate::error::{Error, Result};
 use crate::ops::call::Map;
 
@@ -66,6 +66,29 @@ pub struct Share {
 }
 
 impl Step<'_, '_> {
+    /// Groups of the batch.
+    pub fn group_count(&self) -> usize {
+        self.division.rows / self.division.group
+    }
+
+    /// The gradient of `group` at the weights, as [`Step::pass`] has it, in a vector that only the next group overwrites,
+    /// and the sum of those of all groups so far in the vector `sum`.
+    ///
+    /// # Errors
+    /// Those of the pass.
+    pub fn first_pass(&mut self, group: Part, sum: Vector) -> Result<Pass> {
+        if self.group_count() == 1 {
+            return self.pass(At::of(C), By::params(), group, sum);
+        }
+        let own = self.vector("own_gradient", Space::Params);
+        let pass = self.pass(At::of(C), By::params(), group, own)?;
+        match group.offset {
+            0 => self.set(sum, pass.g)?,
+            _ => self.set(sum, sum + pass.g)?,
+        }
+        Ok(pass)
+    }
+
     /// Records `share` for each group of the batch and returns their mean, reported to the log.
     ///
     /// Each group starts from the weights: the compute copy is cast anew where a group before may have moved it. With one
@@ -74,7 +97,7 @@ impl Step<'_, '_> {
     /// # Errors
     /// Those of `share`.
     pub fn groups(&mut self, share: impl Fn(&mut Self, Part) -> Result<Share>) -> Result<Share> {
-        let (count, rows) = (self.division.rows / self.division.group, self.division.group);
+        let (count, rows) = (self.group_count(), self.division.group);
         let mut shares = Vec::with_capacity(count);
         for i in 0..count {
             if i > 0 {

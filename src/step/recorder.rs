@@ -138,9 +138,10 @@ impl<'a> Recorder<'a> {
         (v.id == C.id && element != Element::F32).then(|| self.graph.params().cast(element))
     }
 
-    /// The parameters that `chosen` picks, as a mask.
+    /// The parameters that `chosen` picks, as a mask; those that are frozen are never among them.
     pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
-        let ranges = self.graph.params().ranges(chosen);
+        let frozen = |p: &Param| self.frozen.iter().any(|r| r.contains(&p.offset));
+        let ranges = self.graph.params().ranges(|p| chosen(p) && !frozen(p));
         let known = self.masks.iter().position(|m| *m == ranges);
         Mask(known.unwrap_or_else(|| {
             self.masks.push(ranges);

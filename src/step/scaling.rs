@@ -3,9 +3,10 @@
 //!
 //! All of it is scalars on the device: nothing waits for the host.
 
-use super::{Expr, Scalar, Step};
+use super::{Expr, Scalar, Step, Vector};
 use crate::dtype::DType;
-use crate::ops::call::Kernel;
+use crate::error::Result;
+use crate::ops::call::{Kernel, Map};
 
 /// Slot of the number that the loss is multiplied by, a power of two.
 pub const LOSS_SCALE: &str = "loss_scale";
@@ -44,6 +45,22 @@ impl Step<'_, '_> {
         self.assign(skipped, Expr::from(skipped) + Expr::from(overflow));
         self.assign(overflow, Expr::constant(0.0));
         halt
+    }
+
+    /// memory = keep * memory + take * v: what an optimizer remembers from step to step. To be recorded before `finish`. A
+    /// gradient that has overflowed in f16 leaves the memory as it was, for its step is skipped.
+    ///
+    /// # Errors
+    /// If the vectors are laid out differently.
+    pub fn remember(&mut self, memory: Vector, keep: impl Into<Expr>, take: impl Into<Expr>, v: Vector) -> Result<()> {
+        let (mut keep, mut take) = (keep.into(), take.into());
+        if self.scales_loss() {
+            let overflow = self.slot(OVERFLOW);
+            keep = Expr::constant(1.0).select(keep, overflow.into());
+            // Divided by 0 the term is left out: 0 times an infinity would not be 0.
+            take = take / (Expr::constant(1.0) - overflow);
+        }
+        self.set(memory, keep * memory.mapped(Map::Identity) + take * v.mapped(Map::Identity))
     }
 
     /// Gives a slot that is there already the value of an expression.

@@ -95,12 +95,20 @@ impl Neg for Expr {
     }
 }
 
-/// `coefficient * map(v)`.
+/// `coefficient * map(v) * factor(u)`.
 #[derive(Clone, Debug)]
 pub struct Term {
     pub(super) coefficient: Expr,
     pub(super) v: Vector,
     pub(super) map: Map,
+    pub(super) factor: Option<(Vector, Map)>,
+}
+
+impl Term {
+    /// The term times `map(u)`, elementwise, instead of any factor that it had.
+    pub fn times(self, u: Vector, map: Map) -> Term {
+        Term { factor: Some((u, map)), ..self }
+    }
 }
 
 /// A sum of terms, the right-hand side of [`super::Step::set`].
@@ -117,7 +125,7 @@ impl Sum {
 impl Vector {
     /// Elementwise `map(self)` as a term.
     pub fn mapped(self, map: Map) -> Term {
-        Term { coefficient: Expr::constant(1.0), v: self, map }
+        Term { coefficient: Expr::constant(1.0), v: self, map, factor: None }
     }
 }
 impl Mul<Vector> for Scalar {

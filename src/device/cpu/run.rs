@@ -11,7 +11,7 @@ use super::{
 };
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Cast, Counters, Kernel, Loc, MAX_GROUPS};
+use crate::ops::call::{Call, Cast, Counters, Kernel, Loc, MAX_GROUPS, Term};
 use half::bf16;
 
 /// Operands that a kernel takes as they are stored, be that f32 or bf16: numbers of those read, and of those written. None
@@ -76,7 +76,7 @@ fn own_workspace<T: Stored>(workers: &Workers, kernel: &Kernel) -> usize {
     }
 }
 
-/// Most terms and scalar operands of a `Set` or `Scalar` call.
+/// Most vectors and scalar operands of a `Set` or `Scalar` call.
 const MOST: usize = 8;
 
 /// Runs one call.
@@ -213,17 +213,18 @@ fn compute<T: Stored>(
         }
         Kernel::Set { ranges, terms, cast } => {
             let mut sources = [None; MOST];
-            if terms.len() > MOST {
-                return Err(Error::internal(format!("'{}' sums more than {MOST} terms", call.label)));
+            let vectors = Term::vectors(terms);
+            if vectors > MOST {
+                return Err(Error::internal(format!("'{}' sums over more than {MOST} vectors", call.label)));
             }
-            for (i, source) in sources.iter_mut().enumerate().take(terms.len()) {
+            for (i, source) in sources.iter_mut().enumerate().take(vectors) {
                 *source = o.read_unless_written(i)?;
             }
-            let scalars = scalars(o, call, terms.len())?;
+            let scalars = scalars(o, call, vectors)?;
             let dst = o.write(0)?;
             let dropped = o.write_scalar(1, &call.kernel)?;
             let dst = CastMut::new(dst, known(cast)?);
-            vector::set(w, ranges, terms, &sources[..terms.len()], &scalars, dst, dropped);
+            vector::set(w, ranges, terms, &sources[..vectors], &scalars, dst, dropped);
         }
         Kernel::Scalar(expression) => {
             let scalars = scalars(o, call, 0)?;

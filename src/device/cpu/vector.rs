@@ -155,7 +155,8 @@ pub fn guard(scalars: &[f32], fault: &mut f32) {
     }
 }
 
-/// dst = sum of coefficient * map(source) over `ranges`, a source for each term; `None` is dst as it was before.
+/// dst = sum of coefficient * map(source) * factor over `ranges`: a source for each term, then one for each factor; `None` is
+/// dst as it was before.
 ///
 /// A term whose coefficient divides by zero or by something not finite is left out, and counted once in `dropped`.
 pub fn set(
@@ -168,13 +169,14 @@ pub fn set(
     dropped: &mut f32,
 ) {
     assert!(terms.len() <= MAX_TERMS, "a sum of {} terms; at most {MAX_TERMS} are possible", terms.len());
-    assert_eq!(terms.len(), sources.len(), "a sum needs one vector for each term");
-    let mut kept = [(0f32, Map::Identity, None); MAX_TERMS];
+    assert_eq!(Term::vectors(terms), sources.len(), "a sum needs one vector for each term, and for each factor");
+    let mut kept = [Summand { coefficient: 0.0, of: (Map::Identity, None), factor: None }; MAX_TERMS];
     let mut count = 0;
-    for (term, source) in terms.iter().zip(sources) {
+    for ((term, source), factor) in terms.iter().zip(sources).zip(Term::factors(terms)) {
         match evaluate(&term.coefficient, scalars) {
             (coefficient, 0) => {
-                kept[count] = (coefficient, term.map, *source);
+                let factor = term.factor.zip(factor).map(|(map, at)| (map, sources[at]));
+                kept[count] = Summand { coefficient, of: (term.map, *source), factor };
                 count += 1;
             }
             _ => *dropped += 1.0,
@@ -193,7 +195,15 @@ pub fn set(
     });
 }
 
-type Summand<'a> = (f32, Map, Option<&'a [f32]>);
+/// A map of a vector; `None` is dst.
+type Mapped<'a> = (Map, Option<&'a [f32]>);
+
+#[derive(Clone, Copy)]
+struct Summand<'a> {
+    coefficient: f32,
+    of: Mapped<'a>,
+    factor: Option<Mapped<'a>>,
+}
 
 per_isa! { fn set_run<T: Stored>(terms: &[Summand], start: usize, dst: &mut [T]) = set_body; }
 
@@ -203,13 +213,30 @@ fn set_body<T: Stored>(terms: &[Summand], start: usize, dst: &mut [T]) {
         // The sum is complete before dst, which may be one of its sources, is written.
         let mut sum = [0f32; BLOCK];
         let sum = &mut sum[..dst.len()];
-        for (i, (coefficient, map, source)) in terms.iter().enumerate() {
-            match source {
-                Some(s) => mapped(i > 0, sum, &s[start + tile * BLOCK..][..dst.len()], *coefficient, *map),
-                None => mapped(i > 0, sum, dst, *coefficient, *map),
-            }
+        let mut buffers = [[0f32; BLOCK]; 2];
+        for (i, term) in terms.iter().enumerate() {
+            let at = start + tile * BLOCK;
+            let Some(factor) = term.factor else {
+                add(i > 0, sum, term.of, at, dst, term.coefficient);
+                continue;
+            };
+            let [product, other] = &mut buffers;
+            let (product, other) = (&mut product[..dst.len()], &mut other[..dst.len()]);
+            add(false, product, term.of, at, dst, 1.0);
+            add(false, other, factor, at, dst, 1.0);
+            product.iter_mut().zip(&*other).for_each(|(p, o)| *p *= o);
+            accumulate(i > 0, sum, product, term.coefficient, |v| v);
         }
         put(false, sum, dst);
+    }
+}
+
+/// sum += (or, for the first term, =) coefficient * map(vector), the vector's elements from `at` on.
+#[inline(always)]
+fn add<T: Stored>(add: bool, sum: &mut [f32], (map, source): Mapped, at: usize, dst: &[T], coefficient: f32) {
+    match source {
+        Some(s) => mapped(add, sum, &s[at..][..dst.len()], coefficient, map),
+        None => mapped(add, sum, dst, coefficient, map),
     }
 }
 

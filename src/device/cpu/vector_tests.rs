@@ -99,7 +99,7 @@ fn a_malformed_expression_is_refused_in_clear_words() {
 }
 
 fn term(coefficient: &[Scale], map: Map) -> Term {
-    Term { coefficient: coefficient.to_vec(), map }
+    Term { coefficient: coefficient.to_vec(), map, factor: None }
 }
 
 #[test]

@@ -195,33 +195,35 @@ fn code(call: &Call, expression: &[Scale], reads: usize) -> Result<Vec<u32>> {
 }
 
 fn set(call: &Call, ranges: &Ranges, terms: &[Term], cast: Option<&Cast>) -> Result<Vec<Launch>> {
-    let (count, dst) = (terms.len(), write(call, 0)?);
-    if count > MOST_TERMS || call.reads.len() < count {
+    let (count, vectors, dst) = (terms.len(), Term::vectors(terms), write(call, 0)?);
+    if vectors > MOST_TERMS || call.reads.len() < vectors {
         let reads = call.reads.len();
         return Err(Error::internal(format!(
-            "'{}': {count} terms over {reads} reads, at most {MOST_TERMS}",
+            "'{}': {vectors} vectors of terms over {reads} reads, at most {MOST_TERMS}",
             call.label
         )));
     }
     if cast.is_none() {
         must_be_f32(call, dst, "result")?;
     }
-    for i in 0..count {
+    for i in 0..vectors {
         must_be_f32(call, read(call, i)?, "term")?;
     }
     int(call, dst.len)?;
     // Headers first, so that a term finds its code.
     let (mut headers, mut words) = (Vec::new(), Vec::new());
-    for term in terms {
-        let map = match term.map {
-            Map::Identity => 0,
-            Map::Abs => 1,
-            Map::Sign => 2,
-            Map::Square => 3,
-        };
+    let number = |map| match map {
+        Map::Identity => 0,
+        Map::Abs => 1,
+        Map::Sign => 2,
+        Map::Square => 3,
+    };
+    for (term, factor) in terms.iter().zip(Term::factors(terms)) {
+        // The factor's map and the number of its vector, from 1: 0 is no factor.
+        let factor = term.factor.zip(factor).map_or(0, |(map, at)| (at as u32 + 1) << 8 | number(map) << 4);
         let begin = 3 * count + words.len();
-        words.extend(code(call, &term.coefficient, call.reads.len() - count)?);
-        headers.extend([map, begin as u32, (3 * count + words.len()) as u32]);
+        words.extend(code(call, &term.coefficient, call.reads.len() - vectors)?);
+        headers.extend([number(term.map) | factor, begin as u32, (3 * count + words.len()) as u32]);
     }
     headers.extend(words);
     if headers.len() > MOST_WORDS {
@@ -232,9 +234,9 @@ fn set(call: &Call, ranges: &Ranges, terms: &[Term], cast: Option<&Cast>) -> Res
         )));
     }
     let chunks = chunks(ranges, None, cast);
-    let mut args: Vec<Operand> = (0..MOST_TERMS).map(|i| if i < count { Read(i) } else { Write(0) }).collect();
-    args.extend(scalars(call, count)?);
-    args.extend([int(call, call.reads.len() - count)?, Table(headers.clone().into()), int(call, headers.len())?]);
+    let mut args: Vec<Operand> = (0..MOST_TERMS).map(|i| if i < vectors { Read(i) } else { Write(0) }).collect();
+    args.extend(scalars(call, vectors)?);
+    args.extend([int(call, call.reads.len() - vectors)?, Table(headers.clone().into()), int(call, headers.len())?]);
     args.extend([int(call, count)?, table(&chunks), int(call, chunks.len())?, Write(0), Write(1)]);
     args.push(flag(whole(call, &chunks)));
     Ok(vec![line(&module(cast), "set", chunks.len(), THREADS, args)])
