@@ -5,6 +5,8 @@
 
 #[path = "optimizers/oracle.rs"]
 mod oracle;
+#[path = "optimizers/variants.rs"]
+mod variants;
 
 use oracle::*;
 use samcore::check::relative_error;

@@ -12,7 +12,7 @@ use crate::graph::{Graph, ImageSource, Var};
 use crate::models::{self, Model};
 use crate::ops::Op;
 use crate::ops::call::{Augment, Call};
-use crate::optim::{self, OptimizerRow, Options};
+use crate::optim::{self, OptimizerRow};
 use crate::recipe::{Kind, Overrides, Recipe, SETTINGS, Setting, Value};
 use crate::step::{Division, Recorder};
 use crate::train::{engine, environment};
@@ -188,7 +188,8 @@ fn gpus() -> Result<Vec<String>> {
 fn optimizer_line(row: &OptimizerRow) -> String {
     let own: Vec<String> = row.settings.iter().map(|s| format!("--{s}")).collect();
     let own = if own.is_empty() { String::new() } else { format!("; {}", own.join(", ")) };
-    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, (row.gradients)(&Options::default()))
+    let options = Recipe::of_optimizer(row).unwrap_or_default().options();
+    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, (row.gradients)(&options))
 }
 
 const MEBI: f64 = (1 << 20) as f64;
@@ -229,19 +230,22 @@ struct Cost {
 
 fn cost(graph: &Graph, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Result<Cost> {
     let device = engine::device(&mut recipe.clone())?;
-    let optimizer = (row.build)(&Options::default());
+    let optimizer = (row.build)(&Recipe::of_optimizer(row)?.options());
     let mut recorder = Recorder::new(graph, &*device);
     for phase in 0..optimizer.phases() {
         recorder.program(row.name, Division::whole(batch), |step| optimizer.record(phase, step))?;
     }
     let recording = Recording::of(recorder);
-    let calls = || recording.programs().iter().flat_map(|p| &p.calls);
-    let phases = optimizer.phases() as u64;
+    // A step's, on average over all phases.
+    let mean = |of: fn(&Call) -> u64| {
+        let steps = recording.programs().iter().map(|p| p.calls.iter().map(of).sum::<u64>() as f64);
+        steps.enumerate().map(|(phase, cost)| optimizer.share(phase) * cost).sum::<f64>() as u64
+    };
     Ok(Cost {
         optimizer: row.name,
         memory: recording.layout().bytes(),
-        flops: calls().map(Call::flops).sum::<u64>() / phases,
-        moved: calls().map(Call::bytes).sum::<u64>() / phases,
+        flops: mean(Call::flops),
+        moved: mean(Call::bytes),
     })
 }
 

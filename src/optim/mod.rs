@@ -1,10 +1,22 @@
 //! The optimizers: each its paper's algorithm on half a page, and a table.
 
+mod asam;
+mod gsam;
+mod looksam;
+mod mean_sam;
+mod msam;
 mod sam;
+mod sam_on;
 pub mod schedule;
 mod sgd;
 
+use asam::Asam;
+use gsam::Gsam;
+use looksam::LookSam;
+use mean_sam::MeanSam;
+use msam::Msam;
 pub use sam::Sam;
+use sam_on::SamOn;
 pub use sgd::Sgd;
 
 use crate::error::{Result, unknown};
@@ -19,6 +31,15 @@ pub trait Optimizer {
     /// Which of them step `t` (from 0) is.
     fn phase(&self, _t: u64) -> usize {
         0
+    }
+    /// How many of all steps are of `phase`, in the long run.
+    fn share(&self, phase: usize) -> f64 {
+        // Other phases than the last are those of first steps.
+        f64::from(u8::from(phase + 1 == self.phases()))
+    }
+    /// The radius of a step whose learning rate is the given share of its peak, for settings rho-min and rho.
+    fn radius(&self, [_, rho]: [f64; 2], _share: f64) -> f64 {
+        rho
     }
     /// Records the step of `phase`.
     ///
@@ -105,14 +126,112 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         name: "sam",
         about: "sharpness-aware minimization: the gradient at w + rho g/|g|",
         paper: "Foret et al. 2021, arXiv:2010.01412",
-        gradients: |_| 2.0,
-        settings: &["rho", "m"],
+        gradients: periodic,
+        settings: &["rho", "m", "every"],
         recipe: &[],
         state: &["momentum"],
         taps: false,
-        build: |options| Box::new(Sam { nesterov: options.nesterov }),
+        build: |options| Box::new(Sam { nesterov: options.nesterov, every: options.every }),
+    },
+    OptimizerRow {
+        name: "asam",
+        about: "adaptive SAM: a neighbourhood that scales with each weight",
+        paper: "Kwon et al. 2021, arXiv:2102.11600",
+        gradients: |_| 2.0,
+        settings: &["rho", "eta", "m"],
+        // The defaults of the authors' code, which the paper has for CIFAR-10.
+        recipe: &[("rho", "0.5"), ("eta", "0.01")],
+        state: &["momentum"],
+        taps: false,
+        build: |options| Box::new(Asam { nesterov: options.nesterov }),
+    },
+    OptimizerRow {
+        name: "sam-on",
+        about: "SAM that perturbs normalization layers alone",
+        paper: "Mueller et al. 2023, arXiv:2306.04226",
+        // A third of the first pass are gradients of convolution weights, which are not taken.
+        gradients: |_| 5.0 / 3.0,
+        settings: &["rho", "m"],
+        // Few parameters need a larger radius than all of them; a starting point, not the paper's.
+        recipe: &[("rho", "0.5")],
+        state: &["momentum"],
+        taps: false,
+        build: |options| Box::new(SamOn { nesterov: options.nesterov }),
+    },
+    OptimizerRow {
+        name: "f-sam",
+        about: "friendly SAM: the mean gradient is taken out of the perturbation",
+        paper: "Li et al. 2024, arXiv:2403.12350",
+        gradients: |_| 2.0,
+        settings: &["rho", "sigma", "lambda", "m"],
+        recipe: &[],
+        state: &["momentum", mean_sam::MEAN],
+        taps: false,
+        build: |options| Box::new(MeanSam { nesterov: options.nesterov, kind: mean_sam::Kind::Friendly }),
+    },
+    OptimizerRow {
+        name: "vasso",
+        about: "variance-suppressed SAM: a perturbation along the mean gradient",
+        paper: "Li and Giannakis 2023, arXiv:2309.15639",
+        gradients: |_| 2.0,
+        settings: &["rho", "theta", "m"],
+        recipe: &[],
+        state: &["momentum", mean_sam::MEAN],
+        taps: false,
+        build: |options| Box::new(MeanSam { nesterov: options.nesterov, kind: mean_sam::Kind::VarianceSuppressed }),
+    },
+    OptimizerRow {
+        name: "msam",
+        about: "momentum SAM: one gradient, at weights perturbed along the momentum",
+        paper: "Becker et al. 2024, arXiv:2401.12033",
+        gradients: |_| 1.0,
+        settings: &["rho"],
+        // The paper finds 2 to 3 best for wide residual networks on CIFAR-100.
+        recipe: &[("rho", "2")],
+        state: &["momentum"],
+        taps: false,
+        build: |options| Box::new(Msam { nesterov: options.nesterov }),
+    },
+    OptimizerRow {
+        name: "gsam",
+        about: "surrogate gap guided SAM: descends on the gap to the perturbed loss too",
+        paper: "Zhuang et al. 2022, arXiv:2203.08065",
+        gradients: |_| 2.0,
+        settings: &["rho", "rho-min", "alpha", "m"],
+        recipe: &[],
+        state: &["momentum"],
+        taps: false,
+        build: |options| Box::new(Gsam { nesterov: options.nesterov }),
+    },
+    OptimizerRow {
+        name: "looksam",
+        about: "SAM in every k-th step, whose orthogonal part serves those between",
+        paper: "Liu et al. 2022, arXiv:2203.02714",
+        gradients: periodic,
+        settings: &["rho", "every", "alpha", "m"],
+        // The paper's.
+        recipe: &[("every", "5"), ("alpha", "0.7")],
+        state: &["momentum", looksam::ORTHOGONAL],
+        taps: false,
+        build: |options| Box::new(LookSam { nesterov: options.nesterov, every: options.every }),
     },
 ];
+
+/// A second gradient in every k-th step.
+fn periodic(options: &Options) -> f64 {
+    1.0 + 1.0 / options.every as f64
+}
+
+/// Phase of step `t` where every k-th step is of phase 0 and those between of phase 1.
+fn phase_of(t: u64, every: usize) -> usize {
+    usize::from(!t.is_multiple_of(every as u64))
+}
+
+/// Share of the steps of `phase` among them.
+fn share_of(phase: usize, every: usize) -> f64 {
+    let first = 1.0 / every as f64;
+    if phase == 0 { first } else { 1.0 - first }
+}
 
 /// The optimizer named `name`.
 ///

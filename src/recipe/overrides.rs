@@ -2,6 +2,7 @@
 
 use super::{Recipe, Value, setting};
 use crate::error::Result;
+use crate::optim::OptimizerRow;
 
 /// Values of some settings, one each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +43,15 @@ impl Overrides {
 }
 
 impl Recipe {
+    /// The defaults, with what is better for one optimizer in their place.
+    ///
+    /// # Errors
+    /// Usage: a row of the table with a value that its setting cannot have.
+    pub fn of_optimizer(row: &OptimizerRow) -> Result<Recipe> {
+        let own = Overrides::parse(row.recipe).map_err(|e| e.context(row.name))?;
+        Recipe { opt: row.name.into(), ..Recipe::default() }.with(&own)
+    }
+
     /// The recipe with these values in place of its own.
     ///
     /// # Errors
@@ -82,6 +92,14 @@ mod tests {
             let own = Overrides::parse(row.recipe.iter().copied().flatten()).unwrap();
             Recipe::default().with(&own).unwrap().validate().unwrap();
             assert!(own.iter().all(|(name, _)| !["data", "model", "opt", "seed"].contains(name)), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_optimizers_recipe_consists_of_its_own_settings_and_makes_a_valid_run() {
+        for row in crate::optim::OPTIMIZERS {
+            Recipe::of_optimizer(row).unwrap().validate().unwrap();
+            assert!(row.recipe.iter().all(|(name, _)| row.settings.contains(name)), "{}", row.name);
         }
     }
 }

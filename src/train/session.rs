@@ -173,7 +173,8 @@ impl Session {
     /// Floating-point operations that are left to do: the steps, and an evaluation after each epoch.
     pub fn flops_left(&self) -> f64 {
         let flops = |id: &ProgramId| self.exec.program(*id).flops() as f64;
-        let step = self.programs.steps.iter().map(flops).sum::<f64>() / self.programs.steps.len() as f64;
+        let Programs { steps, optimizer, .. } = &self.programs;
+        let step = steps.iter().enumerate().map(|(phase, id)| optimizer.share(phase) * flops(id)).sum::<f64>();
         let evaluator = &self.programs.evaluator;
         let image = flops(&evaluator.program) / evaluator.rows as f64;
         let steps = (self.last_step - self.position.step.min(self.last_step)) as f64;
@@ -262,8 +263,10 @@ impl Session {
     }
 
     /// Program, counters and slots of step number `step`, counted from 0.
-    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 3]) {
+    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 4]) {
         let lr = self.schedule.lr(step, self.total);
+        let radii = [self.recipe.rho_min, self.recipe.rho];
+        let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
         let head_lr = (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32;
         // A young average forgets faster, or it would long remember the initial weights.
         let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
@@ -272,7 +275,12 @@ impl Session {
         let epoch = (step / self.per_epoch) as u32;
         let counters = Counters { seed: self.recipe.seed, epoch, dataset: TRAIN, first, rows: batch };
         let program = self.programs.steps[self.programs.optimizer.phase(step)];
-        (program, counters, [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32)])
+        (program, counters, [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32), ("rho", rho as f32)])
+    }
+
+    /// Whether a step of that program tells how much the loss rises by its perturbation.
+    fn looks(&self, program: ProgramId) -> bool {
+        self.exec.program(program).reports.iter().any(|r| r.0 == "sharpness_gain")
     }
 
     /// Does the steps up to `end`, and records them. A GPU is given steps ahead of those whose results are awaited.
@@ -312,13 +320,15 @@ impl Session {
         let value = |name: &str| self.scalars.iter().find(|v| v.0 == name).map(|v| v.1);
         let (loss, hits) = (value("loss").unwrap_or(f32::NAN), value("hits").unwrap_or(0.0) as u32);
         let grad_norm = value("grad_norm").unwrap_or(f32::NAN);
+        let looked = value("sharpness_gain").is_some();
         let gain = value("sharpness_gain").unwrap_or(f32::NAN);
         let p = &mut self.position;
         p.step += 1;
         p.loss_sum += f64::from(loss);
         p.hits += u64::from(hits);
         p.norm_sum += f64::from(grad_norm);
-        p.gain_sum += f64::from(gain);
+        // Steps that do not look have none.
+        p.gain_sum += if looked { f64::from(gain) } else { 0.0 };
         p.dropped = dropped as u64;
         // The rest is the optimizer's own.
         self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
@@ -343,7 +353,9 @@ impl Session {
         let test = self.evaluate(TEST, self.data.test.count)?;
         let (p, steps) = (self.position, self.per_epoch as f64);
         let images = steps * self.recipe.batch as f64;
-        let gain = p.gain_sum / steps;
+        let looks = |step: &u64| self.looks(self.planned(*step).0);
+        let looking = (p.step - self.per_epoch..p.step).filter(looks).count();
+        let gain = p.gain_sum / looking as f64;
         let row = EpochRow {
             epoch: epoch as u32,
             step: p.step,

@@ -82,9 +82,20 @@ pub fn recorded(
     data: &Data,
     record: impl FnOnce(&mut Recorder<'_>) -> ProgramId,
 ) -> (State, Exec) {
+    in_phases(g, slots, data, |recorder| vec![record(recorder)], |_| 0)
+}
+
+/// The same where step t is the program of number `phase(t)` among those that are recorded.
+pub fn in_phases(
+    g: &Graph,
+    slots: &Slots,
+    data: &Data,
+    record: impl FnOnce(&mut Recorder<'_>) -> Vec<ProgramId>,
+    phase: impl Fn(u64) -> usize,
+) -> (State, Exec) {
     let device = CpuDevice::new(2).unwrap();
     let mut recorder = Recorder::new(g, &device);
-    let program = record(&mut recorder);
+    let programs = record(&mut recorder);
     let recording = Recording::of(recorder);
     let mut exec = Exec::new(Box::new(device) as Box<dyn Device>, recording).unwrap();
     exec.set_dataset(0, &DatasetBytes { images: &data.images, labels: &data.labels, image_len: 128 }).unwrap();
@@ -93,16 +104,12 @@ pub fn recorded(
     for (name, value) in slots {
         exec.set_slot(name, *value).unwrap();
     }
-    run(&mut exec, program);
+    for step in 0..STEPS {
+        exec.run(programs[phase(step as u64)], &counters(step)).unwrap();
+    }
     let widen = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
     let (w, m) = (widen(exec.download(W).unwrap()), widen(exec.download(M).unwrap()));
     (State { w, m, running: widen(exec.download(RUNNING).unwrap()) }, exec)
-}
-
-pub fn run(exec: &mut Exec, program: ProgramId) {
-    for step in 0..STEPS {
-        exec.run(program, &counters(step)).unwrap();
-    }
 }
 
 /// Loss and gradients of the network at weights `w` with tap perturbation `delta`, by the interpreter.
