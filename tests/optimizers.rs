@@ -194,7 +194,7 @@ fn the_running_average_of_weights_is_its_formula() {
     let (mut average, mut running) = (vec![0.0; hand.w.len()], vec![0.0; hand.running.len()]);
     for t in 0..STEPS {
         let loss = oracle.at(&hand.w, None, t);
-        descend(&mut hand, &loss.gradient, &SLOTS, false);
+        descend(&mut hand, &loss.gradient, &SLOTS, true);
         fold(&mut hand, &loss.statistics);
         let keep = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| 0.75 * a + 0.25 * b).collect::<Vec<f64>>();
         (average, running) = (keep(&average, &hand.w), keep(&running, &hand.running));
