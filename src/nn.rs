@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::ops::value::ParamKind;
-use crate::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut};
+use crate::ops::{AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut};
 use crate::params::FileLayout;
 
 /// Convolution without bias to `co` channels: k x k, zero padding `pad`. Parameter `name.weight`.
@@ -118,5 +118,6 @@ pub fn dropout(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
 /// # Errors
 /// If logits and targets differ in length.
 pub fn cross_entropy(g: &mut Graph, logits: Var, targets: Var, weights: Var, smoothing: f32) -> Result<Var> {
-    g.op(Op::CrossEntropy(CrossEntropy { smoothing }), &[logits, targets, weights], "loss")
+    let bootstrap = Bootstrap::None;
+    g.op(Op::CrossEntropy(CrossEntropy { smoothing, bootstrap }), &[logits, targets, weights], "loss")
 }

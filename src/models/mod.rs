@@ -9,9 +9,9 @@ pub use table::{MODELS, Names, REPRESENTATIVES, Row};
 
 use crate::error::{Error, Result, nearest};
 use crate::graph::{Graph, ImageSource, Var};
-use crate::nn;
 use crate::ops::call::Augment;
 use crate::ops::value::ParamKind;
+use crate::ops::{Bootstrap, CrossEntropy, Op};
 
 /// What a model is built for, beside its input.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub struct Setup {
     pub dropout: f32,
     /// Share of each target that is spread over all classes.
     pub smoothing: f32,
+    /// What of the model's own predictions is part of the targets that it is trained on.
+    pub bootstrap: Bootstrap,
     /// As in [`Spec`].
     pub taps: bool,
 }
@@ -115,10 +117,11 @@ pub fn to_check(model: &Model, augment: Augment, dropout: f32) -> Result<Graph> 
 pub fn classifier(model: &Model, source: &ImageSource, setup: &Setup) -> Result<Graph> {
     let mut g = Graph::new();
     let batch = g.images(source.clone());
-    let Setup { dropout, smoothing, taps } = *setup;
+    let Setup { dropout, smoothing, bootstrap, taps } = *setup;
     let logits = (model.build)(&mut g, batch.images, &Spec { classes: source.classes, dropout, taps })
         .map_err(|e| e.context(format!("model {} on {}x{}x{} images", model.name, source.h, source.w, source.c)))?;
-    nn::cross_entropy(&mut g, logits, batch.targets, batch.weights, smoothing)?;
+    let loss = Op::CrossEntropy(CrossEntropy { smoothing, bootstrap });
+    g.op(loss, &[logits, batch.targets, batch.weights], "loss")?;
     Ok(g)
 }
 

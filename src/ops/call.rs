@@ -5,6 +5,7 @@
 //! gradients and the compute copy of weights are stored so; everything else (statistics, sums, losses, gradients of parameters,
 //! master weights) is f32 on every device.
 
+use super::cross_entropy::Bootstrap;
 use crate::dtype::Element;
 
 /// Which memory a value lives in.
@@ -427,13 +428,14 @@ pub enum Kernel {
     /// Its backward is itself, on dy.
     Dropout { n: usize, len: usize, offset: usize, p_bits: u32, stream: u32, add: bool },
     /// reads logits `[n, classes]`, targets `[n, classes]`; writes losses `[n]`, hits `[n]` (1 where the largest logit,
-    /// the first of equals, stands at the largest target). Targets t are smoothed to (1 - s) t + s / classes.
-    CrossEntropy { n: usize, classes: usize, smoothing_bits: u32 },
+    /// the first of equals, stands at the largest target). Targets t are smoothed to (1 - s) t + s / classes, then mixed
+    /// with predictions as [`Bootstrap`] says.
+    CrossEntropy { n: usize, classes: usize, smoothing_bits: u32, bootstrap: Bootstrap },
     /// reads losses, hits, weights, each `[n]`; writes [sum(w l) / sum(w), sum(w h), sum(w)], zeros where sum(w) is 0.
     MeanLoss { n: usize },
     /// reads logits, targets, weights and, where the loss is scaled, the scalar that it is multiplied by; writes
-    /// dlogits = scale * weights / sum(weights) * (softmax(logits) - smoothed targets).
-    CrossEntropyBackward { n: usize, classes: usize, smoothing_bits: u32 },
+    /// dlogits = scale * weights / sum(weights) * (softmax(logits) - smoothed targets), or what [`Bootstrap`] makes of it.
+    CrossEntropyBackward { n: usize, classes: usize, smoothing_bits: u32, bootstrap: Bootstrap },
     /// reads h `[n, len]`, delta `[n, len]`; writes h + |h| delta, |h| being the 2-norm of a row.
     Tap { n: usize, len: usize },
     /// reads h, delta, dy; writes dh += dy + (dy . delta) h / |h| (no second term where |h| is 0).

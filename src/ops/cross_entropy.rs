@@ -2,6 +2,8 @@
 //!
 //! loss = - sum_k t_k log softmax(z)_k with t smoothed to (1 - s) t + s / classes (Szegedy et al. 2016). As the root of a
 //! pass it is averaged over the rows' weights; its gradient is then weight / sum(weights) * (softmax(z) sum(t) - t).
+//!
+//! In training the smoothed target may be mixed with what the model itself says, see [`Bootstrap`].
 
 use super::call::Kernel;
 use super::case::{Case, Operand, Values};
@@ -10,16 +12,81 @@ use super::value::Shape;
 use super::{Op, Operation, SpecAt, exactly};
 use crate::error::{Error, Result};
 
+/// What part of a target is the model's own prediction (Reed et al., "Training deep neural networks on noisy labels with
+/// bootstrapping", 2015): the loss is - sum_k (beta t_k + (1 - beta) p_k) log q_k with q = softmax(z).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// None: plain cross-entropy, which evaluation always uses.
+    #[default]
+    None,
+    /// p = q, through which the gradient goes too: (1 - beta) times the entropy of q is part of what is minimised.
+    Soft { beta_bits: u32 },
+    /// p = one-hot of the first largest logit, a constant to the gradient.
+    Hard { beta_bits: u32 },
+}
+
+impl Bootstrap {
+    /// The share of the given target, in bits as calls have it, so that they can be compared.
+    pub fn soft(beta: f32) -> Bootstrap {
+        Bootstrap::Soft { beta_bits: beta.to_bits() }
+    }
+    pub fn hard(beta: f32) -> Bootstrap {
+        Bootstrap::Hard { beta_bits: beta.to_bits() }
+    }
+    /// The share of the given target; 1 where nothing is mixed.
+    pub fn beta(self) -> f32 {
+        match self {
+            Bootstrap::None => 1.0,
+            Bootstrap::Soft { beta_bits } | Bootstrap::Hard { beta_bits } => f32::from_bits(beta_bits),
+        }
+    }
+    /// As kernels take it: 0, 1 soft, 2 hard.
+    pub fn code(self) -> usize {
+        match self {
+            Bootstrap::None => 0,
+            Bootstrap::Soft { .. } => 1,
+            Bootstrap::Hard { .. } => 2,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
     pub smoothing: f32,
+    /// In training alone.
+    pub bootstrap: Bootstrap,
 }
 
 impl CrossEntropy {
-    fn target(&self, t: f64, classes: usize) -> f64 {
-        let s = f64::from(self.smoothing);
-        (1.0 - s) * t + s / classes as f64
+    /// Smoothed targets of a row, beta of them and 1 - beta of the one-hot prediction where the mode is hard; times beta
+    /// alone where it is soft.
+    fn targets(&self, bootstrap: Bootstrap, z: &[f64], t: &[f64]) -> Vec<f64> {
+        let (s, beta) = (f64::from(self.smoothing), f64::from(bootstrap.beta()));
+        let mut targets: Vec<f64> = t.iter().map(|t| beta * ((1.0 - s) * t + s / z.len() as f64)).collect();
+        if let Bootstrap::Hard { .. } = bootstrap {
+            let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            if let Some(first) = z.iter().position(|z| *z == largest) {
+                targets[first] += 1.0 - beta;
+            }
+        }
+        targets
     }
+
+    /// What a pass mixes in: evaluation nothing.
+    fn mixed(&self, train: bool) -> Bootstrap {
+        if train { self.bootstrap } else { Bootstrap::None }
+    }
+}
+
+/// Weight of the entropy of softmax(z) in the loss.
+fn entropy_weight(bootstrap: Bootstrap) -> f64 {
+    if let Bootstrap::Soft { .. } = bootstrap { 1.0 - f64::from(bootstrap.beta()) } else { 0.0 }
+}
+
+/// - sum q log q of q = softmax(z).
+fn entropy(z: &[f64]) -> f64 {
+    let lse = log_sum_exp(z);
+    z.iter().map(|z| (z - lse).exp() * (lse - z)).sum()
 }
 
 fn log_sum_exp(z: &[f64]) -> f64 {
@@ -43,12 +110,17 @@ impl Operation for CrossEntropy {
         if !(0.0..1.0).contains(&self.smoothing) {
             return Err(Error::usage(format!("cross_entropy: smoothing {} must be in [0, 1)", self.smoothing)));
         }
+        let beta = self.bootstrap.beta();
+        if !(0.0..=1.0).contains(&beta) {
+            return Err(Error::usage(format!("cross_entropy: beta {beta} must be in [0, 1]")));
+        }
         Ok(Shape(vec![1]))
     }
 
     fn forward(&self, site: &mut dyn Site) -> Result<()> {
         let (n, classes) = (site.rows(), site.input_shape(0).len());
-        let kernel = Kernel::CrossEntropy { n, classes, smoothing_bits: self.smoothing.to_bits() };
+        let (smoothing_bits, bootstrap) = (self.smoothing.to_bits(), self.mixed(site.train()));
+        let kernel = Kernel::CrossEntropy { n, classes, smoothing_bits, bootstrap };
         let (losses, hits) = (site.output(), site.temp(n));
         site.emit("forward", kernel, vec![site.input(0), site.input(1)], vec![losses, hits]);
         let outcome = site.outcome();
@@ -58,7 +130,8 @@ impl Operation for CrossEntropy {
 
     fn backward(&self, site: &mut dyn Site) -> Result<()> {
         let (n, classes) = (site.rows(), site.input_shape(0).len());
-        let kernel = Kernel::CrossEntropyBackward { n, classes, smoothing_bits: self.smoothing.to_bits() };
+        let (smoothing_bits, bootstrap) = (self.smoothing.to_bits(), self.mixed(site.train()));
+        let kernel = Kernel::CrossEntropyBackward { n, classes, smoothing_bits, bootstrap };
         if let Some(dz) = site.grad_input_written(0) {
             let mut reads = vec![site.input(0), site.input(1), site.input(2)];
             reads.extend(site.loss_scale());
@@ -68,25 +141,28 @@ impl Operation for CrossEntropy {
     }
 
     fn spec(&self, at: &SpecAt<'_>) -> Vec<f64> {
-        let k = at.shapes[0].len();
+        let (k, bootstrap) = (at.shapes[0].len(), self.mixed(at.train));
         let rows = at.inputs[0].chunks(k).zip(at.inputs[1].chunks(k));
         rows.map(|(z, t)| {
-            let lse = log_sum_exp(z);
-            z.iter().zip(t).map(|(z, t)| self.target(*t, k) * (lse - z)).sum()
+            let (lse, t) = (log_sum_exp(z), self.targets(bootstrap, z, t));
+            let given: f64 = z.iter().zip(t).map(|(z, t)| t * (lse - z)).sum();
+            given + entropy_weight(bootstrap) * entropy(z)
         })
         .collect()
     }
 
     /// The gradient of `sum(dy * losses)`; with dy = weights / sum(weights) this is what the device computes.
     fn spec_backward(&self, at: &SpecAt<'_>, _output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>> {
-        let k = at.shapes[0].len();
+        let (k, bootstrap) = (at.shapes[0].len(), self.mixed(at.train));
         let rows = at.inputs[0].chunks(k).zip(at.inputs[1].chunks(k)).zip(dy);
         let gradient = rows.flat_map(|((z, t), d)| {
-            let lse = log_sum_exp(z);
-            let mass: f64 = t.iter().map(|t| self.target(*t, k)).sum();
-            let row: Vec<f64> =
-                z.iter().zip(t).map(|(z, t)| d * ((z - lse).exp() * mass - self.target(*t, k))).collect();
-            row
+            let (lse, t) = (log_sum_exp(z), self.targets(bootstrap, z, t));
+            let (mass, share, entropy): (f64, _, _) = (t.iter().sum(), entropy_weight(bootstrap), entropy(z));
+            let by = |(z, t): (&f64, f64)| {
+                let q = (z - lse).exp();
+                d * (q * mass - t - share * q * (z - lse + entropy))
+            };
+            z.iter().zip(t).map(by).collect::<Vec<f64>>()
         });
         vec![Some(gradient.collect()), None, None]
     }
@@ -94,28 +170,44 @@ impl Operation for CrossEntropy {
 
 pub(super) fn cases() -> Vec<Case> {
     use Values::{LargeLogits, Logits, OneHot, Simplex};
+    let (soft, hard) = (Bootstrap::soft(0.8), Bootstrap::hard(0.7));
     cases_of(&[
-        (8, 10, 0.0, Logits, OneHot),
-        (5, 10, 0.1, Logits, OneHot),
-        (7, 100, 0.1, Logits, Simplex),
-        (4, 10, 0.0, LargeLogits, OneHot),
-        (1, 2, 0.0, Logits, OneHot),
-        (3, 17, 0.2, Values::Zero, OneHot),
+        (8, 10, 0.0, Bootstrap::None, Logits, OneHot),
+        (5, 10, 0.1, Bootstrap::None, Logits, OneHot),
+        (7, 100, 0.1, Bootstrap::None, Logits, Simplex),
+        (4, 10, 0.0, Bootstrap::None, LargeLogits, OneHot),
+        (1, 2, 0.0, Bootstrap::None, Logits, OneHot),
+        (3, 17, 0.2, Bootstrap::None, Values::Zero, OneHot),
+        (8, 10, 0.0, soft, Logits, OneHot),
+        (5, 33, 0.1, soft, Logits, Simplex),
+        (4, 10, 0.0, soft, LargeLogits, OneHot),
+        (8, 10, 0.0, hard, Logits, OneHot),
+        (5, 33, 0.1, hard, Logits, Simplex),
+        (4, 10, 0.0, hard, LargeLogits, OneHot),
     ])
 }
 
 pub(super) fn bench() -> Vec<Case> {
-    cases_of(&[(128, 10, 0.1, Values::Logits, Values::OneHot), (128, 100, 0.1, Values::Logits, Values::OneHot)])
+    let of = |classes| (128, classes, 0.1, Bootstrap::None, Values::Logits, Values::OneHot);
+    cases_of(&[of(10), of(100)])
 }
 
-fn cases_of(list: &[(usize, usize, f32, Values, Values)]) -> Vec<Case> {
-    let case = |&(rows, k, smoothing, logits, targets): &(usize, usize, f32, Values, Values)| {
-        Case::graph(format!("{rows} x {k}, smoothing {smoothing}, {logits:?}, {targets:?}"), rows)
+fn cases_of(list: &[(usize, usize, f32, Bootstrap, Values, Values)]) -> Vec<Case> {
+    let case = |&(rows, k, smoothing, bootstrap, logits, targets): &(usize, usize, f32, Bootstrap, Values, Values)| {
+        let mixed = match bootstrap {
+            Bootstrap::None => String::new(),
+            Bootstrap::Soft { .. } => format!(", soft {}", bootstrap.beta()),
+            Bootstrap::Hard { .. } => format!(", hard {}", bootstrap.beta()),
+        };
+        Case::graph(format!("{rows} x {k}, smoothing {smoothing}{mixed}, {logits:?}, {targets:?}"), rows)
             .feed(&[k], logits)
             .feed(&[k], targets)
             .feed(&[1], Values::RowWeights)
             .first_feed_only()
-            .op(Op::CrossEntropy(CrossEntropy { smoothing }), &[Operand::Feed(0), Operand::Feed(1), Operand::Feed(2)])
+            .op(
+                Op::CrossEntropy(CrossEntropy { smoothing, bootstrap }),
+                &[Operand::Feed(0), Operand::Feed(1), Operand::Feed(2)],
+            )
     };
     list.iter().map(case).collect()
 }

@@ -26,7 +26,7 @@ mod vectors;
 
 pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
-pub use cross_entropy::CrossEntropy;
+pub use cross_entropy::{Bootstrap, CrossEntropy};
 pub use dropout::Dropout;
 pub use ingest::ingest_spec;
 pub use linear::Linear;

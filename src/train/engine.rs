@@ -8,10 +8,11 @@ use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Setup};
+use crate::ops::Bootstrap;
 use crate::ops::call::{Augment, Counters};
 use crate::optim::{self, Optimizer};
 use crate::params::Param;
-use crate::recipe::{Recipe, SETTINGS, Target, Value};
+use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Remembered, Subject, Vectors};
 use crate::train::records::Scores;
@@ -121,10 +122,20 @@ pub fn source(data: &DataSet, augment: Augment) -> ImageSource {
 /// How `recipe` sets up its model.
 ///
 /// # Errors
-/// Usage: an unknown optimizer.
+/// Usage: an unknown optimizer, beta without a loss that has it.
 pub fn setup(recipe: &Recipe) -> Result<Setup> {
     let taps = optim::find(&recipe.opt)?.taps;
-    Ok(Setup { dropout: recipe.dropout as f32, smoothing: recipe.label_smoothing as f32, taps })
+    let share = |usual: f64| (if recipe.beta > 0.0 { recipe.beta } else { usual }) as f32;
+    let bootstrap = match recipe.loss {
+        Loss::CrossEntropy if recipe.beta > 0.0 => {
+            return Err(Error::usage("--beta is for --loss reed-soft and reed-hard; leave it out, or give one of them"));
+        }
+        Loss::CrossEntropy => Bootstrap::None,
+        // The shares that Reed et al. found best.
+        Loss::ReedSoft => Bootstrap::soft(share(0.95)),
+        Loss::ReedHard => Bootstrap::hard(share(0.8)),
+    };
+    Ok(Setup { dropout: recipe.dropout as f32, smoothing: recipe.label_smoothing as f32, bootstrap, taps })
 }
 
 /// What a checkpoint says of a model on `source`, the images of `data`.

@@ -11,7 +11,7 @@ use samcore::interp::{self, Gradients, Inputs, Values};
 use samcore::ops::call::{Call, Counters, Kernel, Loc, Memory, Role};
 use samcore::ops::case::Body;
 use samcore::ops::value::ParamKind;
-use samcore::ops::{AvgPool, BatchNorm, Conv2d, CrossEntropy, Linear, MaxPool, OPS, Op, PadShortcut};
+use samcore::ops::{AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Linear, MaxPool, OPS, Op, PadShortcut};
 use samcore::params::FileLayout;
 use samcore::plan::{Keep, Key, Wrt, everywhere, nowhere, plan};
 
@@ -89,7 +89,8 @@ impl<'a> Case<'a> {
             "cross_entropy" => {
                 inputs.push(feed(&mut graph, "target", tensor("target")));
                 inputs.push(feed(&mut graph, "row weights", (vec![rows, 1], vec![1.0; rows])));
-                Op::CrossEntropy(CrossEntropy { smoothing: notes["label_smoothing"].as_f64().unwrap() as f32 })
+                let smoothing = notes["label_smoothing"].as_f64().unwrap() as f32;
+                Op::CrossEntropy(CrossEntropy { smoothing, bootstrap: Bootstrap::None })
             }
             other => panic!("{name}: there is no operation for {other}"),
         };

@@ -4,14 +4,44 @@
 
 use super::Workers;
 use super::split::split;
+use crate::ops::Bootstrap;
 
 /// Rows that make one job.
 const ROWS: usize = 32;
 
-/// Label smoothing (Szegedy et al., "Rethinking the Inception Architecture", 2016): (1 - s) t + s / classes.
-fn smoothed(target: f32, smoothing: f32, classes: usize) -> f64 {
-    let s = f64::from(smoothing);
-    (1.0 - s) * f64::from(target) + s / classes as f64
+/// How targets are made of those that are given.
+#[derive(Clone, Copy)]
+pub struct Targets {
+    pub classes: usize,
+    pub smoothing: f32,
+    pub bootstrap: Bootstrap,
+}
+
+impl Targets {
+    /// Beta of the smoothed target (Szegedy et al., "Rethinking the Inception Architecture", 2016): (1 - s) t + s / classes;
+    /// of class `class`, which gets the rest where it is the `predicted` one.
+    fn target(&self, target: f32, class: usize, predicted: Option<usize>) -> f64 {
+        let (s, beta) = (f64::from(self.smoothing), f64::from(self.bootstrap.beta()));
+        let own = if predicted == Some(class) { 1.0 - beta } else { 0.0 };
+        beta * ((1.0 - s) * f64::from(target) + s / self.classes as f64) + own
+    }
+
+    /// The class whose target is raised: the first largest logit, where predictions are mixed in as classes.
+    fn predicted(&self, z: &[f32], largest: f64) -> Option<usize> {
+        let hard = matches!(self.bootstrap, Bootstrap::Hard { .. });
+        if hard { z.iter().position(|z| f64::from(*z) == largest) } else { None }
+    }
+
+    /// Weight of the softmax's entropy in the loss.
+    fn entropy_weight(&self) -> f64 {
+        if let Bootstrap::Soft { .. } = self.bootstrap { 1.0 - f64::from(self.bootstrap.beta()) } else { 0.0 }
+    }
+}
+
+/// - sum q log q of a row's softmax q. A class of probability 0 adds nothing.
+fn entropy(row: &[f32], largest: f64, log_sum: f64) -> f64 {
+    let logs = row.iter().map(|z| f64::from(*z) - largest - log_sum);
+    -logs.map(|log| if log == f64::NEG_INFINITY { 0.0 } else { log.exp() * log }).sum::<f64>()
 }
 
 /// The largest logit of a row and log(sum(exp(z - largest))).
@@ -25,25 +55,30 @@ fn shifted_log_sum(row: &[f32]) -> (f64, f64) {
 /// 1 where the first largest logit stands at a largest target. A row with NaN is no hit.
 pub fn cross_entropy(
     workers: &Workers,
-    classes: usize,
-    smoothing: f32,
+    how: Targets,
     logits: &[f32],
     targets: &[f32],
     losses: &mut [f32],
     hits: &mut [f32],
 ) {
+    let classes = how.classes;
     split(workers, [(losses, ROWS), (hits, ROWS)], |job, [losses, hits]| {
         for (i, (loss, hit)) in losses.iter_mut().zip(hits).enumerate() {
             let row = (job * ROWS + i) * classes..(job * ROWS + i + 1) * classes;
             let (z, t) = (&logits[row.clone()], &targets[row]);
             let (largest, log_sum) = shifted_log_sum(z);
+            let predicted = how.predicted(z, largest);
             let mut sum = 0.0;
-            for (z, t) in z.iter().zip(t) {
-                let t = smoothed(*t, smoothing, classes);
+            for (class, (z, t)) in z.iter().zip(t).enumerate() {
+                let t = how.target(*t, class, predicted);
                 // A class without target adds nothing, even if its logit is minus infinity.
                 if t != 0.0 {
                     sum += t * (log_sum - (f64::from(*z) - largest));
                 }
+            }
+            let share = how.entropy_weight();
+            if share > 0.0 {
+                sum += share * entropy(z, largest, log_sum);
             }
             *loss = sum as f32;
             let first = z.iter().position(|z| f64::from(*z) == largest);
@@ -67,16 +102,17 @@ pub fn mean_loss(losses: &[f32], hits: &[f32], weights: &[f32], out: &mut [f32])
 }
 
 /// dlogits `[n, classes]` = weight / sum(weights) * (softmax(logits) * sum(smoothed targets) - smoothed targets), the
-/// gradient of the mean loss; zeros where sum(weights) is 0.
+/// gradient of the mean loss; zeros where sum(weights) is 0. Where the loss has the entropy H of q = softmax in it, its
+/// gradient - q (log q + H) comes in by its weight.
 pub fn cross_entropy_backward(
     workers: &Workers,
-    classes: usize,
-    smoothing: f32,
+    how: Targets,
     logits: &[f32],
     targets: &[f32],
     weights: &[f32],
     dlogits: &mut [f32],
 ) {
+    let classes = how.classes;
     let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
     split(workers, [(dlogits, ROWS * classes)], |job, [dlogits]| {
         for (i, dlogits) in dlogits.chunks_exact_mut(classes).enumerate() {
@@ -88,10 +124,20 @@ pub fn cross_entropy_backward(
             }
             let (z, t) = (&logits[row * classes..][..classes], &targets[row * classes..][..classes]);
             let (largest, log_sum) = shifted_log_sum(z);
-            let mass: f64 = t.iter().map(|t| smoothed(*t, smoothing, classes)).sum();
-            for ((d, z), t) in dlogits.iter_mut().zip(z).zip(t) {
-                let softmax = (f64::from(*z) - largest - log_sum).exp();
-                *d = (share * (softmax * mass - smoothed(*t, smoothing, classes))) as f32;
+            let predicted = how.predicted(z, largest);
+            let target = |class: usize| how.target(t[class], class, predicted);
+            let mass: f64 = (0..classes).map(target).sum();
+            let own = how.entropy_weight();
+            let entropy = if own > 0.0 { entropy(z, largest, log_sum) } else { 0.0 };
+            for (class, (d, z)) in dlogits.iter_mut().zip(z).enumerate() {
+                let log = f64::from(*z) - largest - log_sum;
+                let softmax = log.exp();
+                let mut by = softmax * mass - target(class);
+                // A class of probability 0 has no part in the entropy.
+                if own > 0.0 && softmax > 0.0 {
+                    by -= own * softmax * (log + entropy);
+                }
+                *d = (share * by) as f32;
             }
         }
     });
@@ -114,11 +160,15 @@ mod tests {
         .collect()
     }
 
+    fn plain(classes: usize, smoothing: f32) -> Targets {
+        Targets { classes, smoothing, bootstrap: Bootstrap::None }
+    }
+
     fn forward(classes: usize, smoothing: f32, z: &[f32], t: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let n = z.len() / classes;
         let both = same_for_all(|workers| {
             let (mut losses, mut hits) = (poisoned(n), poisoned(n));
-            cross_entropy(workers, classes, smoothing, z, t, &mut losses, &mut hits);
+            cross_entropy(workers, plain(classes, smoothing), z, t, &mut losses, &mut hits);
             [losses, hits].concat()
         });
         (both[..n].to_vec(), both[n..].to_vec())
@@ -127,7 +177,7 @@ mod tests {
     fn backward(classes: usize, smoothing: f32, z: &[f32], t: &[f32], weights: &[f32]) -> Vec<f32> {
         same_for_all(|workers| {
             let mut dz = poisoned(z.len());
-            cross_entropy_backward(workers, classes, smoothing, z, t, weights, &mut dz);
+            cross_entropy_backward(workers, plain(classes, smoothing), z, t, weights, &mut dz);
             dz
         })
     }

@@ -182,14 +182,14 @@ fn compute<T: Stored>(
             let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };
             pointwise::dropout(w, &s, add, counters, o.read::<T>(0)?, o.write(0)?);
         }
-        &Kernel::CrossEntropy { classes, smoothing_bits, .. } => {
-            let smoothing = f32::from_bits(smoothing_bits);
-            loss::cross_entropy(w, classes, smoothing, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?);
+        &Kernel::CrossEntropy { classes, smoothing_bits, bootstrap, .. } => {
+            let s = loss::Targets { classes, smoothing: f32::from_bits(smoothing_bits), bootstrap };
+            loss::cross_entropy(w, s, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?);
         }
         Kernel::MeanLoss { .. } => loss::mean_loss(o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?),
-        &Kernel::CrossEntropyBackward { classes, smoothing_bits, .. } => {
-            let smoothing = f32::from_bits(smoothing_bits);
-            loss::cross_entropy_backward(w, classes, smoothing, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?);
+        &Kernel::CrossEntropyBackward { classes, smoothing_bits, bootstrap, .. } => {
+            let s = loss::Targets { classes, smoothing: f32::from_bits(smoothing_bits), bootstrap };
+            loss::cross_entropy_backward(w, s, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?);
         }
         &Kernel::Tap { len, .. } => pointwise::tap(w, len, o.read(0)?, o.read(1)?, o.write(0)?),
         &Kernel::TapBackward { len, add, .. } => {

@@ -21,23 +21,24 @@ pub(super) fn launches(_target: &Target, call: &Call) -> Result<Vec<Launch>> {
     let module =
         Module { file: "loss.cu", defines: vec![typed("TX", first), typed("TDX", if backward { to } else { first })] };
     let (kernel, blocks, args) = match call.kernel {
-        Kernel::CrossEntropy { n, classes, smoothing_bits } => {
+        Kernel::CrossEntropy { n, classes, smoothing_bits, bootstrap } => {
             let mut args = vec![Read(0), Read(1), Write(0), Write(1)];
             args.extend(ints(call, &[n, classes])?);
-            args.push(F32(f32::from_bits(smoothing_bits)));
+            args.extend([F32(f32::from_bits(smoothing_bits)), int(call, bootstrap.code())?, F32(bootstrap.beta())]);
             ("cross_entropy", n.div_ceil(ROWS), args)
         }
         Kernel::MeanLoss { n } => {
             must_be_f32(call, first, "losses")?;
             ("mean_loss", 1, vec![Read(0), Read(1), Read(2), Write(0), int(call, n)?])
         }
-        Kernel::CrossEntropyBackward { n, classes, smoothing_bits } => {
+        Kernel::CrossEntropyBackward { n, classes, smoothing_bits, bootstrap } => {
             // A fourth read is the loss scale of f16.
             let scaled = call.reads.len() > 3;
             let scale = if scaled { 3 } else { 2 };
             let mut args = vec![Read(0), Read(1), Read(2), Read(scale), Write(0)];
             args.extend(ints(call, &[n, classes])?);
-            args.extend([F32(f32::from_bits(smoothing_bits)), flag(scaled)]);
+            args.extend([F32(f32::from_bits(smoothing_bits)), int(call, bootstrap.code())?, F32(bootstrap.beta())]);
+            args.push(flag(scaled));
             ("cross_entropy_backward", n.div_ceil(ROWS), args)
         }
         _ => return Err(Error::internal(format!("'{}' is no loss", call.label))),
