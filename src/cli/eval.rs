@@ -3,12 +3,9 @@
 use super::flags::{apply, flag, flag_like, path, switch, value};
 use super::print;
 use crate::data;
-use crate::error::{Error, Result};
-use crate::graph::ImageSource;
-use crate::models;
-use crate::ops::call::Augment;
+use crate::error::Result;
 use crate::recipe::{Kind, Recipe, Value};
-use crate::train::checkpoint::{Checkpoint, Remembered};
+use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::{self, TEST};
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
@@ -83,27 +80,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         false => e.context(format!("the data of {}, unless --data gives others", file.display())),
     })?;
     let split = if args.train_split { &data.train } else { &data.test };
-    if (split.h, split.w, split.c) != (of.h, of.w, of.c) || data.classes > of.classes {
-        return Err(Error::data(format!(
-            "{} is for {}x{}x{} images of {} classes, {} has {}x{}x{} of {}",
-            file.display(),
-            of.h,
-            of.w,
-            of.c,
-            of.classes,
-            data.name,
-            split.h,
-            split.w,
-            split.c,
-            data.classes
-        )));
-    }
-    // Images are normalised as the model has seen them in training, whatever data set they come from.
-    let source =
-        ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..engine::source(&data, Augment::default()) };
-    let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
-    let graph = models::classifier(&model, &source, &models::Setup::default())?;
-    let vectors = opened.vectors(&graph, Remembered::default(), file)?;
+    let (graph, vectors) = engine::restore(&opened, file, &data, split)?;
     let device = engine::device(&mut recipe)?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;

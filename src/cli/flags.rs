@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS};
 use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
-use crate::train::engine;
+use crate::train::{engine, labels};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use std::ffi::OsStr;
@@ -166,6 +166,7 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     let recipe = Recipe::default().with(given)?;
     // What is misspelt is told before the data are read.
     optim::find(&recipe.opt)?;
+    labels::check(&recipe)?;
     let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };
     let data = data::load_as(&recipe.data, recipe.labels)?;
     let model = match named {

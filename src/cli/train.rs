@@ -109,6 +109,8 @@ fn report(s: &Summary, json: bool) -> Result<()> {
         "epochs": s.epochs,
         "test_loss": s.test.loss,
         "test_accuracy": s.test.accuracy,
+        "noise": s.noise.map(|n| json!({"clean": n.clean, "learned": n.learned, "memorised": n.memorised})),
+        "labels": s.labels.to_json(),
         "best_accuracy": s.best_accuracy,
         "best_epoch": s.best_epoch,
         "best_on": s.best_on,

@@ -311,16 +311,33 @@ pub fn validation(seed: u64, fraction: f64, count: usize) -> Result<(Vec<u32>, V
              training and validation need at least one each"
         )));
     }
-    let held = held as usize;
+    Ok(drawn(seed, "validation", held as usize, count))
+}
+
+/// `images` of `0..count`, ascending, drawn without replacement by `seed` alone.
+///
+/// # Errors
+/// Usage: there are not so many.
+pub fn subset(seed: u64, images: usize, count: usize) -> Result<Vec<u32>> {
+    if images > count {
+        return Err(Error::usage(format!(
+            "--train-images {images} is more than the {count} training images there are"
+        )));
+    }
+    Ok(drawn(seed, "train-images", images, count).1)
+}
+
+/// What is left of `0..count`, and `taken` of them drawn without replacement, both ascending.
+fn drawn(seed: u64, name: &str, taken: usize, count: usize) -> (Vec<u32>, Vec<u32>) {
     let mut order: Vec<u32> = (0..count as u32).collect();
-    let mut draws = Draws::new(seed, stream("validation"), 0, 0);
-    for i in 0..held {
+    let mut draws = Draws::new(seed, stream(name), 0, 0);
+    for i in 0..taken {
         order.swap(i, i + draws.below((count - i) as u32) as usize);
     }
-    let mut rest = order.split_off(held);
+    let mut rest = order.split_off(taken);
     order.sort_unstable();
     rest.sort_unstable();
-    Ok((rest, order))
+    (rest, order)
 }
 
 #[cfg(test)]

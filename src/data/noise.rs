@@ -64,6 +64,28 @@ impl Record {
         parsed().map(Some).ok_or_else(wrong)
     }
 
+    /// The right training labels of the set that the record lies beside; None if it is of the set's other labels.
+    ///
+    /// # Errors
+    /// Data: it is of other images or classes than the set has.
+    pub fn truth(&self, set: &DataSet) -> Result<Option<Vec<u8>>> {
+        if self.labels != set.labels {
+            return Ok(None);
+        }
+        let mut truth = set.train.labels.to_vec();
+        for (image, label) in &self.original {
+            match truth.get_mut(*image) {
+                Some(place) if usize::from(*label) < set.classes => *place = *label,
+                _ => {
+                    let file = set.folder.join(NOISE_FILE);
+                    let message = format!("image {image} of class {label} is not of {}", set.name);
+                    return Err(Error::data(format!("{}: {message}", file.display())));
+                }
+            }
+        }
+        Ok(Some(truth))
+    }
+
     /// Puts the labels back in the content of a file of training labels; `first` is the number of its first image.
     /// Returns the number of its images.
     pub fn undo(&self, format: Format, first: usize, content: &mut [u8]) -> usize {
@@ -108,6 +130,11 @@ impl Noise {
         })
     }
 
+    /// The labels of all training images, those that are drawn anew among them.
+    pub fn labels(&self, labels: &[u8], classes: usize) -> Vec<u8> {
+        (0u32..).zip(labels).map(|(i, label)| self.draw(i, *label, classes).unwrap_or(*label)).collect()
+    }
+
     /// Writes the noisy copy of a data set into the folder `to`, which must be new or empty.
     ///
     /// # Errors
@@ -143,7 +170,7 @@ impl Noise {
         for (i, path) in set.format.files(&set.folder)?.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let noisy = match set.format {
-                Format::Idx => (i == 1).then(|| idx_labels(set, &drawn)),
+                Format::Idx => (i == 1).then(|| labels_file(&self.labels(&set.train.labels, classes))),
                 Format::Cifar10 | Format::Cifar100 if i < set.format.training_files() => {
                     let mut rows = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
                     let row = cifar::label_classes(set.format).len() + cifar::PIXELS;
@@ -191,10 +218,11 @@ impl Noise {
     }
 }
 
-/// An IDX file of the training labels with those that were drawn.
-fn idx_labels(set: &DataSet, drawn: &[Option<u8>]) -> Vec<u8> {
-    let mut content = set.train.labels.whole_file()[..idx::LABELS_HEADER].to_vec();
-    content.extend(set.train.labels.iter().zip(drawn).map(|(label, new)| new.unwrap_or(*label)));
+/// An IDX file of labels.
+pub fn labels_file(labels: &[u8]) -> Vec<u8> {
+    let mut content = vec![0, 0, 8, 1];
+    content.extend((labels.len() as u32).to_be_bytes());
+    content.extend(labels);
     content
 }
 

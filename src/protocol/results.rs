@@ -266,7 +266,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::files::TestFolder;
     use crate::recipe::Recipe;
-    use crate::train::records::{EpochRow, Records, Scores};
+    use crate::train::records::{EpochRow, Extras, Records, Scores};
     use crate::train::run_folder::RunFolder;
 
     /// Three epochs of SAM, six of SGD, on Fashion-MNIST.
@@ -284,7 +284,7 @@ pub(crate) mod tests {
         std::fs::write(folder.config(), run.recipe.to_toml()).unwrap();
         std::fs::write(folder.environment(), r#"{"commit": "abc", "threads": 1, "cpu": "A <fast> one"}"#).unwrap();
         let with_validation = plan.data.images[1] > 0;
-        let mut records = Records::create(&folder, with_validation).unwrap();
+        let mut records = Records::create(&folder, Extras { validation: with_validation, noise: false }).unwrap();
         for epoch in 1..=epochs {
             let left = f64::from(epochs - epoch);
             let accuracy = accuracy + if left == 1.0 { 0.001 } else { -0.05 * left };

@@ -9,7 +9,8 @@ use std::path::Path;
 /// A line of the figure: column of metrics.csv, its name, its colour, whether it is a share shown in percent.
 type Line = (&'static str, &'static str, usize);
 
-/// Panels in order: title, y label, factor, log axis, lines. A line whose column is absent or empty is left out.
+/// Panels in order: title, y label, factor, log axis, lines. A line whose column is absent or empty is left out, as is a panel
+/// none of whose columns is there.
 const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
     (
         "Accuracy",
@@ -32,6 +33,17 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
         true,
         &[("grad_norm", "|g|", 4), ("sharpness_gain", "L(w + ε) − L(w)", 3)],
     ),
+    (
+        "Noisy labels",
+        "% of the training images, without augmentation",
+        100.0,
+        false,
+        &[
+            ("clean_accuracy", "right labels, predicted so", 0),
+            ("learned", "wrong labels, right all the same", 2),
+            ("memorised", "wrong labels, predicted so", 3),
+        ],
+    ),
     ("Learning rate", "at the end of the epoch", 1.0, false, &[("lr", "", 6)]),
 ];
 
@@ -52,6 +64,7 @@ pub fn draw(title: &str, metrics: &Path, to: &Path) -> Result<()> {
         let series = series.collect();
         Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_y }
     };
-    let figure = Figure { columns: 2, ..Figure::new(title, PANELS.iter().map(panel).collect()) };
+    let there = |(.., lines): &&(&str, &str, f64, bool, &[Line])| lines.iter().any(|l| metrics.column(l.0).is_some());
+    let figure = Figure { columns: 2, ..Figure::new(title, PANELS.iter().filter(there).map(panel).collect()) };
     write_atomic(to, figure.to_svg().as_bytes())
 }

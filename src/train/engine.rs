@@ -1,6 +1,6 @@
 //! A model, its data and its programs on a device: what training and evaluation share.
 
-use crate::data::DataSet;
+use crate::data::{DataSet, Split};
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
 use crate::device::{Device, Layout, cpu::CpuDevice};
@@ -9,17 +9,21 @@ use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Setup};
 use crate::ops::Bootstrap;
-use crate::ops::call::{Augment, Counters};
+use crate::ops::call::{Augment, Counters, Kernel};
 use crate::optim::{self, Optimizer};
 use crate::params::Param;
 use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
-use crate::train::checkpoint::{Remembered, Subject, Vectors};
+use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors};
 use crate::train::records::Scores;
+use std::path::Path;
 
 /// Numbers of the data sets on the device.
 pub const TRAIN: u32 = 0;
 pub const TEST: u32 = 1;
+/// Training images as they are, whatever augmentation does to those of `TRAIN`: those that labels are judged by, and before
+/// a run those that are labelled.
+pub const JUDGED: u32 = 2;
 
 /// The device that a recipe asks for. The recipe then names it, and its threads, as they turned out to be.
 ///
@@ -70,14 +74,20 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
     Ok(device)
 }
 
-/// That the programs of a run and its data fit into the device's memory.
+/// That the programs of a run and its data fit into the device's memory; `judged` is the number of images in `JUDGED`.
 ///
 /// # Errors
 /// Unavailable: the memory that is needed, that is free, and the batch that would fit.
-pub fn check_memory(device: &dyn Device, layout: &Layout, recipe: &Recipe, data: &DataSet) -> Result<()> {
+pub fn check_memory(
+    device: &dyn Device,
+    layout: &Layout,
+    recipe: &Recipe,
+    data: &DataSet,
+    judged: usize,
+) -> Result<()> {
     let Some(free) = device.free_memory()? else { return Ok(()) };
-    let split = |s: &crate::data::Split| s.count * (s.h * s.w * s.c + 1 + 4);
-    let data = split(&data.train) + split(&data.test);
+    let image = data.train.image_len() + 1 + 4;
+    let data = (data.train.count + data.test.count + judged) * image;
     let need = layout.bytes() + data;
     if need <= free {
         return Ok(());
@@ -128,7 +138,9 @@ pub fn setup(recipe: &Recipe) -> Result<Setup> {
     let share = |usual: f64| (if recipe.beta > 0.0 { recipe.beta } else { usual }) as f32;
     let bootstrap = match recipe.loss {
         Loss::CrossEntropy if recipe.beta > 0.0 => {
-            return Err(Error::usage("--beta is for --loss reed-soft and reed-hard; leave it out, or give one of them"));
+            return Err(Error::usage(
+                "--beta is for --loss reed-soft and reed-hard; leave it out, or give one of them",
+            ));
         }
         Loss::CrossEntropy => Bootstrap::None,
         // The shares that Reed et al. found best.
@@ -271,6 +283,66 @@ impl Evaluator {
         })?;
         Ok(Scores { loss: loss / total, accuracy: hits / total })
     }
+
+    /// The class of the first largest logit of each of `count` images of data set `dataset`, in its present order; None where
+    /// a logit is not finite.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn predictions(&self, exec: &mut Exec, dataset: u32, count: usize) -> Result<Vec<Option<usize>>> {
+        let calls = &exec.program(self.program).calls;
+        let last = calls.iter().position(|call| matches!(call.kernel, Kernel::CrossEntropy { .. }));
+        let last = last.ok_or_else(|| Error::internal("an evaluation without a loss"))?;
+        let logits = calls[last].reads[0];
+        // Nothing may have taken the place of the logits when the program ends.
+        let mut later = calls[last + 1..].iter().flat_map(|call| call.writes.iter().chain(&call.workspace));
+        if later.any(|loc| loc.overlaps(&logits)) {
+            return Err(Error::internal("an evaluation that writes over its logits"));
+        }
+        let classes = logits.len / self.rows;
+        let mut predictions = Vec::with_capacity(count);
+        for first in (0..count).step_by(self.rows) {
+            let rows = self.rows.min(count - first);
+            let counters = Counters { dataset, first: first as u32, rows: rows as u32, ..Counters::default() };
+            exec.submit(self.program, &counters, &[])?;
+            exec.collect()?;
+            let values = exec.download_from(logits)?;
+            predictions.extend(values.chunks(classes).take(rows).map(|z| {
+                let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                z.iter().position(|v| *v == largest).filter(|_| z.iter().all(|v| v.is_finite()))
+            }));
+        }
+        Ok(predictions)
+    }
+}
+
+/// The model of a checkpoint that was read from `file`, for images of `split` of `data`, with its weights and statistics.
+///
+/// # Errors
+/// Data: it is of other images or fewer classes, of an unknown model, or does not hold what the model needs.
+pub fn restore(opened: &Opened, file: &Path, data: &DataSet, split: &Split) -> Result<(Graph, Vectors)> {
+    let of = &opened.subject;
+    if (split.h, split.w, split.c) != (of.h, of.w, of.c) || data.classes > of.classes {
+        return Err(Error::data(format!(
+            "{} is for {}x{}x{} images of {} classes, {} has {}x{}x{} of {}",
+            file.display(),
+            of.h,
+            of.w,
+            of.c,
+            of.classes,
+            data.name,
+            split.h,
+            split.w,
+            split.c,
+            data.classes
+        )));
+    }
+    // Images are normalised as the model has seen them in training, whatever data set they come from.
+    let source = ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..source(data, Augment::default()) };
+    let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
+    let graph = models::classifier(&model, &source, &Setup::default())?;
+    let vectors = opened.vectors(&graph, Remembered::default(), file)?;
+    Ok((graph, vectors))
 }
 
 /// An `Exec` that can only evaluate a model at given weights.

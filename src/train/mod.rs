@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod curves;
 pub mod engine;
 pub mod environment;
+pub mod labels;
 mod opening;
 mod outcome;
 pub mod progress;

@@ -2,9 +2,9 @@
 
 use super::checkpoint::{Checkpoint, Position, Remembered, Subject, Vectors};
 use super::outcome::Where;
-use super::records::Records;
+use super::records::{Extras, Records};
 use super::run_folder::RunFolder;
-use super::{engine, environment};
+use super::{engine, environment, labels};
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
@@ -12,14 +12,25 @@ use crate::graph::Graph;
 use crate::recipe::{Padding, Recipe};
 use std::path::Path;
 
-/// Images to train on and images held out, by their numbers in the training split.
+/// Images to train on and images held out, by their numbers in the training split. Where only some of its images are used,
+/// both parts are of these.
 ///
 /// # Errors
-/// If either part is too small, or the recipe's batch or crop does not fit the images.
+/// If either part is too small, the recipe's batch or crop does not fit the images, or settings of labels do not belong
+/// together.
 pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u32>)> {
+    labels::check(recipe)?;
+    let used = match recipe.train_images {
+        0 => (0..data.train.count as u32).collect(),
+        images => data::subset(recipe.seed, images, data.train.count)?,
+    };
     let (train, held_out) = match recipe.val_fraction {
-        0.0 => ((0..data.train.count as u32).collect(), vec![]),
-        share => data::validation(recipe.seed, share, data.train.count)?,
+        0.0 => (used, vec![]),
+        share => {
+            let numbers = |places: Vec<u32>| places.into_iter().map(|i| used[i as usize]).collect::<Vec<u32>>();
+            let (train, held_out) = data::validation(recipe.seed, share, used.len())?;
+            (numbers(train), numbers(held_out))
+        }
     };
     if recipe.batch > train.len() {
         let (batch, images) = (recipe.batch, train.len());
@@ -38,19 +49,19 @@ pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u
 ///
 /// # Errors
 /// If the folder cannot be used; nothing in it is then touched.
-pub(super) fn begin(recipe: &Recipe, place: &Where, isa: &str, with_validation: bool) -> Result<(RunFolder, Records)> {
+pub(super) fn begin(recipe: &Recipe, place: &Where, isa: &str, extras: Extras) -> Result<(RunFolder, Records)> {
     let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
     let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
     write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
-    let records = furnish(&folder, recipe, isa, with_validation)?;
+    let records = furnish(&folder, recipe, isa, extras)?;
     Ok((folder, records))
 }
 
 /// The environment and empty records of a run that has done no step.
-fn furnish(folder: &RunFolder, recipe: &Recipe, isa: &str, with_validation: bool) -> Result<Records> {
+fn furnish(folder: &RunFolder, recipe: &Recipe, isa: &str, extras: Extras) -> Result<Records> {
     let environment = environment::environment(isa, recipe.threads);
     write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
-    Records::create(folder, with_validation)
+    Records::create(folder, extras)
 }
 
 /// A run as its folder holds it.
@@ -75,12 +86,12 @@ pub(super) fn go_on(
     subject: &Subject,
     remembered: Remembered,
     isa: &str,
-    with_validation: bool,
+    extras: Extras,
 ) -> Result<Resumed> {
     let folder = RunFolder::reopen(path)?;
     let file = folder.last();
     if !file.exists() && std::fs::metadata(folder.steps()).map_or(true, |steps| steps.len() == 0) {
-        let records = furnish(&folder, recipe, isa, with_validation)?;
+        let records = furnish(&folder, recipe, isa, extras)?;
         let vectors = engine::initial(graph, recipe.seed, remembered);
         return Ok(Resumed { folder, records, position: Position::default(), vectors, isa: None });
     }
@@ -97,7 +108,7 @@ pub(super) fn go_on(
     }
     let vectors = opened.vectors(graph, remembered, &file)?;
     let position = opened.position;
-    let (records, last) = Records::resume(&folder, with_validation, position.step)?;
+    let (records, last) = Records::resume(&folder, extras, position.step)?;
     if last < position.step {
         let (step, path) = (position.step, folder.steps());
         let message = format!("{} ends at step {last}, the checkpoint is of {step}", path.display());

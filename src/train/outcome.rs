@@ -1,6 +1,7 @@
 //! Where a run goes, how it ended, and what it says when it ended early.
 
-use super::records::Scores;
+use super::labels::Counts;
+use super::records::{NoiseScores, Scores};
 use crate::error::{Error, Kind};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,9 @@ pub struct Summary {
     /// Epochs that are complete.
     pub epochs: u64,
     pub test: Scores,
+    /// What became of wrong labels, if some are known.
+    pub noise: Option<NoiseScores>,
+    pub labels: Counts,
     /// 0 while no epoch is complete, as is the epoch.
     pub best_accuracy: f64,
     pub best_epoch: u64,

@@ -3,7 +3,7 @@
 //! On a terminal one line is redrawn in place, elsewhere a plain line is added now and then. Either way each epoch ends
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
 
-use super::records::EpochRow;
+use super::records::{EpochRow, NoiseScores};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
@@ -241,13 +241,16 @@ const fn cell(title: &'static str, width: usize, weight: usize, text: fn(&EpochR
 
 #[rustfmt::skip]
 const CELLS: &[Cell] = &[
-    cell("epoch", 5, 12, |r| r.epoch.to_string()),
+    cell("epoch", 5, 15, |r| r.epoch.to_string()),
     cell("train loss", 10, 6, |r| format!("{:.4}", r.train.loss)),
-    cell("train acc", 9, 9, |r| percent(r.train.accuracy)),
+    cell("train acc", 9, 10, |r| percent(r.train.accuracy)),
     cell("val loss", 8, 7, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
-    cell("val acc", 7, 10, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
+    cell("val acc", 7, 13, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
     cell("test loss", 9, 8, |r| format!("{:.4}", r.test.loss)),
-    cell("test acc", 8, 11, |r| percent(r.test.accuracy)),
+    cell("test acc", 8, 14, |r| percent(r.test.accuracy)),
+    cell("clean", 8, 9, |r| share(r, |n| n.clean)),
+    cell("learned", 8, 12, |r| share(r, |n| n.learned)),
+    cell("memorised", 9, 11, |r| share(r, |n| n.memorised)),
     cell("lr", 7, 3, |r| short(r.lr)),
     cell("|g|", 7, 4, |r| short(r.grad_norm)),
     cell("gain", 7, 5, |r| r.sharpness_gain.map_or_else(String::new, short)),
@@ -272,6 +275,11 @@ fn cells_within(width: usize, row: &EpochRow) -> (Vec<&'static Cell>, &'static s
         let least = cells.iter().map(|c| c.weight).min();
         cells.retain(|c| Some(c.weight) != least);
     }
+}
+
+/// A share of the training images whose labels are known to be right, or wrong.
+fn share(row: &EpochRow, of: fn(&NoiseScores) -> Option<f64>) -> String {
+    row.noise.as_ref().and_then(of).map_or_else(String::new, percent)
 }
 
 fn percent(share: f64) -> String {

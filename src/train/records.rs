@@ -19,6 +19,27 @@ pub struct Scores {
     pub accuracy: f64,
 }
 
+/// What a model makes of training images whose labels are known to be right or wrong: shares from 0 to 1, as it would be
+/// evaluated, without augmentation. None where there are no such images.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NoiseScores {
+    /// Of the images with right labels, those that it predicts so.
+    pub clean: Option<f64>,
+    /// Of the images with wrong labels, those that it predicts as what they are all the same.
+    pub learned: Option<f64>,
+    /// Of the same images, those that it predicts as their wrong labels say.
+    pub memorised: Option<f64>,
+}
+
+/// Which columns a run has beside those of all runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// It holds images out.
+    pub validation: bool,
+    /// Some of its labels are known to be wrong.
+    pub noise: bool,
+}
+
 /// What is known at the end of an epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EpochRow {
@@ -31,6 +52,8 @@ pub struct EpochRow {
     /// Over the images held out, if there are any.
     pub validation: Option<Scores>,
     pub test: Scores,
+    /// If some labels are known to be wrong.
+    pub noise: Option<NoiseScores>,
     /// Of the epoch's last step.
     pub lr: f32,
     /// 2-norm of the gradient at w, the mean over the epoch's steps.
@@ -63,22 +86,30 @@ pub struct StepRow<'a> {
 /// A column of metrics.csv.
 pub struct Column {
     pub name: &'static str,
-    /// Whether it is there only in runs that hold images out.
-    pub validation: bool,
+    /// Whether a run has it.
+    pub there: fn(Extras) -> bool,
     pub text: fn(&EpochRow) -> String,
 }
 
 const fn column(name: &'static str, text: fn(&EpochRow) -> String) -> Column {
-    Column { name, validation: false, text }
+    Column { name, there: |_| true, text }
 }
 
 const fn validation(name: &'static str, text: fn(&EpochRow) -> String) -> Column {
-    Column { name, validation: true, text }
+    Column { name, there: |extras| extras.validation, text }
+}
+
+const fn noise(name: &'static str, text: fn(&EpochRow) -> String) -> Column {
+    Column { name, there: |extras| extras.noise, text }
 }
 
 /// Six decimals tell one image in a million from none.
 fn fixed(value: f64) -> String {
     format!("{value:.6}")
+}
+
+fn share(row: &EpochRow, of: fn(&NoiseScores) -> Option<f64>) -> String {
+    row.noise.as_ref().and_then(of).map_or_else(String::new, fixed)
 }
 
 /// The columns of metrics.csv in order.
@@ -92,6 +123,9 @@ pub const COLUMNS: &[Column] = &[
     validation("val_accuracy", |r| r.validation.map_or_else(String::new, |v| fixed(v.accuracy))),
     column("test_loss", |r| fixed(r.test.loss)),
     column("test_accuracy", |r| fixed(r.test.accuracy)),
+    noise("clean_accuracy", |r| share(r, |n| n.clean)),
+    noise("learned", |r| share(r, |n| n.learned)),
+    noise("memorised", |r| share(r, |n| n.memorised)),
     column("lr", |r| r.lr.to_string()),
     column("grad_norm", |r| r.grad_norm.to_string()),
     column("sharpness_gain", |r| r.sharpness_gain.map_or_else(String::new, |g| g.to_string())),
@@ -99,8 +133,8 @@ pub const COLUMNS: &[Column] = &[
     column("images_per_s", |r| format!("{:.1}", r.images_per_s)),
 ];
 
-fn columns(with_validation: bool) -> impl Iterator<Item = &'static Column> {
-    COLUMNS.iter().filter(move |c| with_validation || !c.validation)
+fn columns(extras: Extras) -> impl Iterator<Item = &'static Column> {
+    COLUMNS.iter().filter(move |c| (c.there)(extras))
 }
 
 fn csv_line(cells: impl Iterator<Item = String>) -> String {
@@ -131,20 +165,20 @@ pub struct Records {
     metrics: Appender,
     steps: Appender,
     events: Option<Events>,
-    with_validation: bool,
+    extras: Extras,
     line: String,
 }
 
 impl Records {
-    /// Empty records in a new run's folder. `with_validation`: whether the run holds images out.
+    /// Empty records in a new run's folder.
     ///
     /// # Errors
     /// CantCreate or Io, with the path.
-    pub fn create(folder: &RunFolder, with_validation: bool) -> Result<Records> {
-        let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
+    pub fn create(folder: &RunFolder, extras: Extras) -> Result<Records> {
+        let header = csv_line(columns(extras).map(|c| c.name.to_string()));
         let metrics = start(folder.metrics(), &header)?;
         let steps = start(folder.steps(), "")?;
-        Ok(Records { metrics, steps, events: None, with_validation, line: String::new() })
+        Ok(Records { metrics, steps, events: None, extras, line: String::new() })
     }
 
     /// The records of a run that goes on behind step `step`: later rows and a torn last line are dropped.
@@ -153,11 +187,11 @@ impl Records {
     ///
     /// # Errors
     /// Data: a line that is not a record, with file and line. Io, CantCreate: with the path.
-    pub fn resume(folder: &RunFolder, with_validation: bool, step: u64) -> Result<(Records, u64)> {
-        let header = csv_line(columns(with_validation).map(|c| c.name.to_string()));
+    pub fn resume(folder: &RunFolder, extras: Extras, step: u64) -> Result<(Records, u64)> {
+        let header = csv_line(columns(extras).map(|c| c.name.to_string()));
         let (metrics, _) = truncate_after(folder.metrics(), &header, step, step_of_metrics)?;
         let (steps, last) = truncate_after(folder.steps(), "", step, step_of_object)?;
-        Ok((Records { metrics, steps, events: None, with_validation, line: String::new() }, last))
+        Ok((Records { metrics, steps, events: None, extras, line: String::new() }, last))
     }
 
     /// Has all later rows written to a new TensorBoard event file as well; the first of them is of step `next`.
@@ -171,13 +205,17 @@ impl Records {
 
     /// Appends a row to metrics.csv.
     pub fn epoch(&mut self, row: &EpochRow) -> Result<()> {
-        let line = csv_line(columns(self.with_validation).map(|c| (c.text)(row)));
+        let line = csv_line(columns(self.extras).map(|c| (c.text)(row)));
         self.metrics.write(line.as_bytes())?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let scores = [("train", Some(row.train)), ("val", row.validation), ("test", Some(row.test))];
         let scores = scores.iter().filter_map(|(group, scores)| Some((*group, scores.as_ref()?)));
         let values =
             scores.flat_map(|(group, s)| [(group, "loss", s.loss as f32), (group, "accuracy", s.accuracy as f32)]);
+        let noise = row.noise.unwrap_or_default();
+        let noise = [("clean", noise.clean), ("learned", noise.learned), ("memorised", noise.memorised)];
+        let noise = noise.into_iter().filter_map(|(name, share)| Some(("noise", name, share? as f32)));
+        let values = values.chain(noise);
         events.scalars(row.step, values.chain([("speed", "images_per_s", row.images_per_s as f32)]))
     }
 
@@ -307,8 +345,9 @@ mod tests {
     use crate::files::TestFolder;
 
     const STEPS_PER_EPOCH: u64 = 4;
+    const NONE: Extras = Extras { validation: false, noise: false };
 
-    fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, validation: bool) {
+    fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, extras: Extras) {
         for step in steps {
             let epoch = (step - 1) / STEPS_PER_EPOCH + 1;
             let loss = 2.0 / step as f32;
@@ -319,7 +358,10 @@ mod tests {
             if step % STEPS_PER_EPOCH == 0 {
                 let scores = Scores { loss: 0.25, accuracy: 8.0 / 9.0 };
                 let row = EpochRow { epoch, step, train: scores, test: scores, lr: 0.1, ..EpochRow::default() };
-                let row = EpochRow { validation: validation.then_some(scores), sharpness_gain: Some(0.5), ..row };
+                let noise = NoiseScores { clean: Some(0.75), learned: Some(0.5), memorised: None };
+                let noise = extras.noise.then_some(noise);
+                let validation = extras.validation.then_some(scores);
+                let row = EpochRow { validation, noise, sharpness_gain: Some(0.5), ..row };
                 records.epoch(&row).unwrap();
             }
         }
@@ -330,7 +372,7 @@ mod tests {
     fn files_say_what_the_rows_said() {
         let scratch = TestFolder::new("records");
         let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
-        write_steps(&mut Records::create(&folder, false).unwrap(), 1..=4, false);
+        write_steps(&mut Records::create(&folder, NONE).unwrap(), 1..=4, NONE);
         let steps = std::fs::read_to_string(folder.steps()).unwrap();
         let lines: Vec<&str> = steps.lines().collect();
         let first = r#"{"step":1,"epoch":1,"hits":1,"loss":2.0,"lr":0.1,"grad_norm":1e-9,"sharpness_gain":0.2}"#;
@@ -342,29 +384,35 @@ mod tests {
             "epoch,step,train_loss,train_accuracy,test_loss,test_accuracy,lr,grad_norm,sharpness_gain,seconds,images_per_s\n\
              1,4,0.250000,0.888889,0.250000,0.888889,0.1,0,0.5,0.000,0.0\n"
         );
+        let noisy = Extras { noise: true, ..NONE };
+        write_steps(&mut Records::create(&folder, noisy).unwrap(), 1..=4, noisy);
+        let metrics = Metrics::read(&folder.metrics()).unwrap();
+        let [clean, learned, memorised] =
+            ["clean_accuracy", "learned", "memorised"].map(|c| metrics.column(c).unwrap());
+        assert_eq!((clean, learned, memorised), (vec![Some(0.75)], vec![Some(0.5)], vec![None]));
     }
 
     #[test]
     fn an_interrupted_run_leaves_the_same_bytes_as_an_unbroken_one() {
-        for validation in [false, true] {
-            let scratch = TestFolder::new(&format!("resume-{validation}"));
+        for extras in [NONE, Extras { validation: true, noise: true }] {
+            let scratch = TestFolder::new(&format!("resume-{}", extras.noise));
             let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
             let read = || [folder.metrics(), folder.steps()].map(|p| std::fs::read(p).unwrap());
-            write_steps(&mut Records::create(&folder, validation).unwrap(), 1..=11, validation);
+            write_steps(&mut Records::create(&folder, extras).unwrap(), 1..=11, extras);
             let unbroken = read();
             // Killed behind step `end` with a checkpoint at step `saved`, some bytes of the next rows already out.
             for (saved, end, torn) in
                 [(0, 3, ""), (4, 4, "{\"step\":"), (6, 11, "9"), (8, 9, "\u{fffd}"), (11, 11, "{}")]
             {
-                let mut records = Records::create(&folder, validation).unwrap();
-                write_steps(&mut records, 1..=end, validation);
+                let mut records = Records::create(&folder, extras).unwrap();
+                write_steps(&mut records, 1..=end, extras);
                 for file in [&mut records.metrics, &mut records.steps] {
                     file.write(torn.as_bytes()).unwrap();
                 }
                 records.flush().unwrap();
-                let (mut resumed, last) = Records::resume(&folder, validation, saved).unwrap();
+                let (mut resumed, last) = Records::resume(&folder, extras, saved).unwrap();
                 assert_eq!(last, saved);
-                write_steps(&mut resumed, saved + 1..=11, validation);
+                write_steps(&mut resumed, saved + 1..=11, extras);
                 assert_eq!(read(), unbroken, "saved at {saved}, killed behind {end}");
             }
         }
@@ -374,13 +422,13 @@ mod tests {
     fn lost_files_and_rows_are_told_and_damaged_ones_refused() {
         let scratch = TestFolder::new("damaged");
         let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
-        write_steps(&mut Records::create(&folder, false).unwrap(), 1..=5, false);
-        assert_eq!(Records::resume(&folder, false, 9).unwrap().1, 5);
+        write_steps(&mut Records::create(&folder, NONE).unwrap(), 1..=5, NONE);
+        assert_eq!(Records::resume(&folder, NONE, 9).unwrap().1, 5);
         std::fs::remove_file(folder.metrics()).unwrap();
-        write_steps(&mut Records::resume(&folder, false, 5).unwrap().0, 6..=8, false);
+        write_steps(&mut Records::resume(&folder, NONE, 5).unwrap().0, 6..=8, NONE);
         assert_eq!(Metrics::read(&folder.metrics()).unwrap().column("step"), Some(vec![Some(8.0)]));
         let refused = |message: &str| {
-            let e = Records::resume(&folder, false, 9).err().unwrap();
+            let e = Records::resume(&folder, NONE, 9).err().unwrap();
             assert_eq!((e.kind, e.to_string().contains(message)), (Kind::Data, true), "{e}");
         };
         std::fs::write(folder.steps(), "{\"step\":1}\nsoup\n{\"step\":3}\n").unwrap();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// file stays, for a process that removed it could take it away from one that has just opened it.
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
+const LAST: &str = "last.safetensors";
 
 /// A run's folder, held until this is dropped.
 #[derive(Debug)]
@@ -127,12 +128,28 @@ impl RunFolder {
     pub fn tensorboard(&self) -> PathBuf {
         self.path.join("tensorboard")
     }
+    /// The labels of all training images, where predictions have taken the place of some.
+    pub fn labels(&self) -> PathBuf {
+        RunFolder::labels_in(&self.path)
+    }
+    /// The same of a run's folder that need not be held.
+    pub fn labels_in(folder: &Path) -> PathBuf {
+        folder.join("labels.idx1-ubyte")
+    }
+    /// How many labels are wrong or predicted, where some are.
+    pub fn label_counts(&self) -> PathBuf {
+        self.path.join("labels.json")
+    }
+    /// Whether the run in `folder`, which need not be held, has a checkpoint.
+    pub fn has_begun(folder: &Path) -> bool {
+        folder.join(LAST).exists()
+    }
     pub fn curves(&self) -> PathBuf {
         self.path.join("curves.svg")
     }
     /// The newest checkpoint.
     pub fn last(&self) -> PathBuf {
-        self.path.join("last.safetensors")
+        self.path.join(LAST)
     }
     /// The checkpoint with the best accuracy so far.
     pub fn best(&self) -> PathBuf {

@@ -2,9 +2,10 @@
 
 use super::checkpoint::{Checkpoint, Position};
 use super::engine::{self, Programs, TEST, TRAIN};
+use super::labels::{Counts, Judge, Labels};
 use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
-use super::records::{EpochRow, Records, Scores, StepRow};
+use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
@@ -36,6 +37,11 @@ pub struct Session {
     position: Position,
     train_order: Vec<u32>,
     val_order: Vec<u32>,
+    labels: Counts,
+    judge: Option<Judge>,
+    /// Images that it has, and what it said last.
+    judged: usize,
+    noise: Option<NoiseScores>,
     /// Steps of an epoch, and of the whole run.
     per_epoch: u64,
     total: u64,
@@ -59,11 +65,12 @@ impl Session {
     /// # Errors
     /// Wrong settings, images that do not fit, a folder that cannot be used: one message each, before anything is
     /// overwritten.
-    pub fn with_model(model: &Model, data: DataSet, mut recipe: Recipe, place: &Where) -> Result<Session> {
+    pub fn with_model(model: &Model, mut data: DataSet, mut recipe: Recipe, place: &Where) -> Result<Session> {
         let row = optim::find(&recipe.opt)?;
         recipe.validate()?;
         recipe.model.clone_from(&model.name);
         let (train_order, val_order) = opening::orders(&recipe, &data)?;
+        let labels = Labels::settle(&mut data, &recipe, &train_order, place)?;
         let device = engine::device(&mut recipe)?;
         let source = engine::source(&data, recipe.augment());
         let graph = models::classifier(model, &source, &engine::setup(&recipe)?)?;
@@ -72,31 +79,37 @@ impl Session {
         let recording = Recording::of(recorder);
         let description = device.describe();
         let isa = &device.instructions();
-        engine::check_memory(&*device, recording.layout(), &recipe, &data)?;
+        let judged = if labels.noisy() { labels.judged() } else { 0 };
+        engine::check_memory(&*device, recording.layout(), &recipe, &data, judged)?;
         let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
         exec.set_order(TEST, &(0..data.test.count as u32).collect::<Vec<u32>>())?;
+        let judge = labels.judge(&mut exec, &data, &train_order)?;
 
         let per_epoch = (train_order.len() / recipe.batch) as u64;
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
+        let extras = Extras { validation: with_validation, noise: judge.is_some() };
         let mut began_with = None;
         let (folder, mut records, position) = match &place.resume {
             None => {
                 engine::put(&mut exec, &engine::initial(&graph, recipe.seed, programs.remembered))?;
-                let (folder, records) = opening::begin(&recipe, place, isa, with_validation)?;
+                let (folder, records) = opening::begin(&recipe, place, isa, extras)?;
                 (folder, records, Position::default())
             }
             Some(path) => {
                 let subject = engine::subject(&model.name, &data, &source);
                 let (graph, remembered) = (&graph, programs.remembered);
-                let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, with_validation)?;
+                let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, extras)?;
                 engine::put(&mut exec, &resumed.vectors)?;
                 began_with = resumed.isa.filter(|before| before != isa);
                 (resumed.folder, resumed.records, resumed.position)
             }
         };
+        if !folder.last().exists() {
+            labels.keep(&data, &folder)?;
+        }
         let scale = if position.loss_scale > 0.0 { position.loss_scale } else { FIRST_LOSS_SCALE };
         let (dropped, good, skipped) = (position.dropped as f32, position.good_steps as f32, position.skipped as f32);
         for (slot, value) in [(DROPPED, dropped), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
@@ -127,6 +140,7 @@ impl Session {
         if left_over > 0 {
             progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
         }
+        labels.counts().sentences().iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
             progress.note(&format!("going on after step {} of {total}", position.step));
@@ -150,6 +164,10 @@ impl Session {
             position,
             train_order,
             val_order,
+            labels: labels.counts(),
+            judge,
+            judged,
+            noise: None,
             per_epoch,
             total,
             before: position.step,
@@ -178,7 +196,7 @@ impl Session {
         let evaluator = &self.programs.evaluator;
         let image = flops(&evaluator.program) / evaluator.rows as f64;
         let steps = (self.last_step - self.position.step.min(self.last_step)) as f64;
-        let images = (self.data.test.count + self.val_order.len()) as f64;
+        let images = (self.data.test.count + self.val_order.len() + self.judged) as f64;
         steps * (step + image * images / self.per_epoch as f64)
     }
 
@@ -223,7 +241,10 @@ impl Session {
         }
         let test = match test {
             Some(test) => test,
-            None => self.evaluate(TEST, self.data.test.count)?,
+            None => {
+                self.noise = self.judge_noise()?;
+                self.evaluate(TEST, self.data.test.count)?
+            }
         };
         Ok(Summary {
             folder: self.folder.path().to_path_buf(),
@@ -232,6 +253,8 @@ impl Session {
             before: self.before,
             epochs: self.position.step / self.per_epoch,
             test,
+            noise: self.noise,
+            labels: self.labels,
             best_accuracy: self.position.best_accuracy,
             best_epoch: self.position.best_epoch,
             best_on: if self.val_order.is_empty() { "test" } else { VALIDATION },
@@ -251,6 +274,13 @@ impl Session {
     fn evaluate(&mut self, dataset: u32, count: usize) -> Result<Scores> {
         self.progress.evaluating(self.position.step);
         self.programs.evaluator.run(&mut self.exec, dataset, count)
+    }
+
+    /// What the model makes of right and wrong labels, if some are known to be wrong.
+    fn judge_noise(&mut self) -> Result<Option<NoiseScores>> {
+        let Some(judge) = &self.judge else { return Ok(None) };
+        self.progress.evaluating(self.position.step);
+        judge.scores(&mut self.exec, &self.programs.evaluator).map(Some)
     }
 
     /// Sets this epoch's order of images; the sums of an epoch that was begun before stay.
@@ -350,6 +380,7 @@ impl Session {
             self.exec.set_order(TRAIN, &self.val_order)?;
             Some(self.evaluate(TRAIN, self.val_order.len())?)
         };
+        self.noise = self.judge_noise()?;
         let test = self.evaluate(TEST, self.data.test.count)?;
         let (p, steps) = (self.position, self.per_epoch as f64);
         let images = steps * self.recipe.batch as f64;
@@ -362,6 +393,7 @@ impl Session {
             train: Scores { loss: p.loss_sum / steps, accuracy: p.hits as f64 / images },
             validation,
             test,
+            noise: self.noise,
             lr: self.schedule.lr(p.step - 1, self.total),
             grad_norm: (p.norm_sum / steps) as f32,
             sharpness_gain: gain.is_finite().then_some(gain as f32),

@@ -18,7 +18,7 @@ use samcore::ops::call::Augment;
 use samcore::optim;
 use samcore::recipe::{Kind, Recipe, SETTINGS, Value, setting};
 use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject};
-use samcore::train::records::{Metrics, Records};
+use samcore::train::records::{Extras, Metrics, Records};
 use samcore::train::run_folder::RunFolder;
 use samcore::train::{curves, engine};
 use samcore::{nn, safetensors};
@@ -268,7 +268,7 @@ fn parse_records(path: &Path, bytes: &[u8], header: &str) -> bool {
     }
     let folder = RunFolder::reopen(folder).unwrap();
     for step in [u64::MAX, 6, 2, 0] {
-        let Ok((mut records, last)) = Records::resume(&folder, false, step) else { return false };
+        let Ok((mut records, last)) = Records::resume(&folder, Extras::default(), step) else { return false };
         records.flush().unwrap();
         assert!(last <= step);
         let kept = fs::read(path).unwrap();
