@@ -4,14 +4,14 @@ use super::flags::{check_resumable, count, flag, given, path, path_flag, resolve
 use super::print;
 use crate::bench::estimate;
 use crate::data::{self, DataSet};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::models;
-use crate::recipe::{Kind, Overrides, Recipe};
+use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, Recipe, Value};
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume_line, signals};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the command line asks of a training run.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Args {
     pub resume: Option<PathBuf>,
     /// End after this many steps of the run; its schedule stays that of all epochs.
     pub steps: Option<u64>,
+    /// Two runs, the second on labels that the first predicts.
+    pub bootstrap: bool,
     pub json: bool,
     pub quiet: bool,
 }
@@ -37,6 +39,8 @@ pub fn build(command: Command) -> Command {
         Arg::new("name").long("name").value_name("NAME").help("last part of the name of the run's folder"),
         path_flag("resume", "DIR", "go on with the run in DIR").conflicts_with_all(["config", "out", "name"]),
         flag("steps", STEPS, "end after N steps (0: with the initial weights); --resume goes on", None),
+        switch("bootstrap", "train, relabel by what came out, train anew: in first and second of --out")
+            .conflicts_with_all(["resume", "name", "steps"]),
         switch("json", "end stdout with the result as one JSON object"),
         switch("quiet", "show no progress"),
     ];
@@ -45,7 +49,7 @@ pub fn build(command: Command) -> Command {
     )
 }
 
-const STEPS: Kind = Kind::Count(0, u64::MAX);
+const STEPS: ValueKind = ValueKind::Count(0, u64::MAX);
 
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
@@ -60,25 +64,75 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
         check_resumable(&Recipe::read(file)?, &Recipe::default().with(&given)?)?;
     }
     let steps = count(matches, "steps", 0, u64::MAX)?;
-    let (json, quiet) = (matches.get_flag("json"), matches.get_flag("quiet"));
-    Ok(Args { given, out: path(matches, "out"), name: text(matches, "name"), resume, steps, json, quiet })
+    let [bootstrap, json, quiet] = ["bootstrap", "json", "quiet"].map(|name| matches.get_flag(name));
+    Ok(Args { given, out: path(matches, "out"), name: text(matches, "name"), resume, steps, bootstrap, json, quiet })
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let Args { given, out, name, resume, steps, json, quiet } = args(matches)?;
+    let args = args(matches)?;
     signals::install()?;
+    if args.bootstrap {
+        return bootstrap(&args);
+    }
+    let Args { given, out, name, resume, steps, json, quiet, .. } = args;
     let (recipe, data) = match &resume {
         // Its config.toml has every setting; a model's recipe of today has no say in it.
         Some(_) => begun(&given)?,
         None => resolve(&given)?,
     };
-    let place = Where { out, name, resume, steps, quiet };
-    let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
-    if !quiet {
+    let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
+    report(&summary);
+    if json { print(&format!("{}\n", result(&summary))) } else { Ok(()) }
+}
+
+fn train(recipe: Recipe, data: DataSet, place: &Where) -> Result<Summary> {
+    let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, place)?;
+    if !place.quiet {
         estimate::warn(&session);
     }
-    let summary = session.run()?;
-    report(&summary, json)
+    session.run()
+}
+
+/// Trains, has the model relabel the training images, and trains anew on these labels (the bootstrap of the SAM paper). Either
+/// run has a folder of its own; what is there of them already goes on.
+fn bootstrap(args: &Args) -> Result<()> {
+    let asked = "--bootstrap makes two runs; give --out DIR, they go to DIR/first and DIR/second";
+    let out = args.out.as_ref().ok_or_else(|| Error::usage(asked))?;
+    let first_folder = out.join("first");
+    let first = part(args, &args.given, &first_folder)?;
+    report(&first);
+    let labels = first_folder.join("last.safetensors").display().to_string();
+    let mut given = args.given.clone();
+    given.set("relabel", Value::Text(labels));
+    let second = part(args, &given, &out.join("second"))?;
+    report(&second);
+    if !args.json {
+        return Ok(());
+    }
+    let mut both = result(&second);
+    both["first"] = result(&first);
+    print(&format!("{both}\n"))
+}
+
+/// One of the two runs, in `folder`.
+fn part(args: &Args, given: &Overrides, folder: &Path) -> Result<Summary> {
+    if given == &args.given && Recipe::default().with(given)?.relabel != NO_FILE {
+        return Err(Error::usage("--relabel is what --bootstrap does by itself; give one of them"));
+    }
+    let (recipe, data) = resolve(given)?;
+    let mut place = Where { quiet: args.quiet, ..Where::default() };
+    match RunFolder::config_of(folder) {
+        Ok(config) => {
+            let begun = Recipe::read(&config)?;
+            check_resumable(&begun, &recipe).map_err(|e| e.context(folder.display()))?;
+            place.resume = Some(folder.into());
+        }
+        Err(_) => place.out = Some(folder.into()),
+    }
+    train(recipe, data, &place).map_err(|e| match e.kind {
+        Kind::Interrupted => Error::new(e.kind, format!("{e}; or with both runs by the same command line again")),
+        _ => e,
+    })
 }
 
 /// Recipe and data of a run that goes on.
@@ -88,8 +142,8 @@ fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
     Ok((recipe, data))
 }
 
-/// Tells how the run ended: on stderr, with --json an object on stdout as well.
-fn report(s: &Summary, json: bool) -> Result<()> {
+/// Tells on stderr how the run ended.
+fn report(s: &Summary) {
     if s.dropped > 0 {
         eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
     }
@@ -99,10 +153,11 @@ fn report(s: &Summary, json: bool) -> Result<()> {
         epoch => format!("; best by {} {:.2} % in epoch {epoch}", s.best_on, 100.0 * s.best_accuracy),
     };
     eprintln!("test accuracy {:.2} %, loss {:.4}{best}; {}", 100.0 * s.test.accuracy, s.test.loss, s.folder.display());
-    if !json {
-        return Ok(());
-    }
-    let result = json!({
+}
+
+/// The same as one JSON object.
+fn result(s: &Summary) -> serde_json::Value {
+    json!({
         "folder": s.folder.display().to_string(),
         "steps": s.steps,
         "complete": s.complete(),
@@ -116,8 +171,7 @@ fn report(s: &Summary, json: bool) -> Result<()> {
         "best_on": s.best_on,
         "dropped": s.dropped,
         "seconds": s.seconds,
-    });
-    print(&format!("{result}\n"))
+    })
 }
 
 /// One line on how far the run has come.
@@ -142,7 +196,7 @@ mod tests {
     use super::*;
     use crate::files::TestFolder;
     use crate::recipe::tests::other_value;
-    use crate::recipe::{SETTINGS, Value};
+    use crate::recipe::{Kind, SETTINGS};
 
     fn parse(words: &[&str]) -> Result<Args> {
         let words = ["samcore", "train"].iter().chain(words);
