@@ -176,6 +176,21 @@ impl Graph {
         &self.taps
     }
 
+    /// The same graph with every tap passed by: who read a tap reads what it marks. Values keep their numbers.
+    pub fn without_taps(&self) -> Graph {
+        let mut bare = self.clone();
+        // A tap may mark another tap; in the order of recording that one's own input is settled first.
+        for v in self.vars() {
+            for i in 0..bare.node(v).inputs.len() {
+                let input = bare.node(v).inputs[i];
+                if matches!(bare.node(input).op, Op::Tap(_)) {
+                    bare.nodes[v.0 as usize].inputs[i] = bare.node(input).inputs[0];
+                }
+            }
+        }
+        bare
+    }
+
     /// First element of each of `vars` in a vector that holds `rows` rows of all of them, and the vector's length.
     pub fn row_offsets(&self, vars: &[Var], rows: usize) -> (Vec<usize>, usize) {
         let mut len = 0;

@@ -97,12 +97,24 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether `v` is a tap whose value is that of what it marks: nothing perturbs it, it is differentiated by at most.
+    fn passed_by(&self, v: Var) -> bool {
+        let plain = !self.key.taps && self.key.keep != Keep::Unfused && v != self.root;
+        plain && matches!(self.graph.node(v).op, Op::Tap(_))
+    }
+
     pub(crate) fn run(mut self) -> Result<Lowering<'a>> {
         self.sources()?;
         let order: Vec<Var> =
             self.graph.vars().filter(|v| self.live[v.0 as usize] && !self.absorbed[v.0 as usize]).collect();
         for v in &order {
             let Some(operation) = self.graph.node(*v).op.operation() else { continue };
+            if self.passed_by(*v) {
+                let marked = self.graph.node(*v).inputs[0].0 as usize;
+                self.values[v.0 as usize] = self.values[marked];
+                self.partials[v.0 as usize] = self.partials[marked];
+                continue;
+            }
             let last = self.last(*v);
             let place = self.place(last);
             self.values[last.0 as usize] = Some(place);
@@ -336,12 +348,15 @@ impl Site for NodeSite<'_, '_> {
     fn partial_statistics(&mut self, channels: usize, kernel: Kernel) -> Option<Loc> {
         let l = &mut *self.lowering;
         let written = l.last(self.node);
-        let read_by_norm = l.graph.consumers(written).any(|c| {
-            l.live[c.0 as usize]
-                && matches!(l.graph.node(c).op, Op::BatchNorm(_))
-                && l.graph.node(c).inputs[0] == written
-                && !l.running(c)
-        });
+        let read_as = |value: Var| {
+            l.graph.consumers(value).any(|c| {
+                l.live[c.0 as usize]
+                    && matches!(l.graph.node(c).op, Op::BatchNorm(_))
+                    && l.graph.node(c).inputs[0] == value
+                    && !l.running(c)
+            })
+        };
+        let read_by_norm = read_as(written) || l.graph.consumers(written).any(|c| l.passed_by(c) && read_as(c));
         let groups = l.device.groups(&kernel).filter(|_| read_by_norm)?;
         let loc = l.temp(2 * groups.count * channels, Element::F32);
         l.partials[written.0 as usize] = Some((loc, groups));

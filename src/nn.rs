@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::ops::value::ParamKind;
-use crate::ops::{AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut};
+use crate::ops::{AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut, Tap};
 use crate::params::FileLayout;
 
 /// Convolution without bias to `co` channels: k x k, zero padding `pad`. Parameter `name.weight`.
@@ -111,6 +111,14 @@ pub fn global_avg_pool(g: &mut Graph, x: Var, name: &str) -> Result<Var> {
 /// If `p` is not in [0, 1).
 pub fn dropout(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
     if p == 0.0 { Ok(x) } else { g.op(Op::Dropout(Dropout::new(p, name)), &[x], name) }
+}
+
+/// Marks where all-layer margins perturb an activation; nothing is recorded unless `on`.
+///
+/// # Errors
+/// None in practice; the shape always fits.
+pub fn tap(g: &mut Graph, x: Var, name: &str, on: bool) -> Result<Var> {
+    if on { g.op(Op::Tap(Tap::default()), &[x], name) } else { Ok(x) }
 }
 
 /// Softmax cross-entropy with target rows: the loss of the graph.

@@ -102,7 +102,10 @@ pub fn plan(graph: &Graph, key: &Key, device: &dyn Device) -> Result<Plan> {
     }
     let root = key.root.or(graph.loss());
     let root = root.ok_or_else(|| Error::usage("the model records no cross_entropy: there is no loss to plan for"))?;
-    let lowering = Lowering::new(graph, key, device, root).run()?;
+    // A pass that neither perturbs taps nor differentiates by them is planned as if there were none: same fusion, no copies.
+    let bare = (!key.taps && !key.wrt.taps && key.keep != Keep::Unfused && !graph.taps().is_empty())
+        .then(|| graph.without_taps());
+    let lowering = Lowering::new(bare.as_ref().unwrap_or(graph), key, device, root).run()?;
     let (mut calls, mut lens) = (lowering.calls, lowering.temps);
     for call in &mut calls {
         let len = device.workspace(call);

@@ -286,7 +286,7 @@ impl Step<'_, '_> {
             self.calls.push(Call { kernel: call.kernel.clone(), reads, writes, workspace: call.workspace, label });
         }
         self.losses.push(loss);
-        if self.scales_loss() && by.params.is_some() {
+        if self.scales_loss() && (by.params.is_some() || by.taps || by.input) {
             let g = Vector { mask: by.params.unwrap_or(Mask::ALL), ..into };
             let overflow = self.slot(OVERFLOW);
             self.emit(

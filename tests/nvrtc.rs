@@ -105,7 +105,8 @@ fn step(model: &str, opt: &str, device: CudaDevice) -> Result<()> {
     let [h, w, c] = model.images;
     let augment = Augment { crop: 4, flip: true, ..Augment::default() };
     let source = ImageSource { h, w, c, classes: 10, mean: [0.286; 4], std: [0.353; 4], augment };
-    let graph = models::classifier(&model, &source, &models::Setup::new(0.0, 0.1))?;
+    let setup = models::Setup { taps: opt.taps, ..models::Setup::new(0.0, 0.1) };
+    let graph = models::classifier(&model, &source, &setup)?;
     let optimizer = (opt.build)(&Options::default());
     let mut recorder = Recorder::new(&graph, &device);
     for phase in 0..optimizer.phases() {

@@ -44,7 +44,7 @@ impl Task {
         }
     }
 
-    /// What it computes, in forward passes of the batch: a gradient counts three.
+    /// What it computes, in forward passes of the batch: a gradient counts three, one by activations or the input alone two.
     ///
     /// # Errors
     /// Usage: an unknown optimizer.
@@ -52,7 +52,9 @@ impl Task {
         Ok(match self {
             Task::Train(opt) => {
                 let row = optim::find(opt)?;
-                3.0 * (row.gradients)(&Recipe::of_optimizer(row)?.options())
+                let gradients = (row.gradients)(&Recipe::of_optimizer(row)?.options());
+                // Where activations are perturbed, only the last gradient is one by the weights.
+                if row.taps { 2.0 * (gradients - 1.0) + 3.0 } else { 3.0 * gradients }
             }
             Task::Gradient => 3.0,
             Task::Evaluate => 1.0,
@@ -87,7 +89,11 @@ impl Work {
     /// The model on the images that it is timed with.
     pub(super) fn graph(&self) -> Result<Graph> {
         let model = models::find(&self.model)?;
-        models::classifier(&model, &source(&model), &models::Setup::default())
+        let taps = match &self.task {
+            Task::Train(opt) => optim::find(opt)?.taps,
+            Task::Gradient | Task::Evaluate => false,
+        };
+        models::classifier(&model, &source(&model), &models::Setup { taps, ..models::Setup::default() })
     }
 }
 
@@ -101,7 +107,7 @@ pub struct StepTimes {
     /// Median seconds a step of each round.
     pub rounds: Vec<f64>,
     pub warm_up_seconds: f64,
-    /// Forward, one image; a step counts three times that for each of its gradients, as the peers count it.
+    /// Forward, one image; a step counts three times that for each gradient by the weights, as the peers count it.
     pub forward_flops: u64,
     pub step_flops: f64,
     /// Most memory in use from before the plan was made, in bytes; None where the system does not tell.
@@ -363,10 +369,11 @@ mod tests {
     fn steps_of_every_optimizer_a_gradient_and_an_evaluation_are_timed_as_the_peers_count_them() {
         let limits = Limits::example();
         let forward = 37_383_680.0;
-        let opts = optim::OPTIMIZERS.iter().map(|row| {
-            let options = Recipe::of_optimizer(row).unwrap().options();
-            (Task::Train(row.name.into()), 3.0 * (row.gradients)(&options))
-        });
+        let passes = |row: &optim::OptimizerRow| {
+            let gradients = (row.gradients)(&Recipe::of_optimizer(row).unwrap().options());
+            if row.taps { 2.0 * gradients + 1.0 } else { 3.0 * gradients }
+        };
+        let opts = optim::OPTIMIZERS.iter().map(|row| (Task::Train(row.name.into()), passes(row)));
         for (task, passes) in opts.chain([(Task::Gradient, 3.0), (Task::Evaluate, 1.0)]) {
             let name = task.name().to_owned();
             let work = work("cnn", task);

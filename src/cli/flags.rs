@@ -164,8 +164,8 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 /// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
 pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     let recipe = Recipe::default().with(given)?;
-    // What is misspelt is told before the data are read.
-    optim::find(&recipe.opt)?;
+    // What is misspelt, or cannot be, is told before the data are read.
+    check_whole(&recipe)?;
     labels::check(&recipe)?;
     let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };
     let data = data::load_as(&recipe.data, recipe.labels)?;
@@ -174,6 +174,26 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
         None => models::find(engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(&recipe))?)?,
     };
     Ok((recipe_of(&model, given)?, data))
+}
+
+/// That an optimizer which perturbs activations gets the batch as a whole.
+///
+/// # Errors
+/// Usage: it would be divided; or there is no such optimizer.
+fn check_whole(recipe: &Recipe) -> Result<()> {
+    let row = optim::find(&recipe.opt)?;
+    let divided = match (recipe.accumulate, recipe.m) {
+        (2.., _) => Some(("accumulate", recipe.accumulate)),
+        (_, 1..) => Some(("m", recipe.m)),
+        _ => None,
+    };
+    match divided.filter(|_| row.taps) {
+        None => Ok(()),
+        Some((flag, parts)) => Err(Error::usage(format!(
+            "--{flag} {parts} divides the batch, and {} perturbs the activations of a whole one; leave --{flag} out",
+            row.name
+        ))),
+    }
 }
 
 /// The recipe that `given` makes of the model's own and the optimizer's.

@@ -9,7 +9,7 @@ use crate::device::{Device, cpu::CpuDevice};
 use crate::error::{Result, unknown};
 use crate::exec::Recording;
 use crate::graph::{Graph, ImageSource, Var};
-use crate::models::{self, Model};
+use crate::models::{self, Model, Setup};
 use crate::ops::Op;
 use crate::ops::call::{Augment, Call};
 use crate::optim::{self, OptimizerRow};
@@ -228,7 +228,8 @@ struct Cost {
     moved: u64,
 }
 
-fn cost(graph: &Graph, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Result<Cost> {
+fn cost(model: &Model, source: &ImageSource, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Result<Cost> {
+    let graph = &models::classifier(model, source, &Setup { taps: row.taps, ..Setup::default() })?;
     let device = engine::device(&mut recipe.clone())?;
     let optimizer = (row.build)(&Recipe::of_optimizer(row)?.options());
     let mut recorder = Recorder::new(graph, &*device);
@@ -253,11 +254,12 @@ fn cost(graph: &Graph, row: &OptimizerRow, batch: usize, recipe: &Recipe) -> Res
 fn model_info(model: &Model, args: &Args) -> Result<String> {
     let Args { classes, batch, .. } = *args;
     let (size, c) = (args.size.unwrap_or(model.images[0]), args.channels.unwrap_or(model.images[2]));
-    let graph = models::classifier(model, &source([size, size, c], classes), &models::Setup::default())?;
+    let source = source([size, size, c], classes);
+    let graph = models::classifier(model, &source, &Setup::default())?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
     let costs: Vec<Cost> =
-        optim::OPTIMIZERS.iter().map(|o| cost(&graph, o, batch, &args.recipe)).collect::<Result<_>>()?;
+        optim::OPTIMIZERS.iter().map(|o| cost(model, &source, o, batch, &args.recipe)).collect::<Result<_>>()?;
     if args.json {
         let layers: Vec<_> = layers
             .iter()

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Var};
 use crate::nn;
 
 /// conv3x3 32, 32, pool 2, 64, 64, pool 2, fc 128, fc classes; batch-norm and ReLU after each convolution, ReLU (and
-/// dropout) after fc 128.
+/// dropout) after fc 128. It has no residual blocks: taps stand behind every convolution.
 ///
 /// # Errors
 /// If the image is smaller than 4x4.
@@ -15,6 +15,7 @@ pub fn cnn(g: &mut Graph, x: Var, spec: &Spec) -> Result<Var> {
     for (i, co) in [32, 32, 64, 64].into_iter().enumerate() {
         let n = i + 1;
         h = nn::conv(g, h, &format!("conv{n}"), co, 3, 1, 1)?;
+        h = nn::tap(g, h, &format!("tap{n}"), spec.taps)?;
         h = nn::batch_norm(g, h, &format!("bn{n}"))?;
         h = nn::relu(g, h, &format!("relu{n}"))?;
         if n % 2 == 0 {

@@ -61,14 +61,14 @@ impl ResNet {
         for (stage, blocks) in self.blocks.iter().enumerate() {
             for i in 0..*blocks {
                 let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-                h = self.block(g, h, &format!("layer{}.{i}", stage + 1), self.channels << stage, stride)?;
+                h = self.block(g, h, &format!("layer{}.{i}", stage + 1), self.channels << stage, stride, spec.taps)?;
             }
         }
         h = nn::global_avg_pool(g, h, "avgpool")?;
         nn::linear(g, h, "fc", spec.classes)
     }
 
-    fn block(&self, g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize) -> Result<Var> {
+    fn block(&self, g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps: bool) -> Result<Var> {
         let part = |what: &str| format!("{name}.{what}");
         // Channels, kernel and stride of each convolution. A bottleneck's stride is its 3x3's (torchvision, "v1.5").
         let convolutions = match self.block {
@@ -80,6 +80,7 @@ impl ResNet {
         let mut h = x;
         for (n, &(channels, k, stride)) in (1..).zip(&convolutions) {
             h = nn::conv(g, h, &part(&format!("conv{n}")), channels, k, stride, k / 2)?;
+            h = nn::tap(g, h, &part(&format!("tap{n}")), taps)?;
             h = nn::batch_norm(g, h, &part(&format!("bn{n}")))?;
             if n < convolutions.len() {
                 h = nn::relu(g, h, &part(&format!("relu{n}")))?;
@@ -109,19 +110,21 @@ pub fn cifar_resnet(g: &mut Graph, x: Var, depth: usize, spec: &Spec) -> Result<
     for stage in 0..3 {
         for i in 0..(depth - 2) / 6 {
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            h = cifar_block(g, h, &format!("layer{}.{i}", stage + 1), 16 << stage, stride)?;
+            h = cifar_block(g, h, &format!("layer{}.{i}", stage + 1), 16 << stage, stride, spec.taps)?;
         }
     }
     h = nn::global_avg_pool(g, h, "avgpool")?;
     nn::linear(g, h, "linear", spec.classes)
 }
 
-fn cifar_block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize) -> Result<Var> {
+fn cifar_block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps: bool) -> Result<Var> {
     let part = |what: &str| format!("{name}.{what}");
     let h = nn::conv(g, x, &part("conv1"), channels, 3, stride, 1)?;
+    let h = nn::tap(g, h, &part("tap1"), taps)?;
     let h = nn::batch_norm(g, h, &part("bn1"))?;
     let h = nn::relu(g, h, &part("relu1"))?;
     let h = nn::conv(g, h, &part("conv2"), channels, 3, 1, 1)?;
+    let h = nn::tap(g, h, &part("tap2"), taps)?;
     let h = nn::batch_norm(g, h, &part("bn2"))?;
     let shortcut = if stride == 1 {
         x

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::call::Kernel;
 use std::collections::BTreeMap;
 
 fn source([h, w, c]: [usize; 3], classes: usize) -> ImageSource {
@@ -219,6 +220,48 @@ fn dropout_stands_between_the_two_convolutions_of_each_wide_block() {
         let name = g.node(v).name.strip_suffix(".dropout").unwrap().to_owned();
         assert_eq!(g.node(g.node(v).inputs[0]).name, format!("{name}.relu2"));
         assert!(g.consumers(v).all(|c| g.node(c).name == format!("{name}.conv2")));
+    }
+}
+
+#[test]
+fn taps_stand_behind_the_convolutions_of_residual_blocks_and_are_left_out_unless_asked_for() {
+    for (name, images, count) in [
+        ("cnn", GREY, 4),
+        ("wrn-16-1", COLOUR, 12),
+        ("wrn-28-1", COLOUR, 24),
+        ("resnet18", COLOUR, 16),
+        ("resnet20", COLOUR, 18),
+        ("wide_resnet50_2", COLOUR, 48),
+    ] {
+        let setup = Setup { taps: true, ..Setup::default() };
+        let g = classifier(&find(name).unwrap(), &source(images, 10), &setup).unwrap();
+        assert_eq!(g.taps().len(), count, "{name}");
+        for v in g.taps() {
+            let marked = g.node(g.node(*v).inputs[0]);
+            let (tap, conv) = (&g.node(*v).name, marked.name.replace("conv", "tap"));
+            assert_eq!((tap, matches!(marked.op, crate::ops::Op::Conv2d(_))), (&conv, true), "{name}");
+        }
+        assert_eq!(graph(name, images, 10).taps().len(), 0, "{name}");
+    }
+}
+
+#[test]
+fn passes_that_carry_no_taps_are_planned_as_if_the_model_had_none() {
+    use crate::plan::{Key, Wrt, plan};
+    let device = crate::device::cpu::CpuDevice::new(1).unwrap();
+    for (name, images) in [("cnn", GREY), ("wrn-16-1", COLOUR), ("resnet20", COLOUR), ("resnet18", COLOUR)] {
+        let marked = Setup { taps: true, ..Setup::default() };
+        let marked = classifier(&find(name).unwrap(), &source(images, 10), &marked).unwrap();
+        let plain = graph(name, images, 10);
+        for key in [Key::train(2, plain.all_params()), Key::evaluate(2)] {
+            let calls = |g: &Graph| plan(g, &key, &device).unwrap().calls;
+            assert!(calls(&marked) == calls(&plain), "{name}");
+        }
+        // Differentiated by, but at 0: nothing is copied.
+        let key = Key { wrt: Wrt { taps: true, ..Wrt::default() }, ..Key::train(2, crate::plan::nowhere()) };
+        let calls = plan(&marked, &key, &device).unwrap().calls;
+        assert!(!calls.iter().any(|c| matches!(c.kernel, Kernel::Copy { add: false })), "{name}");
+        assert_eq!(calls.iter().filter(|c| matches!(c.kernel, Kernel::TapDelta { .. })).count(), marked.taps().len());
     }
 }
 

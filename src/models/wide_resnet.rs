@@ -55,7 +55,7 @@ pub fn wide_resnet(g: &mut Graph, x: Var, depth: usize, width: usize, spec: &Spe
     for (stage, (channels, stride)) in [(16, 1), (32, 2), (64, 2)].into_iter().enumerate() {
         for i in 0..(depth - 4) / 6 {
             let name = format!("block{}.layer.{i}", stage + 1);
-            h = block(g, h, &name, channels * width, if i == 0 { stride } else { 1 }, spec.dropout)?;
+            h = block(g, h, &name, channels * width, if i == 0 { stride } else { 1 }, spec)?;
         }
     }
     h = nn::batch_norm(g, h, "bn1")?;
@@ -65,16 +65,18 @@ pub fn wide_resnet(g: &mut Graph, x: Var, depth: usize, width: usize, spec: &Spe
 }
 
 /// BN-ReLU-conv-BN-ReLU-dropout-conv beside the identity. Where the number of channels changes, a 1x1 convolution of the
-/// activated input takes the identity's place.
-fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, dropout: f32) -> Result<Var> {
+/// activated input takes the identity's place. Taps stand behind both 3x3 convolutions.
+fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, spec: &Spec) -> Result<Var> {
     let part = |what: &str| format!("{name}.{what}");
     let a = nn::batch_norm(g, x, &part("bn1"))?;
     let a = nn::relu(g, a, &part("relu1"))?;
     let h = nn::conv(g, a, &part("conv1"), channels, 3, stride, 1)?;
+    let h = nn::tap(g, h, &part("tap1"), spec.taps)?;
     let h = nn::batch_norm(g, h, &part("bn2"))?;
     let h = nn::relu(g, h, &part("relu2"))?;
-    let h = nn::dropout(g, h, &part("dropout"), dropout)?;
+    let h = nn::dropout(g, h, &part("dropout"), spec.dropout)?;
     let h = nn::conv(g, h, &part("conv2"), channels, 3, 1, 1)?;
+    let h = nn::tap(g, h, &part("tap2"), spec.taps)?;
     let same = g.shape(x).0.last() == Some(&channels);
     let shortcut = if same { x } else { nn::conv(g, a, &part("convShortcut"), channels, 1, stride, 0)? };
     nn::add(g, shortcut, h, &part("add"))

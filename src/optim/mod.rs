@@ -1,5 +1,6 @@
 //! The optimizers: each its paper's algorithm on half a page, and a table.
 
+mod amo;
 mod asam;
 mod gsam;
 mod looksam;
@@ -10,6 +11,7 @@ mod sam_on;
 pub mod schedule;
 mod sgd;
 
+pub use amo::Amo;
 use asam::Asam;
 use gsam::Gsam;
 use looksam::LookSam;
@@ -214,6 +216,17 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         state: &["momentum", looksam::ORTHOGONAL],
         taps: false,
         build: |options| Box::new(LookSam { nesterov: options.nesterov, every: options.every }),
+    },
+    OptimizerRow {
+        name: "amo",
+        about: "all-layer margins: the gradient where activations are perturbed",
+        paper: "Wei & Ma 2020, arXiv:1910.04284",
+        gradients: |options| options.inner_steps as f64 + 1.0,
+        settings: &["inner-steps", "inner-lr", "inner-decay"],
+        recipe: &[],
+        state: &["momentum"],
+        taps: true,
+        build: |options| Box::new(Amo { nesterov: options.nesterov, inner_steps: options.inner_steps }),
     },
 ];
 

@@ -85,7 +85,6 @@ impl Plan {
         }
         let model = models::find(&recipe.model)?;
         let source = engine::source(data, recipe.augment());
-        let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
         let (train, held_out) = orders(recipe, data)?;
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
@@ -93,6 +92,7 @@ impl Plan {
         let device = engine::device(&mut recipe.clone())?;
         for row in &rows {
             let recipe = Recipe { opt: row.name.into(), ..recipe.clone() };
+            let graph = models::classifier(&model, &source, &engine::setup(&recipe)?)?;
             engine::record(&mut Recorder::new(&graph, &*device), &graph, &recipe)?;
         }
         let costs: Vec<(&str, f64)> =

@@ -195,6 +195,12 @@ pub struct Programs {
 /// Usage: an unknown optimizer, a batch that does not divide as asked, names to freeze that the model does not have.
 pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Result<Programs> {
     let row = optim::find(&recipe.opt)?;
+    if row.taps && graph.taps().is_empty() {
+        return Err(Error::usage(format!(
+            "--opt {} perturbs activations behind convolutions, and model {} marks none; take cnn, wrn-D-K or a resnet",
+            row.name, recipe.model
+        )));
+    }
     let m = if row.settings.contains(&"m") { recipe.m } else { 0 };
     let division = Division::of(recipe.batch, m, recipe.accumulate)?;
     if !recipe.freeze.is_empty() {

@@ -151,7 +151,7 @@ impl Oracle<'_> {
             rows: rows.len(),
             params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
             batch: Some(batch),
-            taps: delta.map(|d| vec![d.to_vec()]).unwrap_or_default(),
+            taps: delta.map(|d| by_tap(g, rows.len(), d)).unwrap_or_default(),
             running: running.map(|r| vec![r.to_vec()]),
             train: true,
             counters,
@@ -172,8 +172,19 @@ impl Oracle<'_> {
                 _ => {}
             }
         }
-        Loss { value, gradient, tap: gradients.taps[0].clone(), statistics }
+        Loss { value, gradient, tap: gradients.taps.concat(), statistics }
     }
+}
+
+/// The perturbations of all taps, one after the other, by tap.
+fn by_tap(g: &Graph, rows: usize, all: &[f64]) -> Vec<Vec<f64>> {
+    let mut rest = all;
+    let mut take = |len: usize| {
+        let (one, behind) = rest.split_at(len);
+        rest = behind;
+        one.to_vec()
+    };
+    g.taps().iter().map(|tap| take(rows * g.shape(*tap).len())).collect()
 }
 
 pub fn norm(v: &[f64]) -> f64 {
