@@ -202,6 +202,7 @@ fn in_place(call: &Call) -> bool {
         call.kernel,
         Kernel::Set { .. }
             | Kernel::Unscale(_)
+            | Kernel::Largest { .. }
             | Kernel::Scalar(_)
             | Kernel::Guard
             | Kernel::Update(_)

@@ -394,6 +394,13 @@ impl Step<'_, '_> {
         Ok(())
     }
 
+    /// dst = v at the `n` places of largest magnitude over v's mask, the first of equals; 0 at its other places.
+    pub fn largest(&mut self, dst: Vector, v: Vector, n: usize) -> Vector {
+        let dst = Vector { mask: v.mask, ..dst };
+        self.emit("largest", Kernel::Largest { ranges: self.ranges(v), n }, vec![self.whole(v)], vec![self.whole(dst)]);
+        dst
+    }
+
     /// |c - w| and the cosine of c - w and g over g's mask: how much of a perturbation along g the compute copy has taken on
     /// once it was rounded. None where the compute copy is f32, which takes on all of it.
     pub fn rounded_perturbation(&mut self, g: Vector) -> Option<[Scalar; 2]> {

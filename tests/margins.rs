@@ -8,7 +8,7 @@ mod oracle;
 use oracle::*;
 use samcore::graph::Graph;
 use samcore::nn;
-use samcore::optim::{self, Options};
+use samcore::optim::{self, Corruption, Norm, Options};
 
 /// Smooth, as that of `oracle`, with two taps of different lengths.
 fn network() -> Graph {
@@ -49,5 +49,39 @@ fn amo_is_its_transcription() {
             (oracle.at(&state.w, Some(&delta), t).gradient, statistics)
         });
         assert_same(&format!("amo, {inner_steps} inner steps"), &g, &device, &hand);
+    }
+}
+
+/// `v` at its `n` places of largest magnitude, 0 elsewhere.
+fn largest(v: &[f64], n: usize) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..v.len()).collect();
+    order.sort_by(|a, b| v[*b].abs().total_cmp(&v[*a].abs()));
+    let mut kept = vec![0.0; v.len()];
+    order[..n].iter().for_each(|i| kept[*i] = v[*i]);
+    kept
+}
+
+#[test]
+fn corruption_is_its_transcription() {
+    let g = network();
+    for (norm_is, eps, n) in
+        [(Norm::Two, 0.3, 0), (Norm::Two, 0.3, 20), (Norm::Infinity, 0.02, 0), (Norm::Infinity, 0.02, 50)]
+    {
+        let slots = [&BASE[..], &[("corruption_eps", eps)]].concat();
+        let options = Options { corruption: Corruption { norm: norm_is, n }, ..Options::default() };
+        let corruption = (optim::find("corruption").unwrap().build)(&options);
+        let (device, _) = on_device(&g, &*corruption, &slots);
+        let eps = f64::from(eps);
+        let hand = by_hand(&g, &slots, true, |oracle, state, t| {
+            let first = oracle.at(&state.w, None, t);
+            let worst = if n == 0 { first.gradient.clone() } else { largest(&first.gradient, n) };
+            let a = match norm_is {
+                Norm::Two => moved(&vec![0.0; worst.len()], eps / norm(&worst), &worst),
+                // signum gives 1 at 0.
+                Norm::Infinity => worst.iter().map(|v| if *v == 0.0 { 0.0 } else { eps * v.signum() }).collect(),
+            };
+            (oracle.at(&moved(&state.w, 1.0, &a), None, t).gradient, first.statistics)
+        });
+        assert_same(&format!("corruption, p {norm_is:?}, n {n}"), &g, &device, &hand);
     }
 }

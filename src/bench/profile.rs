@@ -216,6 +216,7 @@ pub fn kind(kernel: &Kernel) -> &'static str {
         | Kernel::Dot(_)
         | Kernel::Set { .. }
         | Kernel::Perturbation { .. }
+        | Kernel::Largest { .. }
         | Kernel::Unscale(_)
         | Kernel::Scalar(_)
         | Kernel::Guard

@@ -455,6 +455,9 @@ pub enum Kernel {
     /// reads w, c, g, c stored as `cast` says; writes the scalars |c - w| and the cosine of c - w and g (0 where either is 0)
     /// over `ranges`: what is left of a perturbation once it has been rounded.
     Perturbation { ranges: Ranges, cast: Option<Cast> },
+    /// reads v; writes u = v at the `n` places of largest magnitude within `ranges`, those of lower index first among equals,
+    /// and 0 at the others. u may be v.
+    Largest { ranges: Ranges, n: usize },
     /// reads a scalar; divides the vector that it writes by it over `ranges`, then writes the scalar 1 where one of the
     /// quotients is not finite, else leaves it.
     Unscale(Ranges),

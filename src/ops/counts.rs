@@ -27,7 +27,7 @@ impl Call {
         };
         match &self.kernel {
             Kernel::Norm(ranges) | Kernel::Dot(ranges) | Kernel::Set { ranges, .. } => vectors(ranges),
-            Kernel::Perturbation { ranges, .. } => vectors(ranges),
+            Kernel::Perturbation { ranges, .. } | Kernel::Largest { ranges, .. } => vectors(ranges),
             // Read and written in place.
             Kernel::Unscale(ranges) => 2 * vectors(ranges),
             Kernel::Update(update) => vectors(&update.ranges),

@@ -174,6 +174,7 @@ pub const OPS: &[Row] = &[
     row("dot", "inner product of masked vectors", vectors::dot_cases, vectors::dot_bench),
     row("set", "masked sum of scaled vectors (SAM's perturbation)", vectors::set_cases, vectors::set_bench),
     row("perturbation", "what rounding leaves of it", vectors::perturbation_cases, vectors::perturbation_bench),
+    row("largest", "n entries of largest magnitude, the rest 0", vectors::largest_cases, vectors::largest_bench),
     row("unscale", "gradient of a scaled loss", vectors::unscale_cases, vectors::unscale_bench),
     row("update", "clip, momentum, Nesterov, decay, descend, cast", vectors::update_cases, vectors::update_bench),
     row("fold_stats", "batch statistics into running ones", vectors::fold_cases, vectors::fold_bench),

@@ -304,6 +304,46 @@ fn perturbations(masks: Vec<Masked>) -> Vec<Case> {
         .collect()
 }
 
+pub(super) fn largest_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (label, len, ranges) in masks() {
+        let elements: usize = ranges.iter().map(|r| r.len()).sum();
+        for n in [0, 1, 7, elements / 3, elements, elements + 1] {
+            cases.push(largest(format!("{label}, n {n}"), normal("v", len), ranges.clone(), n, false));
+        }
+        cases.push(largest(format!("{label}, in place"), normal("v", len), ranges.clone(), elements / 10, true));
+        // Five magnitudes with either sign: all are ties.
+        let tied = normal("v", len).iter().map(|v| v.round().clamp(-2.0, 2.0)).collect();
+        cases.push(largest(format!("{label}, ties"), tied, ranges.clone(), elements / 2, false));
+        cases.push(largest(format!("{label}, zeros"), vec![0.0; len], ranges, 5, false));
+    }
+    cases
+}
+
+pub(super) fn largest_bench() -> Vec<Case> {
+    let case = |(label, len, ranges): Masked| largest(label.into(), normal("v", len), ranges, len / 100, false);
+    bench_masks().into_iter().map(case).collect()
+}
+
+fn largest(label: String, v: Vec<f32>, ranges: Ranges, n: usize, in_place: bool) -> Case {
+    let spec: Spec = |kernel, reads, writes| {
+        let Kernel::Largest { ranges, n } = kernel else { return vec![] };
+        let mut order: Vec<usize> = elements(ranges).collect();
+        order.sort_by(|a, b| reads[0][*b].abs().total_cmp(&reads[0][*a].abs()));
+        let mut u = writes[0].clone();
+        order.iter().enumerate().for_each(|(rank, i)| u[*i] = if rank < *n { reads[0][*i] } else { 0.0 });
+        vec![u]
+    };
+    let u = if in_place { v.clone() } else { vec![0.5; v.len()] };
+    let mut case = case(label, Kernel::Largest { ranges, n }, vec![v], vec![u], spec);
+    if let Body::Vector(vector) = &mut case.body
+        && in_place
+    {
+        vector.shared = vec![(0, 0)];
+    }
+    case
+}
+
 pub(super) fn unscale_cases() -> Vec<Case> {
     let overflowing = ("an infinity", 4 * BLOCK, whole(4 * BLOCK));
     unscales(masks().into_iter().chain([overflowing]).collect())

@@ -2,6 +2,7 @@
 
 mod amo;
 mod asam;
+mod corruption;
 mod gsam;
 mod looksam;
 mod mean_sam;
@@ -13,6 +14,7 @@ mod sgd;
 
 pub use amo::Amo;
 use asam::Asam;
+pub use corruption::CorruptionResistant;
 use gsam::Gsam;
 use looksam::LookSam;
 use mean_sam::MeanSam;
@@ -227,6 +229,17 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         state: &["momentum"],
         taps: true,
         build: |options| Box::new(Amo { nesterov: options.nesterov, inner_steps: options.inner_steps }),
+    },
+    OptimizerRow {
+        name: "corruption",
+        about: "corruption-resistant training: the gradient at the worst change of n weights",
+        paper: "Sun et al. 2021, arXiv:2006.05620",
+        gradients: |_| 2.0,
+        settings: &["corruption-p", "corruption-eps", "corruption-n"],
+        recipe: &[],
+        state: &["momentum"],
+        taps: false,
+        build: |o| Box::new(CorruptionResistant { nesterov: o.nesterov, corruption: o.corruption }),
     },
 ];
 

@@ -6,8 +6,8 @@ use super::memory::Operands;
 use super::pooling::overlaps;
 use super::stored::Stored;
 use super::{
-    Dataset, Workers, conv, conv_weight, ingest, linear, loss, norm, norm_backward, norm_stats, pointwise, pooling,
-    rounding, shortcut, vector, widen,
+    Dataset, Workers, conv, conv_weight, ingest, largest, linear, loss, norm, norm_backward, norm_stats, pointwise,
+    pooling, rounding, shortcut, vector, widen,
 };
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -72,6 +72,7 @@ fn own_workspace<T: Stored>(workers: &Workers, kernel: &Kernel) -> usize {
         Kernel::NormBackwardSums(s) => norm_backward::norm_backward_sums_workspace(s),
         Kernel::Norm(ranges) | Kernel::Dot(ranges) => vector::dot_workspace(ranges),
         Kernel::Perturbation { ranges, .. } => rounding::perturbation_workspace(ranges),
+        Kernel::Largest { .. } => largest::largest_workspace(),
         _ => 0,
     }
 }
@@ -210,6 +211,9 @@ fn compute<T: Stored>(
         Kernel::Unscale(ranges) => {
             let (scale, g) = (o.scalar(0), o.write(0)?);
             rounding::unscale(ranges, scale, g, o.write_scalar(1, &call.kernel)?);
+        }
+        Kernel::Largest { ranges, n } => {
+            largest::largest(w, ranges, *n, o.read_unless_written(0)?, o.write(0)?, o.work());
         }
         Kernel::Set { ranges, terms, cast } => {
             let mut sources = [None; MOST];

@@ -78,9 +78,11 @@ pub fn workspace(target: &Target, call: &Call) -> usize {
             linear::workspace(target, call)
         }
         Kernel::BatchStats { .. } | Kernel::NormBackwardSums(_) => norm::workspace(target, call),
-        Kernel::Norm(_) | Kernel::Dot(_) | Kernel::Perturbation { .. } | Kernel::Unscale(_) => {
-            vector::workspace(target, call)
-        }
+        Kernel::Norm(_)
+        | Kernel::Dot(_)
+        | Kernel::Perturbation { .. }
+        | Kernel::Largest { .. }
+        | Kernel::Unscale(_) => vector::workspace(target, call),
         _ => 0,
     }
 }
@@ -132,6 +134,7 @@ pub fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         | Kernel::Dot(_)
         | Kernel::Set { .. }
         | Kernel::Perturbation { .. }
+        | Kernel::Largest { .. }
         | Kernel::Unscale(_)
         | Kernel::Scalar(_)
         | Kernel::Guard

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::ops::call::{BLOCK, Call, Cast, Kernel, MAX_GROUPS, Map, Ranges, Scale, Term, Update};
 use Operand::{Read, Table, Work, Write};
 
+#[path = "largest.rs"]
+mod largest;
+
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Most elements of a chunk, which one block handles at a time: 16 a thread.
@@ -27,6 +30,7 @@ pub(super) fn workspace(target: &Target, call: &Call) -> usize {
             sum_blocks(target, chunks(ranges, None, None).len())
         }
         Kernel::Perturbation { ranges, cast } => perturbation_workspace(target, ranges, cast.as_ref()),
+        Kernel::Largest { ranges, .. } => largest::workspace(target, ranges),
         _ => 0,
     }
 }
@@ -38,6 +42,7 @@ pub(super) fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         Kernel::Set { ranges, terms, cast } => set(call, ranges, terms, cast.as_ref()),
         Kernel::Perturbation { ranges, cast } => perturbation(target, call, ranges, cast.as_ref()),
         Kernel::Unscale(ranges) => unscale(target, call, ranges),
+        Kernel::Largest { ranges, n } => largest::launches(target, call, ranges, *n),
         Kernel::Scalar(expression) => {
             let (code, reads) = (code(call, expression, call.reads.len())?, call.reads.len());
             let mut args = scalars(call, 0)?;
