@@ -2,6 +2,7 @@
 //!
 //! A set is one of the table [`DATASETS`] by name, or any folder with files of one of the formats.
 
+pub mod augment;
 mod bytes;
 mod cifar;
 pub mod fetch;
