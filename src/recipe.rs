@@ -5,10 +5,12 @@
 
 mod file;
 mod overrides;
+mod presets;
 mod settings;
 mod value;
 
 pub use overrides::Overrides;
+pub use presets::PRESET;
 #[cfg(test)]
 pub(crate) use settings::tests;
 pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};

@@ -1,6 +1,6 @@
 //! Flags from the table of settings, and values back from flags.
 
-use crate::data::{self, DATASETS, DataSet};
+use crate::data::{self, DATASETS, DataSet, Format};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS};
@@ -156,9 +156,9 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 
 /// The recipe of a new run for which the user has `given` some settings, and its data.
 ///
-/// Of each setting the last one counts: its default, the model's own recipe, the optimizer's, the config file, the flags. The model is
-/// the one given, else the data set decides; the recipe has its name. For a run that goes on, this is not asked: its
-/// config.toml has every setting.
+/// Of each setting the last one counts: its default, the model's own recipe, the optimizer's, the preset of augmentation
+/// that is given, the config file, the flags. The model is the one given, else the data set decides; the recipe has its
+/// name. For a run that goes on, this is not asked: its config.toml has every setting.
 ///
 /// # Errors
 /// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
@@ -173,7 +173,7 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
         Some(model) => model,
         None => models::find(engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(&recipe))?)?,
     };
-    Ok((recipe_of(&model, given)?, data))
+    Ok((recipe_of(&model, given, data.format)?, data))
 }
 
 /// That an optimizer which perturbs activations gets the batch as a whole.
@@ -196,12 +196,14 @@ fn check_whole(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The recipe that `given` makes of the model's own and the optimizer's.
-fn recipe_of(model: &Model, given: &Overrides) -> Result<Recipe> {
+/// The recipe that `given` makes of the model's own and the optimizer's, for data of that format.
+fn recipe_of(model: &Model, given: &Overrides, format: Format) -> Result<Recipe> {
     let own = Overrides::parse(model.recipe.iter().copied().flatten()).map_err(|e| e.context(&model.name))?;
     let row = optim::find(&Recipe::default().with(given)?.opt)?;
     let of_optimizer = Overrides::parse(row.recipe).map_err(|e| e.context(row.name))?;
-    let recipe = Recipe::default().with(&own)?.with(&of_optimizer)?.with(given)?;
+    let below = Recipe::default().with(&own)?.with(&of_optimizer)?;
+    let preset = below.clone().with(given)?.augmentation.settings(format)?;
+    let recipe = below.with(&preset)?.with(given)?;
     Ok(Recipe { model: model.name.clone(), ..recipe })
 }
 
@@ -225,19 +227,33 @@ mod tests {
     fn a_models_recipe_stands_between_the_defaults_and_what_is_given() {
         let wide = models::find("wrn-16-4").unwrap();
         let given = Overrides::parse(&[("lr", "0.02"), ("crop", "0"), ("model", "auto")]).unwrap();
-        let recipe = recipe_of(&wide, &given).unwrap();
+        let recipe = recipe_of(&wide, &given, Format::Cifar10).unwrap();
         assert_eq!((recipe.model.as_str(), recipe.lr, recipe.crop), ("wrn-16-4", 0.02, 0), "given");
         assert_eq!((recipe.epochs, recipe.warmup), (200, 0.0), "the model's own");
         assert_eq!((recipe.seed, recipe.eval_batch), (0, 512), "the defaults");
         let small = models::find("cnn").unwrap();
         let expected = Recipe { model: "cnn".into(), ..Recipe::default() };
-        assert_eq!(recipe_of(&small, &Overrides::default()), Ok(expected), "the defaults are those of cnn");
+        let recipe = recipe_of(&small, &Overrides::default(), Format::Idx);
+        assert_eq!(recipe, Ok(expected), "the defaults are those of cnn");
+    }
+
+    #[test]
+    fn a_preset_of_augmentation_stands_below_what_is_given_and_above_the_models_recipe() {
+        let wide = models::find("wrn-16-4").unwrap();
+        let given = Overrides::parse(&[("flip", "false"), ("augment", "aa")]).unwrap();
+        let recipe = recipe_of(&wide, &given, Format::Cifar100).unwrap();
+        assert_eq!((recipe.crop, recipe.flip, recipe.cutout, recipe.autoaugment), (4, false, 8, true));
+        let begun = Overrides::from_toml(&recipe.to_toml(), "config.toml").unwrap();
+        assert_eq!(recipe_of(&wide, &begun, Format::Cifar100), Ok(recipe), "a config has the values that came of it");
+        let none = begun.with(Overrides::parse(&[("augment", "none")]).unwrap());
+        let recipe = recipe_of(&wide, &none, Format::Cifar100).unwrap();
+        assert_eq!((recipe.crop, recipe.flip, recipe.cutout, recipe.autoaugment), (0, false, 0, false));
     }
 
     #[test]
     fn a_whole_config_leaves_nothing_to_the_models_recipe() {
         let begun = Recipe { model: "wrn-10-1".into(), epochs: 3, ..Recipe::default() };
         let given = Overrides::from_toml(&begun.to_toml(), "config.toml").unwrap();
-        assert_eq!(recipe_of(&models::find("wrn-10-1").unwrap(), &given), Ok(begun));
+        assert_eq!(recipe_of(&models::find("wrn-10-1").unwrap(), &given, Format::Cifar10), Ok(begun));
     }
 }

@@ -1,6 +1,6 @@
 //! Some settings with their values: what a model's own recipe, a file or a command line says of a run.
 
-use super::{Recipe, Value, setting};
+use super::{Augmentation, PRESET, Recipe, Value, setting};
 use crate::error::Result;
 use crate::optim::OptimizerRow;
 
@@ -30,10 +30,20 @@ impl Overrides {
         }
     }
 
-    /// The same settings with those of `other` on top.
+    /// The same settings with those of `other` on top. Another preset of augmentation than the one here takes its settings
+    /// out: what the earlier one gave is not what the later one stands for.
     pub fn with(mut self, other: Overrides) -> Overrides {
+        let preset = other.get("augment").filter(|value| **value != Value::Text(Augmentation::NAMES[0].into()));
+        if preset.is_some() && preset != self.get("augment") {
+            self.0.retain(|(name, _)| !PRESET.contains(name));
+        }
         other.0.into_iter().for_each(|(name, value)| self.set(name, value));
         self
+    }
+
+    /// The value of setting `name`, if it is here.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|o| o.0 == name).map(|o| &o.1)
     }
 
     /// Names and values, in the order in which they were first set.
@@ -74,6 +84,19 @@ mod tests {
         let second = Overrides::parse(&[("milestones", "0.5,0.75"), ("flip", "true")]).unwrap();
         let recipe = Recipe::default().with(&first.with(second)).unwrap();
         assert_eq!(recipe, Recipe { lr: 0.25, milestones: vec![0.5, 0.75], ..Recipe::default() });
+    }
+
+    #[test]
+    fn another_preset_of_augmentation_takes_the_place_of_what_the_one_before_gave() {
+        let parse = |texts: &[(&str, &str)]| Overrides::parse(texts).unwrap();
+        let config = || parse(&[("lr", "0.5"), ("augment", "aa"), ("crop", "4"), ("autoaugment", "true")]);
+        let basic = parse(&[("augment", "basic"), ("flip", "false")]);
+        let expected = parse(&[("lr", "0.5"), ("augment", "basic"), ("flip", "false")]);
+        assert_eq!(config().with(basic), expected);
+        for same in ["aa", "own"] {
+            let with = config().with(parse(&[("augment", same)]));
+            assert_eq!(with.get("crop"), config().get("crop"), "{same}");
+        }
     }
 
     #[test]
