@@ -188,7 +188,8 @@ impl<'a> Lowering<'a> {
             std: source.std,
             augment: if key.train { source.augment } else { Augment::default() },
         };
-        self.push("ingest".into(), Kernel::Ingest(ingest), vec![], vec![x, targets, weights]);
+        let reads = if ingest.augment.mixup { vec![role(Role::Share, 0, 1)] } else { vec![] };
+        self.push("ingest".into(), Kernel::Ingest(ingest), reads, vec![x, targets, weights]);
         if key.input {
             // PGD and the like: the perturbed image is a value of its own.
             let perturbed = self.temp(x.len, x.element);

@@ -330,7 +330,7 @@ impl Recipe {
     /// What happens to training images on their way in.
     pub fn augment(&self) -> Augment {
         let reflect = self.crop_padding == Padding::Reflect;
-        Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout }
+        Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout, mixup: self.mixup > 0.0 }
     }
 
     /// Checks every setting against its own range; reading a file or flags has done so already.

@@ -263,6 +263,7 @@ impl Step<'_, '_> {
         let [loss, hits, weight] =
             ["loss", "hits", "weight"].map(|what| self.recorder.slot(&format!("pass{number}.{what}")));
         let scale = self.slot(LOSS_SCALE);
+        let share = self.slot(MIXUP_SHARE);
         let bind = |loc: &Loc| -> Result<Loc> {
             let Memory::Role(role) = loc.memory else { return Ok(*loc) };
             let vector = match role {
@@ -274,6 +275,7 @@ impl Step<'_, '_> {
                 Role::Input => at.input,
                 Role::Outcome => return Ok(Loc { len: 3, ..loss.loc() }),
                 Role::Scale => return Ok(scale.loc()),
+                Role::Share => return Ok(share.loc()),
                 Role::Seed => None,
             };
             let vector = vector.ok_or_else(|| Error::internal(format!("a pass leaves the role {role:?} unbound")))?;
@@ -476,6 +478,8 @@ const GUARDED: usize = 8;
 /// The running average of the weights, and that of batch-norm's running statistics.
 pub const EMA: &str = "ema";
 pub const EMA_RUNNING: &str = "ema_running";
+/// Slot of the share by which mixup mixes the images of a step.
+pub const MIXUP_SHARE: &str = "mixup_share";
 /// Slot that counts the terms left out because of a zero or non-finite denominator: for SAM, steps with |g| = 0.
 pub const DROPPED: &str = "dropped";
 /// Slot that is 1 from the first step on whose loss or gradient was not finite.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Images of one ingest call.
 const BATCH: usize = 128;
 /// What CIFAR is trained with: a crop out of 4 mirrored pixels on each side, and mirroring.
-const AUGMENT: Augment = Augment { crop: 4, reflect: true, flip: true, cutout: 0 };
+const AUGMENT: Augment = Augment { crop: 4, reflect: true, flip: true, cutout: 0, mixup: false };
 
 /// How fast a data set is loaded and read.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::ops::call::{BLOCK, Call, Cast, Counters, Ingest, Kernel, Loc, Memory};
 use crate::ops::case::{Body, Case, IngestCase, VectorCase};
-use crate::ops::{Row, ingest_spec};
+use crate::ops::{Row, ingest_spec, mixup_spec};
 use crate::rng::{Draws, stream};
 
 /// Checks every case of a row of the table.
@@ -233,16 +233,23 @@ impl IngestBytes {
 
     fn ready(&self, body: &IngestCase, device: Box<dyn Device>) -> Result<Ready> {
         let &Ingest { n, h, w, c, classes, .. } = &self.spec;
-        let layout = Layout { arena: 0, vectors: vec![n * h * w * c, n * classes, n], scalars: 16 };
+        let kernel = Kernel::Ingest(self.spec.clone());
+        let mut call = Call { kernel, reads: vec![], writes: vec![], workspace: None, label: "check".into() };
+        let arena = device.workspace(&call);
+        if arena > 0 {
+            call.workspace = Some(Loc::new(Memory::Arena, 0, arena));
+        }
+        let layout = Layout { arena, vectors: vec![n * h * w * c, n * classes, n], scalars: 16 };
         let element = device.dtype().storage();
         let mut rig = Rig::with_layout(device, layout)?;
         let data = DatasetBytes { images: &self.images, labels: &self.labels, image_len: h * w * c };
         rig.set_dataset(&data, &self.order)?;
         let mut writes: Vec<Loc> = (0..3).map(|i| rig.vector(i)).collect();
         writes[0].element = element;
-        let kernel = Kernel::Ingest(self.spec.clone());
-        let call = Call { kernel, reads: vec![], writes, workspace: None, label: "check".into() };
-        Ok(Ready { rig, calls: vec![call], counters: body.counters })
+        let share = Loc::new(Memory::Scalars, 0, 1);
+        rig.upload(share, &[body.share])?;
+        let reads = if body.augment.mixup { vec![share] } else { vec![] };
+        Ok(Ready { rig, calls: vec![Call { reads, writes, ..call }], counters: body.counters })
     }
 
     /// Ingests twice.
@@ -262,7 +269,11 @@ impl IngestBytes {
     }
 
     fn compare(&self, body: &IngestCase, outcome: &Outcome, tolerance: Tolerance, out: &mut Verdict) {
-        let (x, targets, weights) = ingest_spec(&self.spec, &self.images, &self.labels, &self.order, &body.counters);
+        let (images, labels, order) = (&self.images, &self.labels, &self.order);
+        let (x, targets, weights) = match body.augment.mixup {
+            true => mixup_spec(&self.spec, images, labels, order, &body.counters, f64::from(body.share)),
+            false => ingest_spec(&self.spec, images, labels, order, &body.counters),
+        };
         let expected = [("images", x), ("targets", targets), ("weights", weights)];
         for ((what, expected), got) in expected.iter().zip(&outcome.values) {
             out.compare(*what, got, expected, tolerance.forward);

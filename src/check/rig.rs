@@ -23,9 +23,10 @@ const ROLES: [Role; 9] = [
 /// Vectors that plans only write.
 const POISONED: [Role; 4] = [Role::Gradient, Role::Statistics, Role::TapsGradient, Role::InputGradient];
 
-/// Scalar slots of a rig, and the one that holds the loss scale.
+/// Scalar slots of a rig, and those that hold the loss scale and mixup's share.
 const SCALARS: usize = 16;
 const SCALE: usize = 8;
+const SHARE: usize = 9;
 
 pub struct Rig {
     device: Box<dyn Device>,
@@ -73,6 +74,7 @@ impl Rig {
     fn settle(&self, loc: Loc) -> Loc {
         match loc.memory {
             Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..loc },
+            Memory::Role(Role::Share) => Loc { memory: Memory::Scalars, offset: SHARE, ..loc },
             Memory::Role(Role::Scale) => Loc { memory: Memory::Scalars, offset: SCALE, ..loc },
             Memory::Role(role) => Loc { memory: self.role(role).memory, ..loc },
             _ => loc,

@@ -46,6 +46,8 @@ pub enum Role {
     Outcome,
     /// The scalar that the loss is multiplied by before it is differentiated, so that f16 gradients do not vanish.
     Scale,
+    /// The scalar by which mixup mixes: the share of the row's own image.
+    Share,
 }
 
 /// `len` elements that begin at cell `offset` of a memory; a cell is 4 bytes, whatever the elements are.
@@ -236,6 +238,9 @@ pub struct Augment {
     /// Side in pixels of a square that is set to zero after normalisation, the mean (DeVries and Taylor, 2017). Its centre
     /// is uniform over the image as the model sees it, so that borders clip some squares; 0 is none.
     pub cutout: usize,
+    /// Mix each image, augmented, and its target with those of another row of the batch (Zhang et al., 2018): row i of the
+    /// whole batch of `Counters::rows` with row rows - 1 - i, by one share for all.
+    pub mixup: bool,
 }
 
 /// Reads `n` images of the data set that [`Counters`] name, from position `Counters::first + offset` of its order on.
@@ -374,7 +379,8 @@ pub const BLOCK: usize = 256;
 /// `add: false`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kernel {
-    /// writes x `[n,h,w,c]`, targets `[n, classes]` (one-hot rows), weights `[n]` (0 from row `Counters::rows` on).
+    /// reads, with mixup, the scalar share of the row's own image; writes x `[n,h,w,c]`, targets `[n, classes]` (one-hot rows,
+    /// or their mixtures), weights `[n]` (0 from row `Counters::rows` on).
     Ingest(Ingest),
     /// reads x, w and, where a sum follows, its other summand; writes y (with that summand added) and, where a batch-norm
     /// follows, partial statistics `[groups, 2, co]` of y: mean and M2 of each group of pixels; see [`Groups`].

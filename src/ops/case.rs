@@ -124,6 +124,8 @@ pub struct IngestCase {
     pub c: usize,
     pub images: usize,
     pub augment: Augment,
+    /// Of mixup.
+    pub share: f32,
     pub counters: Counters,
 }
 

@@ -1,10 +1,10 @@
-//! Ingest: bytes of a data set to normalised, augmented images, target rows and row weights, in one call.
+//! Ingest: bytes of a data set to normalised, augmented, mixed images, target rows and row weights, in one call.
 
 use super::call::{Augment, Counters, Ingest};
 use super::case::{Body, Case, IngestCase};
 use crate::rng::{below, draw, stream};
 
-/// What ingest writes, in f64: images `[n, h, w, c]`, targets `[n, classes]`, weights `[n]`.
+/// What ingest writes, in f64, without mixup: images `[n, h, w, c]`, targets `[n, classes]`, weights `[n]`.
 ///
 /// `images` are bytes `[count, c, h, w]`. The image is padded by `crop` pixels on each side (zero after normalisation, or
 /// mirrored without repeating the border), a window of its own size is cut out at a drawn place, and that is mirrored
@@ -18,7 +18,7 @@ pub fn ingest_spec(
     counters: &Counters,
 ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let Ingest { n, h, w, c, classes, offset, augment, .. } = *spec;
-    let Augment { crop, reflect, flip, cutout } = augment;
+    let Augment { crop, reflect, flip, cutout, .. } = augment;
     let mut out = (vec![0.0; n * h * w * c], vec![0.0; n * classes], vec![0.0; n]);
     for i in 0..n {
         let real = offset + i < counters.rows as usize;
@@ -52,6 +52,26 @@ pub fn ingest_spec(
     out
 }
 
+/// What ingest writes, in f64, with mixup: `share` of each row, and of its target, and the rest of the row which would stand
+/// in its place if the batch were turned round.
+pub fn mixup_spec(
+    spec: &Ingest,
+    images: &[u8],
+    labels: &[u8],
+    order: &[u32],
+    counters: &Counters,
+    share: f64,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let (mut x, mut targets, weights) = ingest_spec(spec, images, labels, order, counters);
+    let mut turned = order.to_vec();
+    turned[counters.first as usize..][..counters.rows as usize].reverse();
+    let (other_x, other_targets, _) = ingest_spec(spec, images, labels, &turned, counters);
+    for (own, other) in [(&mut x, other_x), (&mut targets, other_targets)] {
+        own.iter_mut().zip(other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);
+    }
+    (x, targets, weights)
+}
+
 /// Which pixel a padded coordinate shows; None for a zero.
 fn source(at: i64, size: i64, reflect: bool) -> Option<usize> {
     let at = match at {
@@ -66,7 +86,7 @@ fn source(at: i64, size: i64, reflect: bool) -> Option<usize> {
 pub(super) fn cases() -> Vec<Case> {
     let none = Augment::default();
     let zero = Augment { crop: 2, flip: true, ..none };
-    let mirror = Augment { crop: 4, reflect: true, flip: true, cutout: 0 };
+    let mirror = Augment { crop: 4, reflect: true, flip: true, ..none };
     [
         (8, 28, 28, 1, none),
         (8, 28, 28, 1, zero),
@@ -75,24 +95,26 @@ pub(super) fn cases() -> Vec<Case> {
         (4, 6, 5, 4, mirror),
         (8, 32, 32, 3, Augment { cutout: 16, ..mirror }),
         (6, 7, 9, 2, Augment { cutout: 3, ..none }),
+        (8, 32, 32, 3, Augment { cutout: 16, mixup: true, ..mirror }),
+        (5, 7, 9, 1, Augment { mixup: true, ..zero }),
     ]
     .into_iter()
     .map(|(rows, h, w, c, augment)| {
         // One row fewer than the batch is real, so that padding is covered.
         let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 5, rows: rows as u32 - 1 };
-        case(rows, IngestCase { h, w, c, images: 20, augment, counters })
+        case(rows, IngestCase { h, w, c, images: 20, augment, share: 0.7, counters })
     })
     .collect()
 }
 
 pub(super) fn bench() -> Vec<Case> {
     let zero = Augment { crop: 2, flip: true, ..Augment::default() };
-    let mirror = Augment { crop: 4, reflect: true, flip: true, cutout: 16 };
-    [(128, 28, 28, 1, zero), (32, 32, 32, 3, mirror)]
+    let mirror = Augment { crop: 4, reflect: true, flip: true, cutout: 16, mixup: false };
+    [(128, 28, 28, 1, zero), (32, 32, 32, 3, mirror), (32, 32, 32, 3, Augment { mixup: true, ..mirror })]
         .into_iter()
         .map(|(rows, h, w, c, augment)| {
             let counters = Counters { seed: 11, epoch: 3, dataset: 0, first: 0, rows: rows as u32 };
-            case(rows, IngestCase { h, w, c, images: 1024, augment, counters })
+            case(rows, IngestCase { h, w, c, images: 1024, augment, share: 0.7, counters })
         })
         .collect()
 }

@@ -28,7 +28,7 @@ pub use batch_norm::BatchNorm;
 pub use conv2d::Conv2d;
 pub use cross_entropy::{Bootstrap, CrossEntropy};
 pub use dropout::Dropout;
-pub use ingest::ingest_spec;
+pub use ingest::{ingest_spec, mixup_spec};
 pub use linear::Linear;
 pub use pooling::{AvgPool, MaxPool};
 pub use shortcut::PadShortcut;

@@ -39,6 +39,9 @@ pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u
             data.name
         )));
     }
+    if recipe.mixup > 0.0 && recipe.batch == 1 {
+        return Err(Error::usage("--mixup mixes the images of a batch; --batch 1 has one"));
+    }
     if recipe.crop_padding == Padding::Reflect && recipe.crop >= data.train.h.min(data.train.w) {
         return Err(Error::usage(format!("--crop {} mirrors more than the image has", recipe.crop)));
     }

@@ -9,6 +9,7 @@ use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
+use crate::data::augment::mixup_share;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
@@ -19,7 +20,7 @@ use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
+use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, MIXUP_SHARE, ProgramId, Recorder, SKIPPED, W};
 use std::time::Instant;
 
 /// What best is chosen on where images are held out.
@@ -293,7 +294,7 @@ impl Session {
     }
 
     /// Program, counters and slots of step number `step`, counted from 0.
-    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 4]) {
+    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 5]) {
         let lr = self.schedule.lr(step, self.total);
         let radii = [self.recipe.rho_min, self.recipe.rho];
         let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
@@ -305,7 +306,13 @@ impl Session {
         let epoch = (step / self.per_epoch) as u32;
         let counters = Counters { seed: self.recipe.seed, epoch, dataset: TRAIN, first, rows: batch };
         let program = self.programs.steps[self.programs.optimizer.phase(step)];
-        (program, counters, [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32), ("rho", rho as f32)])
+        let share = match self.recipe.mixup {
+            0.0 => 1.0,
+            alpha => mixup_share(alpha, self.recipe.seed, epoch, (step % self.per_epoch) as u32),
+        };
+        let slots =
+            [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
+        (program, counters, slots)
     }
 
     /// Whether a step of that program tells how much the loss rises by its perturbation.

@@ -1,6 +1,7 @@
 //! From bytes and an order of samples to a batch: augmented, normalised, channels last.
 
 use super::Workers;
+use super::pool::Parts;
 use super::split::{images_a_job, split};
 use super::stored::Stored;
 use crate::ops::call::{Augment, Counters, Ingest};
@@ -31,31 +32,112 @@ pub fn ingest<T: Stored>(
     let image = spec.c * spec.h * spec.w;
     let tables = tables(spec);
     let rows = images_a_job(image);
-    // The row's position in the batch, and its sample.
-    let sample = |job: usize, i: usize| {
-        let row = spec.offset + job * rows + i;
-        let last = (counters.rows as usize).saturating_sub(1);
-        (row, order[counters.first as usize + row.min(last)])
-    };
     split(workers, [(x, rows * image)], |job, [x]| {
         for (i, x) in x.chunks_exact_mut(image).enumerate() {
-            let (_, sample) = sample(job, i);
-            let crop = Crop::draw(&spec.augment, counters, sample);
-            let bytes = &images[sample as usize * image..][..image];
-            for (channel, (plane, table)) in bytes.chunks_exact(spec.h * spec.w).zip(&tables).enumerate() {
-                crop.read(spec, plane, table, channel, x);
-            }
-            crop.cut(spec, x);
+            let row = Row::of(spec, counters, job * rows + i);
+            show(spec, images, counters, order[row.own], &tables, x);
         }
     });
     split(workers, [(targets, rows * spec.classes), (weights, rows)], |job, [targets, weights]| {
         for (i, (target, weight)) in targets.chunks_exact_mut(spec.classes).zip(weights).enumerate() {
-            let (row, sample) = sample(job, i);
+            let row = Row::of(spec, counters, job * rows + i);
             target.fill(0.0);
-            target[usize::from(labels[sample as usize])] = 1.0;
-            *weight = if row < counters.rows as usize { 1.0 } else { 0.0 };
+            target[usize::from(labels[order[row.own] as usize])] = 1.0;
+            *weight = row.weight;
         }
     });
+}
+
+/// Cells of scratch that [`ingest_mixed`] needs: two images a thread.
+pub fn mixed_workspace(workers: &Workers, spec: &Ingest) -> usize {
+    2 * spec.c * spec.h * spec.w * workers.pool.threads()
+}
+
+/// The same with each row, and its target, mixed with those of the row that lies as far from the end of the whole batch as
+/// its own from the beginning: `share` of the own one. Both images are augmented, each by its own draws.
+///
+/// # Panics
+/// As for [`ingest`], and if `work` is shorter than [`mixed_workspace`].
+#[allow(clippy::too_many_arguments)]
+pub fn ingest_mixed<T: Stored>(
+    workers: &Workers,
+    spec: &Ingest,
+    images: &[u8],
+    labels: &[u8],
+    order: &[u32],
+    counters: &Counters,
+    share: f32,
+    x: &mut [T],
+    targets: &mut [f32],
+    weights: &mut [f32],
+    work: &mut [f32],
+) {
+    let image = spec.c * spec.h * spec.w;
+    let tables = tables::<f32>(spec);
+    let rows = images_a_job(image);
+    let rest = 1.0 - share;
+    let len = x.len();
+    let (x, work) = (Parts::new(x), Parts::new(work));
+    workers.pool.run(len.div_ceil(rows * image), |job, thread| {
+        let start = job * rows * image;
+        // SAFETY: the jobs' ranges follow one another without overlap, and each job runs once; a thread has one job at a time,
+        // and scratch of its own.
+        let (x, scratch) = unsafe {
+            (x.part(start..(start + rows * image).min(len)), work.part(2 * thread * image..2 * (thread + 1) * image))
+        };
+        let (own, other) = scratch.split_at_mut(image);
+        for (i, x) in x.chunks_exact_mut(image).enumerate() {
+            let row = Row::of(spec, counters, job * rows + i);
+            show(spec, images, counters, order[row.own], &tables, own);
+            show(spec, images, counters, order[row.partner], &tables, other);
+            for ((x, own), other) in x.iter_mut().zip(&*own).zip(&*other) {
+                *x = T::round(share * own + rest * other);
+            }
+        }
+    });
+    split(workers, [(targets, rows * spec.classes), (weights, rows)], |job, [targets, weights]| {
+        for (i, (target, weight)) in targets.chunks_exact_mut(spec.classes).zip(weights).enumerate() {
+            let row = Row::of(spec, counters, job * rows + i);
+            target.fill(0.0);
+            target[usize::from(labels[order[row.own] as usize])] += share;
+            target[usize::from(labels[order[row.partner] as usize])] += rest;
+            *weight = row.weight;
+        }
+    });
+}
+
+/// Positions in the order of the image of one row, and of the one that mixup mixes it with; its weight.
+struct Row {
+    own: usize,
+    partner: usize,
+    weight: f32,
+}
+
+impl Row {
+    /// Of row `i` of the call.
+    fn of(spec: &Ingest, counters: &Counters, i: usize) -> Row {
+        let (row, first) = (spec.offset + i, counters.first as usize);
+        let last = (counters.rows as usize).saturating_sub(1);
+        let own = row.min(last);
+        Row { own: first + own, partner: first + last - own, weight: f32::from(u8::from(row < counters.rows as usize)) }
+    }
+}
+
+/// Writes one image, augmented, to x `[h, w, c]`.
+fn show<T: Stored>(
+    spec: &Ingest,
+    images: &[u8],
+    counters: &Counters,
+    sample: u32,
+    tables: &[[T; 256]; 4],
+    x: &mut [T],
+) {
+    let crop = Crop::draw(&spec.augment, counters, sample);
+    let bytes = &images[sample as usize * x.len()..][..x.len()];
+    for (channel, (plane, table)) in bytes.chunks_exact(spec.h * spec.w).zip(tables).enumerate() {
+        crop.read(spec, plane, table, channel, x);
+    }
+    crop.cut(spec, x);
 }
 
 /// The normalised value of each byte, by channel, as it is stored.
@@ -227,7 +309,7 @@ mod tests {
                 (11, false, true, 5),
                 (0, false, false, 30),
             ] {
-                let spec = spec(40, c, Augment { crop, reflect, flip, cutout });
+                let spec = spec(40, c, Augment { crop, reflect, flip, cutout, mixup: false });
                 let (images, labels, order) = dataset(&spec);
                 let [x, targets, weights] = run(&spec, &counters);
                 assert_eq!(weights, [1.0; 40]);
@@ -251,10 +333,46 @@ mod tests {
     #[test]
     fn a_batch_in_groups_is_the_whole_batch() {
         let counters = Counters { seed: 1, epoch: 2, dataset: 0, first: 20, rows: 30 };
-        let whole = spec(30, 3, Augment { crop: 2, reflect: true, flip: true, cutout: 3 });
+        let whole = spec(30, 3, Augment { crop: 2, reflect: true, flip: true, cutout: 3, mixup: false });
         let groups =
             [(0, 10), (10, 15), (25, 5)].map(|(offset, n)| run(&Ingest { offset, n, ..whole.clone() }, &counters));
         for (part, expected) in run(&whole, &counters).into_iter().enumerate() {
+            assert_eq!(groups.iter().flat_map(|g| g[part].clone()).collect::<Vec<f32>>(), expected);
+        }
+    }
+
+    #[test]
+    fn mixup_mixes_each_row_with_its_mirror_image_in_the_whole_batch_also_in_groups() {
+        let counters = Counters { seed: 1, epoch: 2, dataset: 0, first: 20, rows: 29 };
+        let augment = Augment { crop: 2, reflect: true, flip: true, cutout: 3, mixup: false };
+        let plain = spec(29, 3, augment);
+        let mixed = Ingest { augment: Augment { mixup: true, ..augment }, ..plain.clone() };
+        let (images, labels, order) = dataset(&plain);
+        let mix = |spec: &Ingest, share: f32| {
+            let (x_len, t_len) = (spec.n * 3 * 63, spec.n * spec.classes);
+            let all = same_for_all(|workers| {
+                let (mut x, mut t, mut w) = (poisoned(x_len), poisoned(t_len), poisoned(spec.n));
+                let (order, work) = (&order, &mut poisoned(mixed_workspace(workers, spec))[..]);
+                ingest_mixed(workers, spec, &images, &labels, order, &counters, share, &mut x, &mut t, &mut w, work);
+                [x, t, w].concat()
+            });
+            [all[..x_len].to_vec(), all[x_len..x_len + t_len].to_vec(), all[x_len + t_len..].to_vec()]
+        };
+        let [x, targets, weights] = run(&plain, &counters);
+        let whole = mix(&mixed, 0.7);
+        assert_eq!(whole[2], weights);
+        let rest = 1.0 - 0.7f32;
+        for row in 0..29 {
+            let both = |values: &[f32], len: usize| -> Vec<f32> {
+                let [own, other] = [row, 28 - row].map(|row| &values[row * len..][..len]);
+                own.iter().zip(other).map(|(a, b)| 0.7 * a + rest * b).collect()
+            };
+            assert_eq!(whole[0][row * 189..][..189], both(&x, 189));
+            assert_eq!(whole[1][row * 5..][..5], both(&targets, 5));
+        }
+        assert_eq!(mix(&mixed, 1.0)[..2], [x, targets]);
+        let groups = [(0, 10), (10, 15), (25, 4)].map(|(offset, n)| mix(&Ingest { offset, n, ..mixed.clone() }, 0.7));
+        for (part, expected) in whole.into_iter().enumerate() {
             assert_eq!(groups.iter().flat_map(|g| g[part].clone()).collect::<Vec<f32>>(), expected);
         }
     }

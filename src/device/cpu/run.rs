@@ -62,6 +62,7 @@ pub(super) fn workspace(workers: &Workers, call: &Call) -> usize {
 
 fn own_workspace<T: Stored>(workers: &Workers, kernel: &Kernel) -> usize {
     match kernel {
+        Kernel::Ingest(spec) if spec.augment.mixup => ingest::mixed_workspace(workers, spec),
         Kernel::ConvForward(s) => conv::forward_workspace::<T>(workers, s),
         Kernel::ConvBackwardData { shape, .. } => conv::backward_data_workspace::<T>(workers, shape),
         Kernel::ConvBackwardWeight(s) => conv_weight::backward_weight_workspace::<T>(workers, s),
@@ -111,7 +112,13 @@ fn compute<T: Stored>(
                 return Err(Error::internal(format!("data set {} does not fit {spec:?}", counters.dataset)));
             };
             let (x, targets, weights) = (o.write::<T>(0)?, o.write(1)?, o.write(2)?);
-            ingest::ingest(w, spec, &data.images, &data.labels, &data.order, counters, x, targets, weights);
+            let (images, labels, order) = (&data.images, &data.labels, &data.order);
+            if spec.augment.mixup {
+                let (share, work) = (o.scalar(0), o.work());
+                ingest::ingest_mixed(w, spec, images, labels, order, counters, share, x, targets, weights, work);
+            } else {
+                ingest::ingest(w, spec, images, labels, order, counters, x, targets, weights);
+            }
         }
         Kernel::ConvForward(s) => {
             let partials = if call.writes.len() > 1 { Some(o.write(1)?) } else { None };
