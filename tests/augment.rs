@@ -1,7 +1,8 @@
 //! AutoAugment's operations and policy: what Pillow makes of real images, byte for byte. `golden/README.md` says what the
 //! fixture holds; the script that made it lies beside it.
 
-use samcore::data::augment::{CIFAR, Canvas, Operation, Strength};
+use samcore::data;
+use samcore::data::augment::{AutoAugment, CIFAR, Canvas, Operation, Strength};
 use samcore::files::sha256_hex;
 use serde_json::Value;
 
@@ -65,4 +66,28 @@ fn the_policy_is_the_one_of_cifar() {
     assert_eq!(choices().map(|c| c.tenths).sum::<u32>(), 902);
     assert_eq!(choices().map(|c| c.level).sum::<u32>(), 890);
     assert!(choices().all(|c| c.level < 10 && c.tenths < 10));
+}
+
+#[test]
+fn what_becomes_of_an_image_depends_on_seed_epoch_and_its_number_alone() {
+    let data = data::load("fashion-mnist").unwrap();
+    let augmented = |seed: u64, epoch: u32, numbers: &mut dyn Iterator<Item = usize>| -> Vec<(usize, Vec<u8>)> {
+        let mut augment = AutoAugment::new(&data, seed).unwrap();
+        let image = |i: usize| {
+            let mut image = data.train.image(i).to_vec();
+            augment.apply(epoch, i as u32, &mut image);
+            (i, image)
+        };
+        numbers.map(image).collect()
+    };
+    let forward = augmented(1, 2, &mut (0..200));
+    let mut backward = augmented(1, 2, &mut (0..200).rev());
+    backward.reverse();
+    assert_eq!(forward, backward);
+    let same = |other: &[(usize, Vec<u8>)]| forward.iter().zip(other).filter(|(a, b)| a == b).count();
+    for other in [augmented(2, 2, &mut (0..200)), augmented(1, 3, &mut (0..200))] {
+        assert!(same(&other) < 60, "{} of 200 images are as with another seed or epoch", same(&other));
+    }
+    let untouched = forward.iter().filter(|(i, image)| image == data.train.image(*i)).count();
+    assert!((5..100).contains(&untouched), "{untouched} of 200 images are as they were");
 }

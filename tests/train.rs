@@ -22,11 +22,14 @@ const SAM: &str =
 const DIVIDED: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --m 16 --accumulate 4 --freeze conv1,bn1 --head-lr 0.01 \
                        --ema 0.9";
 const BF16: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --dtype bf16 --dropout 0.3 --ema 0.9 --device cpu";
+/// Everything that is drawn anew each epoch, or each step, on the host.
+const AUGMENTED: &str =
+    "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --val-fraction 0.2 --augment aa --cutout 5 --mixup 0.5 --m 16";
 
 /// What a run leaves. At the end of an epoch nothing else in these files tells time, so they are equal to the byte.
 const RESULTS: [&str; 3] = ["last.safetensors", "best.safetensors", "steps.jsonl"];
 /// Columns of metrics.csv that tell time.
-const TIMES: [&str; 2] = ["seconds", "images_per_s"];
+const TIMES: [&str; 3] = ["seconds", "images_per_s", "waited"];
 
 /// That two runs came to the same: weights, statistics, momentum, metadata, records.
 #[track_caller]
@@ -64,7 +67,8 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config() {
     let folder = small("bits");
-    for (kind, settings) in [("sgd", SGD), ("sam", SAM), ("divided", DIVIDED), ("bf16", BF16)] {
+    for (kind, settings) in [("sgd", SGD), ("sam", SAM), ("divided", DIVIDED), ("bf16", BF16), ("augmented", AUGMENTED)]
+    {
         let runs = [1, 2, 3].map(|threads| (threads, folder.path(&format!("{kind}{threads}"))));
         for (threads, run) in &runs {
             let line = format!("{COMMON} {settings} --threads {threads} --out {}", run.display());
@@ -87,7 +91,9 @@ fn a_run_comes_to_the_same_bits_on_any_number_of_threads_and_from_its_own_config
 #[test]
 fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not() {
     let folder = small("resume");
-    for (kind, settings, per_epoch) in [("sgd", SGD, 6), ("sam", SAM, 5), ("divided", DIVIDED, 6), ("bf16", BF16, 6)] {
+    for (kind, settings, per_epoch) in
+        [("sgd", SGD, 6), ("sam", SAM, 5), ("divided", DIVIDED, 6), ("bf16", BF16, 6), ("augmented", AUGMENTED, 5)]
+    {
         let unbroken = folder.path(kind);
         samcore(&folder.0, &format!("{COMMON} {settings} --out {}", unbroken.display())).well();
         // After the first step, at an epoch's end, in its middle, in the last epoch; once and twice.

@@ -284,7 +284,8 @@ pub(crate) mod tests {
         std::fs::write(folder.config(), run.recipe.to_toml()).unwrap();
         std::fs::write(folder.environment(), r#"{"commit": "abc", "threads": 1, "cpu": "A <fast> one"}"#).unwrap();
         let with_validation = plan.data.images[1] > 0;
-        let mut records = Records::create(&folder, Extras { validation: with_validation, noise: false }).unwrap();
+        let mut records =
+            Records::create(&folder, Extras { validation: with_validation, ..Extras::default() }).unwrap();
         for epoch in 1..=epochs {
             let left = f64::from(epochs - epoch);
             let accuracy = accuracy + if left == 1.0 { 0.001 } else { -0.05 * left };

@@ -5,6 +5,7 @@ pub mod curves;
 pub mod engine;
 pub mod environment;
 pub mod labels;
+pub mod loader;
 mod opening;
 mod outcome;
 pub mod progress;

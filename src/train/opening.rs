@@ -5,6 +5,7 @@ use super::outcome::Where;
 use super::records::{Extras, Records};
 use super::run_folder::RunFolder;
 use super::{engine, environment, labels};
+use crate::data::augment::AutoAugment;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
@@ -41,6 +42,9 @@ pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u
     }
     if recipe.mixup > 0.0 && recipe.batch == 1 {
         return Err(Error::usage("--mixup mixes the images of a batch; --batch 1 has one"));
+    }
+    if recipe.autoaugment {
+        AutoAugment::new(data, recipe.seed)?;
     }
     if recipe.crop_padding == Padding::Reflect && recipe.crop >= data.train.h.min(data.train.w) {
         return Err(Error::usage(format!("--crop {} mirrors more than the image has", recipe.crop)));

@@ -38,6 +38,8 @@ pub struct Extras {
     pub validation: bool,
     /// Some of its labels are known to be wrong.
     pub noise: bool,
+    /// It waits for AutoAugment.
+    pub waited: bool,
 }
 
 /// What is known at the end of an epoch.
@@ -62,6 +64,8 @@ pub struct EpochRow {
     pub sharpness_gain: Option<f32>,
     /// Training and evaluation together.
     pub seconds: f64,
+    /// Of these, waited for images that AutoAugment had not yet finished; `None` in runs without it.
+    pub waited: Option<f64>,
     /// Of training alone.
     pub images_per_s: f64,
 }
@@ -131,6 +135,11 @@ pub const COLUMNS: &[Column] = &[
     column("sharpness_gain", |r| r.sharpness_gain.map_or_else(String::new, |g| g.to_string())),
     column("seconds", |r| format!("{:.3}", r.seconds)),
     column("images_per_s", |r| format!("{:.1}", r.images_per_s)),
+    Column {
+        name: "waited",
+        there: |extras| extras.waited,
+        text: |r| r.waited.map_or_else(String::new, |w| format!("{w:.3}")),
+    },
 ];
 
 fn columns(extras: Extras) -> impl Iterator<Item = &'static Column> {
@@ -345,7 +354,7 @@ mod tests {
     use crate::files::TestFolder;
 
     const STEPS_PER_EPOCH: u64 = 4;
-    const NONE: Extras = Extras { validation: false, noise: false };
+    const NONE: Extras = Extras { validation: false, noise: false, waited: false };
 
     fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, extras: Extras) {
         for step in steps {
@@ -393,8 +402,18 @@ mod tests {
     }
 
     #[test]
+    fn only_runs_with_autoaugment_tell_how_long_they_waited_for_it() {
+        let scratch = TestFolder::new("waited");
+        let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+        let mut records = Records::create(&folder, Extras { waited: true, ..NONE }).unwrap();
+        records.epoch(&EpochRow { waited: Some(0.25), ..EpochRow::default() }).unwrap();
+        records.flush().unwrap();
+        assert_eq!(Metrics::read(&folder.metrics()).unwrap().column("waited"), Some(vec![Some(0.25)]));
+    }
+
+    #[test]
     fn an_interrupted_run_leaves_the_same_bytes_as_an_unbroken_one() {
-        for extras in [NONE, Extras { validation: true, noise: true }] {
+        for extras in [NONE, Extras { validation: true, noise: true, waited: true }] {
             let scratch = TestFolder::new(&format!("resume-{}", extras.noise));
             let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
             let read = || [folder.metrics(), folder.steps()].map(|p| std::fs::read(p).unwrap());

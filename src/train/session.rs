@@ -3,6 +3,7 @@
 use super::checkpoint::{Checkpoint, Position};
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::labels::{Counts, Judge, Labels};
+use super::loader::Loader;
 use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
@@ -21,6 +22,7 @@ use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
 use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, MIXUP_SHARE, ProgramId, Recorder, SKIPPED, W};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What best is chosen on where images are held out.
@@ -29,13 +31,16 @@ const VALIDATION: &str = "validation";
 /// A run that is ready to go.
 pub struct Session {
     recipe: Recipe,
-    data: DataSet,
+    data: Arc<DataSet>,
     graph: Graph,
     exec: Exec,
     programs: Programs,
     folder: RunFolder,
     records: Records,
     position: Position,
+    /// Where AutoAugment makes the images of each epoch, and how long this one waited for it.
+    loader: Option<Loader>,
+    waited: f64,
     train_order: Vec<u32>,
     val_order: Vec<u32>,
     labels: Counts,
@@ -91,7 +96,7 @@ impl Session {
         let per_epoch = (train_order.len() / recipe.batch) as u64;
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
-        let extras = Extras { validation: with_validation, noise: judge.is_some() };
+        let extras = Extras { validation: with_validation, noise: judge.is_some(), waited: recipe.autoaugment };
         let mut began_with = None;
         let (folder, mut records, position) = match &place.resume {
             None => {
@@ -150,6 +155,8 @@ impl Session {
             progress
                 .note(&format!("the run began on {before}, this is {isa}: bits differ from those of an unbroken run"));
         }
+        let data = Arc::new(data);
+        let loader = recipe.autoaugment.then(|| Loader::new(&data, &train_order, recipe.seed, recipe.epochs as u32));
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
@@ -163,6 +170,8 @@ impl Session {
             folder,
             records,
             position,
+            loader,
+            waited: 0.0,
             train_order,
             val_order,
             labels: labels.counts(),
@@ -284,13 +293,15 @@ impl Session {
         judge.scores(&mut self.exec, &self.programs.evaluator).map(Some)
     }
 
-    /// Sets this epoch's order of images; the sums of an epoch that was begun before stay.
+    /// Sets this epoch's images, where it has its own, and their order; the sums of an epoch that was begun before stay.
     fn begin_epoch(&mut self, epoch: u64) -> Result<()> {
+        self.epoch_begun = Instant::now();
+        if let Some(loader) = &mut self.loader {
+            self.waited = loader.swap(&mut self.exec, epoch as u32)?;
+        }
         let order = permutation(self.recipe.seed, epoch as u32, self.train_order.len());
         let order: Vec<u32> = order.into_iter().map(|i| self.train_order[i as usize]).collect();
-        self.exec.set_order(TRAIN, &order)?;
-        self.epoch_begun = Instant::now();
-        Ok(())
+        self.exec.set_order(TRAIN, &order)
     }
 
     /// Program, counters and slots of step number `step`, counted from 0.
@@ -405,6 +416,7 @@ impl Session {
             grad_norm: (p.norm_sum / steps) as f32,
             sharpness_gain: gain.is_finite().then_some(gain as f32),
             seconds: p.seconds + self.epoch_begun.elapsed().as_secs_f64(),
+            waited: self.loader.as_ref().map(|_| self.waited),
             images_per_s: images / trained,
         };
         self.records.epoch(&row)?;

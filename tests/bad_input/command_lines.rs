@@ -127,6 +127,12 @@ const OTHERS: &[Row] = &[
     ("noise into a file", "data noise data --rate 0.5 --out typo.toml", 73, &["typo.toml is there already"]),
     ("noise below a file", "data noise data --rate 0.5 --out typo.toml/new", 73, &["typo.toml"]),
     ("pages below a file", "man --out typo.toml/man1", 73, &["cannot create folder typo.toml/man1"]),
+
+    ("a preset of augmentation that is none", "train --augment basik", 2, &["--augment must be one of own, none, basic, cutout, aa", "did you mean 'basic'?"]),
+    ("mixup below 0", "train --mixup -1", 2, &["--mixup must be a number of at least 0, not '-1'"]),
+    ("mixup of a single image", "train --data data --model cnn --batch 1 --mixup 1 --out new", 2, &["--mixup mixes the images of a batch; --batch 1 has one"]),
+    ("AutoAugment by level", "train --autoaugment 3", 2, &["--autoaugment must be true or false, not '3'"]),
+    ("a preset's crop beyond the image", "train --data tiny --model cnn --batch 4 --augment basic --out new", 2, &["--crop 4 mirrors more than the image has"]),
 ];
 
 /// Two data sets, a small comparison, and files that are wrong.

@@ -198,8 +198,11 @@ impl Device for CpuDevice {
     fn set_dataset(&mut self, id: u32, data: &DatasetBytes<'_>) -> Result<()> {
         let extent = data.extent()?;
         let dataset = self.dataset(id);
-        dataset.images = data.images.to_vec();
-        dataset.labels = data.labels.to_vec();
+        // In the memory of the bytes before: AutoAugment replaces a set each epoch.
+        dataset.images.clear();
+        dataset.images.extend_from_slice(data.images);
+        dataset.labels.clear();
+        dataset.labels.extend_from_slice(data.labels);
         dataset.extent = Extent { visited: dataset.extent.visited, ..extent };
         Ok(())
     }
