@@ -58,7 +58,13 @@ fn steps_have_the_keys_of_the_peers_and_data_loading_its_times() {
         }
     }
     let result = samcore(&folder.0, "bench --data data --seconds 0.01 --json -").well().stdout;
-    let loading = lines(&result).pop().unwrap();
+    let mut results = lines(&result);
+    let augmenting = results.pop().unwrap();
+    for key in ["images_per_s", "autoaugment_images_per_s", "ingest_images_per_s"] {
+        is_spread(&augmenting[key]);
+    }
+    assert_eq!((&augmenting["config"]["threads"], &augmenting["config"]["cutout"]), (&1.into(), &16.into()));
+    let loading = results.pop().unwrap();
     is_spread(&loading["images_per_s"]);
     assert!(loading["load_s"].as_f64() > Some(0.0) && loading["config"]["images"] == 300, "{loading}");
     samcore(&folder.0, "bench --data dta").refused(66, "there is no data set and no folder 'dta'");

@@ -107,7 +107,7 @@ pub fn build(command: Command) -> Command {
             "training steps, a gradient alone, or evaluation",
             Some(&Setting::Text("train".into())),
         )),
-        flag("data", Kind::Text, "time the loading of this data set or folder instead", None)
+        flag("data", Kind::Text, "time loading and augmenting this data set or folder instead", None)
             .conflicts_with_all(["filter", "list"]),
         flag("seconds", SECONDS, &format!("time for each measurement [{BUDGET}; steps: {STEPS_BUDGET}]"), None),
         flag_like("exact", "exact"),
@@ -262,6 +262,12 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     if let Some(loading) = &loading {
         results.show(&text::loading(loading))?;
         results.add(loading.to_json())?;
+    }
+    if let What::Data(name) = &what
+        && let Some(augmenting) = loading::time_augmenting(name, budget)?
+    {
+        results.show(&text::augmenting(&augmenting))?;
+        results.add(augmenting.to_json())?;
     }
     match &what {
         What::Operations(filter) => {

@@ -3,7 +3,7 @@
 use crate::bench::Spread;
 use crate::bench::compare::{Comparison, Pair};
 use crate::bench::limits::Limits;
-use crate::bench::loading::Loading;
+use crate::bench::loading::{Augmenting, Loading};
 use crate::bench::operations::CallTime;
 use crate::bench::steps::StepTimes;
 use crate::bench::tune::Timed;
@@ -113,6 +113,16 @@ pub fn loading(l: &Loading) -> String {
         l.batch,
         figure(rates.median),
         extremes(rates)
+    )
+}
+
+pub fn augmenting(a: &Augmenting) -> String {
+    let rates = a.images_per_s;
+    format!(
+        "  AutoAugment, crop, mirroring and cutout on one core: {} images/s {}; AutoAugment alone {}\n",
+        figure(rates.median),
+        extremes(rates),
+        figure(a.autoaugment.median)
     )
 }
 
