@@ -256,7 +256,7 @@ const CELLS: &[Cell] = &[
     cell("gain", 7, 5, |r| r.sharpness_gain.map_or_else(String::new, short)),
     cell("time", 7, 2, |r| clock_face(r.seconds)),
     // Where training waits for AutoAugment, one sees it.
-    cell("waited", 7, 1, |r| r.waited.map_or_else(String::new, |w| format!("{w:.2} s"))),
+    cell("waited", 7, 0, |r| r.waited.map_or_else(String::new, |w| format!("{w:.2} s"))),
     cell("images/s", 8, 1, |r| format!("{:.0}", r.images_per_s)),
 ];
 
