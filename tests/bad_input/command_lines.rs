@@ -133,6 +133,16 @@ const OTHERS: &[Row] = &[
     ("mixup of a single image", "train --data data --model cnn --batch 1 --mixup 1 --out new", 2, &["--mixup mixes the images of a batch; --batch 1 has one"]),
     ("AutoAugment by level", "train --autoaugment 3", 2, &["--autoaugment must be true or false, not '3'"]),
     ("a preset's crop beyond the image", "train --data tiny --model cnn --batch 4 --augment basic --out new", 2, &["--crop 4 mirrors more than the image has"]),
+    ("noise of all labels", "train --label-noise 1", 2, &["--label-noise must be a number from 0 to below 1"]),
+    ("a way to draw noise without noise", "train --data data --noise-all", 2, &["--noise-all says how labels are drawn; give --label-noise"]),
+    ("a share of no loss's", "train --data data --beta 0.5", 2, &["--beta is for --loss reed-soft and reed-hard"]),
+    ("more images than there are", "train --data data --model cnn --batch 8 --train-images 41 --out new", 2, &["--train-images 41 is more than the 40 training images"]),
+    ("a batch beyond those used", "train --data data --model cnn --batch 32 --train-images 20 --out new", 2, &["--batch 32 is more than the 20 training images"]),
+    ("labels by no checkpoint", "train --data data --model cnn --batch 8 --relabel none.safetensors --out new", 66, &["--relabel", "none.safetensors"]),
+    ("labels by a config", "train --data data --model cnn --batch 8 --relabel typo.toml --out new", 65, &["--relabel", "typo.toml"]),
+    ("labels by a model of other images", "train --data tiny --model wrn-10-1 --batch 4 --relabel cmp/sgd-seed1/last.safetensors --out new", 65, &["--relabel", "is for 14x14x1 images"]),
+    ("two runs into no folder", "train --data data --model cnn --batch 8 --bootstrap", 2, &["--bootstrap makes two runs; give --out DIR"]),
+    ("two runs that are relabelled", "train --data data --model cnn --batch 8 --bootstrap --relabel x --out new", 2, &["--relabel is what --bootstrap does by itself"]),
 ];
 
 /// Two data sets, a small comparison, and files that are wrong.
