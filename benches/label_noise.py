@@ -10,6 +10,7 @@ runs stay in DIR, and what is there already goes on: a measurement that was stop
 import argparse
 import contextlib
 import csv
+import html
 import json
 import math
 import pathlib
@@ -143,7 +144,7 @@ def figure(result):
     over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 44 + 16 * len(groups), "- - as labelled")
     seeds = len(result["seeds"])
     title = f"{100 * result['noise']:g} % label noise: {result['subject']}, {seeds} seed{'s' * (seeds > 1)}; bars: 95 % t-intervals"
-    parts = [f'<text x="20" y="24" font-size="15" fill="#222">{title}</text>', *over_rho.parts, *over_time.parts]
+    parts = [f'<text x="20" y="24" font-size="15" fill="#222">{html.escape(title)}</text>', *over_rho.parts, *over_time.parts]
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="340" font-family="sans-serif">'
     return "\n".join([head, '<rect width="960" height="340" fill="#fff"/>', *parts, "</svg>"]) + "\n"
 
