@@ -17,7 +17,8 @@ pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};
 pub use value::{Kind, Value};
 
 use crate::data::Labels;
-use crate::dtype::DType;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
 use crate::ops::call::Augment;
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Corruption, Norm, Options};
@@ -333,11 +334,39 @@ impl Recipe {
         Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout, mixup: self.mixup > 0.0 }
     }
 
-    /// Checks every setting against its own range; reading a file or flags has done so already.
+    /// The first step of a run of `total` behind which SWA averages.
+    pub fn swa_start(&self, total: u64) -> u64 {
+        (self.swa * total as f64).ceil() as u64
+    }
+
+    /// Checks every setting against its own range, which reading a file or flags has done already, and what they are
+    /// together.
     ///
     /// # Errors
-    /// Usage: the first setting out of its range, with the range.
-    pub fn validate(&self) -> crate::error::Result<()> {
-        SETTINGS.iter().try_for_each(|s| s.check(&s.get(self)).map_err(|e| e.context("recipe")))
+    /// Usage: the first setting out of its range, with the range; settings that do not go together.
+    pub fn validate(&self) -> Result<()> {
+        SETTINGS.iter().try_for_each(|s| s.check(&s.get(self)).map_err(|e| e.context("recipe")))?;
+        self.check_together()
+    }
+
+    /// That settings go together, as far as they alone can tell.
+    ///
+    /// # Errors
+    /// Usage: the first two that do not, by their flags.
+    pub fn check_together(&self) -> Result<()> {
+        let Recipe { ema, swa, rho, rho_min, .. } = *self;
+        if swa > 0.0 && ema > 0.0 {
+            return Err(Error::usage(format!("--swa {swa} and --ema {ema} both average the weights; give one")));
+        }
+        if self.opt == "gsam" && rho_min > rho {
+            return Err(Error::usage(format!(
+                "--rho-min {rho_min} is above --rho {rho}, from which GSAM goes down to it"
+            )));
+        }
+        if self.l2_in_loss && self.dtype.storage() != Element::F32 {
+            let dtype = self.dtype.name();
+            return Err(Error::usage(format!("--l2-in-loss needs weights in f32, which --dtype {dtype} has not")));
+        }
+        Ok(())
     }
 }

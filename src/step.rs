@@ -4,6 +4,7 @@
 //! append calls. Nothing has a value yet: learning rate, rho and the like are numbered scalar slots that are set before
 //! each run, so nothing can freeze by accident.
 
+mod averages;
 mod division;
 mod recorder;
 mod scaling;
@@ -16,7 +17,7 @@ pub use scaling::{FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, SKIPPED};
 pub use terms::{Expr, Sum, Term};
 
 use crate::error::{Error, Result};
-use crate::ops::call::{BLOCK, Call, Kernel, Loc, Map, Memory, Ranges, Role, Term as CallTerm, Update};
+use crate::ops::call::{BLOCK, Call, Kernel, Loc, Memory, Ranges, Role, Term as CallTerm, Update};
 use crate::params::Param;
 use crate::plan::{Keep, Key, Wrt, everywhere};
 
@@ -298,6 +299,10 @@ impl Step<'_, '_> {
                 vec![self.whole(g), overflow.loc()],
             );
         }
+        if let (true, true, Some(mask)) = (self.recorder.decay_in_loss, train, by.params) {
+            let (g, decay) = (into.on(mask), self.slot("weight_decay"));
+            self.set(g, g + decay * at.w)?;
+        }
         let stats = PassStats { first: number, count: 1 };
         Ok(Pass { g: Vector { mask: by.params.unwrap_or(Mask::ALL), ..into }, loss, hits, weight, stats })
     }
@@ -441,34 +446,28 @@ impl Step<'_, '_> {
         let update = Update { ranges: self.ranges(g), groups, nesterov, cast: self.recorder.cast_of(C) };
         let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), halt.loc(), norm.loc()];
         reads.extend(["momentum", "clip"].map(|n| self.slot(n).loc()));
+        // A slot that nothing sets is 0.
+        let decay = if self.recorder.decay_in_loss { "no_decay" } else { "weight_decay" };
         for rate in rates {
-            reads.extend([rate, "weight_decay"].map(|n| self.slot(n).loc()));
+            reads.extend([rate, decay].map(|n| self.slot(n).loc()));
         }
         self.emit("update", Kernel::Update(update), reads, vec![self.whole(W), self.whole(M), self.whole(C)]);
-        for pass in stats.iter().flat_map(|s| s.first..s.first + s.count) {
-            let stats = self.statistics(pass);
-            for s in self.recorder.moving_statistics() {
-                let of = |v: Vector| Loc::new(v.memory(), s.offset, 3 * s.channels);
-                let kernel = Kernel::FoldStats { c: s.channels, momentum_bits: s.momentum_bits };
-                let label = format!("{}.fold", s.name);
-                self.emit(&label, kernel, vec![of(stats), halt.loc()], vec![of(RUNNING)]);
-            }
-        }
+        stats.iter().for_each(|s| self.fold(*s, halt, RUNNING, None));
         norm
     }
 
-    /// Moves the running averages [`EMA`] and [`EMA_RUNNING`] towards weights and running statistics: they keep the share
-    /// in slot "ema_keep". To be recorded behind `finish`.
-    ///
-    /// # Errors
-    /// None in practice: each pair is laid out alike.
-    pub fn average(&mut self) -> Result<()> {
-        let keep = self.slot("ema_keep");
-        for (name, space, from) in [(EMA, Space::Params, W), (EMA_RUNNING, Space::Stats, RUNNING)] {
-            let average = self.vector(name, space);
-            self.set(average, keep * average + (Expr::constant(1.0) - keep) * from.mapped(Map::Identity))?;
+    /// Folds what a pass left into the running statistics `into`, by each batch-norm's own momentum or the one given.
+    fn fold(&mut self, stats: PassStats, halt: Scalar, into: Vector, momentum: Option<f32>) {
+        for pass in stats.first..stats.first + stats.count {
+            let stats = self.statistics(pass);
+            for s in self.recorder.moving_statistics() {
+                let of = |v: Vector| Loc::new(v.memory(), s.offset, 3 * s.channels);
+                let momentum_bits = momentum.map_or(s.momentum_bits, f32::to_bits);
+                let kernel = Kernel::FoldStats { c: s.channels, momentum_bits };
+                let label = format!("{}.fold", s.name);
+                self.emit(&label, kernel, vec![of(stats), halt.loc()], vec![of(into)]);
+            }
         }
-        Ok(())
     }
 }
 

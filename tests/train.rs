@@ -21,6 +21,15 @@ const SAM: &str =
 
 const DIVIDED: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --m 16 --accumulate 4 --freeze conv1,bn1 --head-lr 0.01 \
                        --ema 0.9";
+/// One run of each optimizer that remembers more than SGD does, or has several kinds of steps, and of averaging.
+const OTHERS: [(&str, &str); 6] = [
+    ("f-sam", "--opt f-sam --m 16"),
+    ("vasso", "--opt vasso"),
+    ("looksam", "--opt looksam --every 4"),
+    ("sam-every", "--opt sam --every 2"),
+    ("gsam", "--opt gsam --rho-min 0.02"),
+    ("swa", "--opt asam --swa 0.5 --swa-lr 0.02 --l2-in-loss"),
+];
 const BF16: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --dtype bf16 --dropout 0.3 --ema 0.9 --device cpu";
 /// Everything that is drawn anew each epoch, or each step, on the host.
 const AUGMENTED: &str =
@@ -118,6 +127,25 @@ fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not()
             assert_eq!(names(&run), WHOLE);
         }
     }
+}
+
+#[test]
+fn every_kind_of_optimizer_goes_on_to_the_same_bits() {
+    let folder = small("kinds");
+    for (name, settings) in OTHERS {
+        let line = format!("{COMMON} {settings} --lr 0.05 --epochs 3");
+        samcore(&folder.0, &format!("{line} --threads 1 --out {name}")).well();
+        // In an epoch's middle and at its end.
+        let broken = format!("{name}-broken");
+        samcore(&folder.0, &format!("{line} --steps 9 --out {broken}")).well();
+        samcore(&folder.0, &format!("train --resume {broken} --steps 12")).well();
+        samcore(&folder.0, &format!("train --resume {broken}")).well();
+        assert_same(&folder.path(&broken), &folder.path(name));
+    }
+    // The rate of averaging, from the middle of the run on; what is averaged is what best holds.
+    assert_eq!(metrics(&folder.path("swa"), "lr")[1..], ["0.02", "0.02"]);
+    let gains = metrics(&folder.path("sam-every"), "sharpness_gain");
+    assert!(gains.iter().all(|gain| gain.parse::<f64>().is_ok_and(f64::is_finite)), "{gains:?}");
 }
 
 #[test]

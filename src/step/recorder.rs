@@ -3,7 +3,7 @@
 use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
 use crate::device::{Device, Layout};
 use crate::dtype::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Statistics};
 use crate::ops::call::{BLOCK, Call, Cast, Ranges};
 use crate::params::Param;
@@ -57,6 +57,8 @@ pub struct Recorder<'a> {
     pub(super) frozen: Ranges,
     /// For each block of the parameter vector 1 where [`Recorder::head`] gave it a learning rate of its own.
     pub(super) heads: Option<Arc<[u8]>>,
+    /// Whether weight decay is a part of the loss; see [`Recorder::decay_in_loss`].
+    pub(super) decay_in_loss: bool,
     pub(super) slots: Vec<String>,
     plans: HashMap<Key, Rc<Plan>>,
     pub(super) arena: usize,
@@ -72,6 +74,7 @@ impl<'a> Recorder<'a> {
             masks: vec![graph.all_params()],
             frozen: nowhere(),
             heads: None,
+            decay_in_loss: false,
             slots: vec![],
             plans: HashMap::new(),
             arena: 0,
@@ -119,6 +122,20 @@ impl<'a> Recorder<'a> {
             groups[r.start / BLOCK..r.end / BLOCK].fill(1);
         }
         self.heads = Some(groups.into());
+    }
+
+    /// Makes weight decay a part of the loss, as the JAX code of SAM's authors has it: to the gradient of each pass in
+    /// programs recorded from now on is added "weight_decay" times the weights that it was taken at, so that perturbations
+    /// see it, and `finish` decays nothing. The loss that passes report stays that of the images.
+    ///
+    /// # Errors
+    /// Usage: the weights that passes read are in low precision, which would decay them by rounded values.
+    pub fn decay_in_loss(&mut self) -> Result<()> {
+        if self.device.dtype().storage() != Element::F32 {
+            return Err(Error::usage("--l2-in-loss needs weights in f32: --dtype f32, or tf32 on a GPU"));
+        }
+        self.decay_in_loss = true;
+        Ok(())
     }
 
     /// Statistics of the batch-norms that are not frozen.

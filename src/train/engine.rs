@@ -16,6 +16,7 @@ use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors};
 use crate::train::records::Scores;
+use crate::train::swa::Swa;
 use std::path::Path;
 
 /// Numbers of the data sets on the device.
@@ -186,6 +187,8 @@ pub struct Programs {
     /// A step, one for each phase of the optimizer.
     pub steps: Vec<ProgramId>,
     pub evaluator: Evaluator,
+    /// Where the run averages weights.
+    pub swa: Option<Swa>,
     pub remembered: Remembered,
 }
 
@@ -212,18 +215,23 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
         recorder.head(|p| below(&p.name, head));
     }
     let optimizer = (row.build)(&recipe.options());
-    let average = recipe.ema > 0.0;
+    if recipe.l2_in_loss {
+        recorder.decay_in_loss()?;
+    }
+    let each_step = recipe.ema > 0.0;
     let record = |phase| {
         recorder.program(row.name, division, |step| {
             optimizer.record(phase, step)?;
-            if average { step.average() } else { Ok(()) }
+            if each_step { step.average() } else { Ok(()) }
         })
     };
     let steps = (0..optimizer.phases()).map(record).collect::<Result<_>>()?;
+    let swa = if recipe.swa > 0.0 { Some(Swa::record(recorder, recipe.batch)?) } else { None };
+    let average = each_step || swa.is_some();
     let rows = recipe.eval_batch;
     let program = if average { recorder.evaluation_of_average(rows)? } else { recorder.evaluation(rows)? };
     let remembered = Remembered { optimizer: row.state, average };
-    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, remembered })
+    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, swa, remembered })
 }
 
 /// Whether a dotted name is `prefix` or stands below it: "block1.conv" below "block1", "block10" not.

@@ -13,6 +13,7 @@ pub mod records;
 pub mod run_folder;
 mod session;
 pub mod signals;
+mod swa;
 pub mod tensorboard;
 
 pub(crate) use opening::orders;

@@ -252,6 +252,7 @@ impl Session {
         let test = match test {
             Some(test) => test,
             None => {
+                self.keep_up()?;
                 self.noise = self.judge_noise()?;
                 self.evaluate(TEST, self.data.test.count)?
             }
@@ -306,7 +307,7 @@ impl Session {
 
     /// Program, counters and slots of step number `step`, counted from 0.
     fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 5]) {
-        let lr = self.schedule.lr(step, self.total);
+        let lr = self.lr(step);
         let radii = [self.recipe.rho_min, self.recipe.rho];
         let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
         let head_lr = (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32;
@@ -324,6 +325,26 @@ impl Session {
         let slots =
             [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
         (program, counters, slots)
+    }
+
+    /// The learning rate of step number `step`.
+    fn lr(&self, step: u64) -> f32 {
+        let constant = self.recipe.swa > 0.0 && self.recipe.swa_lr > 0.0 && step >= self.recipe.swa_start(self.total);
+        if constant { self.recipe.swa_lr as f32 } else { self.schedule.lr(step, self.total) }
+    }
+
+    /// Before the first average of a run that makes one, the weights as they are take its place.
+    fn keep_up(&mut self) -> Result<()> {
+        match &self.programs.swa {
+            Some(swa) if self.averaged() == 0 => swa.copy(&mut self.exec),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many epochs' ends there have been from the step on at which averaging begins.
+    fn averaged(&self) -> u64 {
+        let first = self.recipe.swa_start(self.total).div_ceil(self.per_epoch).max(1);
+        (self.position.step / self.per_epoch + 1).saturating_sub(first)
     }
 
     /// Whether a step of that program tells how much the loss rises by its perturbation.
@@ -392,6 +413,10 @@ impl Session {
     /// Evaluates, records the epoch's row and keeps the best weights.
     fn end_epoch(&mut self, epoch: u64) -> Result<Scores> {
         let trained = self.position.seconds + self.epoch_begun.elapsed().as_secs_f64();
+        self.keep_up()?;
+        if let (Some(swa), count @ 1..) = (&self.programs.swa, self.averaged()) {
+            swa.take(&mut self.exec, count, self.train_order.len())?;
+        }
         let validation = if self.val_order.is_empty() {
             None
         } else {
@@ -412,7 +437,7 @@ impl Session {
             validation,
             test,
             noise: self.noise,
-            lr: self.schedule.lr(p.step - 1, self.total),
+            lr: self.lr(p.step - 1),
             grad_norm: (p.norm_sum / steps) as f32,
             sharpness_gain: gain.is_finite().then_some(gain as f32),
             seconds: p.seconds + self.epoch_begun.elapsed().as_secs_f64(),

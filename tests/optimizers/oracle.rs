@@ -140,15 +140,32 @@ impl Oracle<'_> {
         delta: Option<&[f64]>,
         step: usize,
     ) -> Loss {
-        let g = self.g;
         // Draws are keyed by the place of a row in the whole batch.
         let counters = Counters { first: rows.start as u32, rows: rows.len() as u32, ..counters(step) };
-        let ImageSource { h, w: width, c, classes, mean, std, augment } = source();
-        let spec = Ingest { n: rows.len(), h, w: width, c, classes, offset: 0, mean, std, augment };
+        let augment = source().augment;
+        self.loss(running, w, delta, counters, augment)
+    }
+
+    /// Statistics of the whole batch at weights `w`, without augmentation.
+    pub fn plain_statistics(&self, w: &[f64]) -> Vec<f64> {
+        self.loss(None, w, None, counters(0), Augment::default()).statistics
+    }
+
+    fn loss(
+        &self,
+        running: Option<&[f64]>,
+        w: &[f64],
+        delta: Option<&[f64]>,
+        counters: Counters,
+        augment: Augment,
+    ) -> Loss {
+        let (g, rows) = (self.g, counters.rows as usize);
+        let ImageSource { h, w: width, c, classes, mean, std, .. } = source();
+        let spec = Ingest { n: rows, h, w: width, c, classes, offset: 0, mean, std, augment };
         let order: Vec<u32> = (0..ROWS as u32).collect();
         let batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters);
         let inputs = Inputs {
-            rows: rows.len(),
+            rows,
             params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
             batch: Some(batch),
             taps: delta.map(|d| by_tap(g, rows.len(), d)).unwrap_or_default(),

@@ -1,9 +1,10 @@
 //! SAM's relatives against plain transcriptions of their papers.
 
 use super::oracle::*;
+use samcore::check::relative_error;
 use samcore::graph::Graph;
 use samcore::optim::{self, Options};
-use samcore::step::Division;
+use samcore::step::{Division, EMA, EMA_RUNNING, W};
 
 /// Settings of all of them, far from values that would hide a mistake.
 const SLOTS: [(&str, f32); 12] = [
@@ -109,9 +110,9 @@ fn asam_is_its_transcription() {
                 let first = group.at(&state.w);
                 let mut t = vec![1.0; state.w.len()];
                 for p in g.params().list().iter().filter(|p| p.name.ends_with("weight")) {
-                    for i in p.offset..p.offset + p.len() {
-                        t[i] = state.w[i].abs() + setting("eta");
-                    }
+                    let place = p.offset..p.offset + p.len();
+                    let scaled = state.w[place.clone()].iter().map(|w| w.abs() + setting("eta"));
+                    t.splice(place, scaled);
                 }
                 let tg = product(&t, &first.gradient);
                 let climb = product(&t, &tg);
@@ -272,4 +273,74 @@ fn parameters_that_are_frozen_are_not_perturbed() {
         let copy = exec.download(samcore::step::C).unwrap();
         assert_eq!(copy[place.clone()], initial[place], "{}", row.name);
     }
+}
+
+#[test]
+fn decay_in_the_loss_is_in_both_passes_and_nowhere_else() {
+    let g = network();
+    for name in ["sgd", "sam", "msam"] {
+        let optimizer = (optim::find(name).unwrap().build)(&Options::default());
+        let (device, _) = recorded(&g, &SLOTS, &data(), |recorder| {
+            recorder.decay_in_loss().unwrap();
+            recorder.program("step", Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap()
+        });
+        let oracle = Oracle { g: &g, data: data() };
+        let mut hand = start(&g);
+        let undecayed = SLOTS.map(|(name, value)| (name, if name == "weight_decay" { 0.0 } else { value }));
+        for t in 0..STEPS {
+            let at = |w: &[f64]| {
+                let loss = oracle.at(w, None, t);
+                (moved(&loss.gradient, setting("weight_decay"), w), loss.statistics)
+            };
+            let rho = setting("rho");
+            let w = match name {
+                "msam" if t > 0 => moved(&hand.w, -rho / norm(&hand.m), &hand.m),
+                _ => hand.w.clone(),
+            };
+            let (mut gradient, statistics) = at(&w);
+            if name == "sam" {
+                gradient = at(&moved(&w, rho / norm(&gradient), &gradient)).0;
+            }
+            descend(&mut hand, &gradient, &undecayed, true);
+            fold(&mut hand, &statistics);
+        }
+        assert_same(name, &g, &device, &hand);
+    }
+}
+
+#[test]
+fn averaged_weights_have_equal_shares_and_the_statistics_of_their_own_batches() {
+    let g = network();
+    let sgd = (optim::find("sgd").unwrap().build)(&Options::default());
+    let mut others = vec![];
+    let (device, mut exec) = recorded(&g, &SLOTS, &data(), |recorder| {
+        let whole = Division::whole(ROWS);
+        let step = recorder.program("step", whole, |step| sgd.record(0, step)).unwrap();
+        let weights = recorder.program("average", whole, |step| step.average_weights()).unwrap();
+        others = vec![weights, recorder.program("statistics", whole, |step| step.average_statistics()).unwrap()];
+        step
+    });
+    let (average, mut expected) = (exec.vector(EMA).unwrap(), vec![0.0; device.w.len()]);
+    let step = exec.programs().next().unwrap();
+    for n in 0..3 {
+        exec.run(step, &counters(n)).unwrap();
+        let w: Vec<f64> = exec.download(W).unwrap().into_iter().map(f64::from).collect();
+        expected = moved(&moved(&expected, -1.0 / (n + 1) as f64, &expected), 1.0 / (n + 1) as f64, &w);
+        exec.set_slot("ema_keep", n as f32 / (n + 1) as f32).unwrap();
+        exec.run(others[0], &counters(0)).unwrap();
+    }
+    let got = exec.download_from(average).unwrap();
+    assert!(relative_error(&got, &expected) < 1e-6);
+    // Twice the same batch has the mean of itself, with the unbiased variance that running statistics have.
+    for n in 0..2 {
+        exec.set_slot("ema_keep", n as f32 / (n + 1) as f32).unwrap();
+        exec.run(others[1], &counters(0)).unwrap();
+    }
+    let running = exec.vector(EMA_RUNNING).unwrap();
+    let got = exec.download_from(running).unwrap();
+    let statistics = Oracle { g: &g, data: data() }.plain_statistics(&expected);
+    let c = statistics.len() / 3;
+    let variance: Vec<f64> = (0..c).map(|j| statistics[2 * c + j] / (statistics[j] - 1.0)).collect();
+    assert!(relative_error(&got[c..2 * c], &statistics[c..2 * c]) < 1e-5);
+    assert!(relative_error(&got[2 * c..3 * c], &variance) < 1e-5);
 }
