@@ -3,7 +3,7 @@
 use crate::data::{self, DATASETS, DataSet, Format};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
-use crate::optim::{self, OPTIMIZERS};
+use crate::optim::{self, OPTIMIZERS, OptimizerRow};
 use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
 use crate::train::{engine, labels};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -140,6 +140,30 @@ pub fn given(matches: &ArgMatches, config: Option<&Path>) -> Result<Overrides> {
     Ok(given.with(given_by_flags(matches, &[])?))
 }
 
+/// The settings that `row` alone or few others have, with the values it has them at: "--rho 0.5 --eta 0.01".
+pub fn own_settings(row: &OptimizerRow) -> String {
+    let recipe = Recipe::of_optimizer(row).unwrap_or_default();
+    let own = SETTINGS.iter().filter(|s| row.settings.contains(&s.name));
+    own.map(|s| format!("--{} {}", s.name, s.get(&recipe))).collect::<Vec<_>>().join(" ")
+}
+
+/// A line for each flag on the command line that changes nothing of a run of `recipe`: other optimizers' own settings.
+pub fn without_effect(matches: &ArgMatches, recipe: &Recipe) -> Vec<String> {
+    let opt = &recipe.opt;
+    let mut told = vec![];
+    for s in SETTINGS.iter().filter(|s| matches.contains_id(s.name)) {
+        let owners = OPTIMIZERS.iter().filter(|o| o.settings.contains(&s.name));
+        let owners: Vec<&str> = owners.map(|o| o.name).collect();
+        if !owners.is_empty() && !owners.contains(&opt.as_str()) {
+            told.push(format!("--{} changes nothing: it is a setting of {}, not of {opt}", s.name, owners.join(", ")));
+        }
+        if s.name == "swa-lr" && recipe.swa == 0.0 {
+            told.push("--swa-lr changes nothing without --swa".into());
+        }
+    }
+    told
+}
+
 /// What the flags of [`setting_flags`] give; the command does not have those that are named in `but`.
 ///
 /// # Errors
@@ -164,7 +188,8 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 /// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
 pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     let recipe = Recipe::default().with(given)?;
-    // What is misspelt, or cannot be, is told before the data are read.
+    // What is misspelt or does not go together is told before the data are read.
+    Recipe::of_optimizer(optim::find(&recipe.opt)?)?.with(given)?.check_together()?;
     check_whole(&recipe)?;
     labels::check(&recipe)?;
     let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };

@@ -1,6 +1,6 @@
 //! `samcore info`: the machine, the models there are, or one model's layers, parameters and cost.
 
-use super::flags::{apply, count, flag, flag_like, switch, text};
+use super::flags::{apply, count, flag, flag_like, own_settings, switch, text};
 use super::print;
 use crate::data;
 use crate::device::cuda::driver::Driver;
@@ -186,8 +186,8 @@ fn gpus() -> Result<Vec<String>> {
 
 /// What an optimizer is, where it comes from, what a step costs and which settings are its own.
 fn optimizer_line(row: &OptimizerRow) -> String {
-    let own: Vec<String> = row.settings.iter().map(|s| format!("--{s}")).collect();
-    let own = if own.is_empty() { String::new() } else { format!("; {}", own.join(", ")) };
+    let own = own_settings(row);
+    let own = if own.is_empty() { String::new() } else { format!("; {own}") };
     let options = Recipe::of_optimizer(row).unwrap_or_default().options();
     format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, (row.gradients)(&options))
 }

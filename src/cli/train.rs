@@ -1,11 +1,15 @@
 //! `samcore train`.
 
-use super::flags::{check_resumable, count, flag, given, path, path_flag, resolve, setting_flags, switch, text};
+use super::flags::{
+    check_resumable, count, flag, given, own_settings, path, path_flag, resolve, setting_flags, switch, text,
+    without_effect,
+};
 use super::print;
 use crate::bench::estimate;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::models;
+use crate::optim::OPTIMIZERS;
 use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, Recipe, Value};
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume_line, signals};
@@ -44,9 +48,12 @@ pub fn build(command: Command) -> Command {
         switch("json", "end stdout with the result as one JSON object"),
         switch("quiet", "show no progress"),
     ];
-    command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(
-        "Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",
-    )
+    let optimizers = OPTIMIZERS.iter().map(|o| format!("  {:<12} {:<40} {}\n", o.name, o.paper, own_settings(o)));
+    command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
+        "Optimizers, with the settings of their own:\n{}\n\
+         Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",
+        optimizers.collect::<String>()
+    ))
 }
 
 const STEPS: ValueKind = ValueKind::Count(0, u64::MAX);
@@ -80,6 +87,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         Some(_) => begun(&given)?,
         None => resolve(&given)?,
     };
+    if !quiet {
+        without_effect(matches, &recipe).iter().for_each(|line| eprintln!("{line}"));
+    }
     let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
     report(&summary);
     if json { print(&format!("{}\n", result(&summary))) } else { Ok(()) }

@@ -78,6 +78,11 @@ const TRAINING: &[Row] = &[
     ("a config of another type", "--config type.toml", 65, &["type.toml line 1: lr must be a number above 0, not \"fast\""]),
     ("a config that is no TOML", "--config broken.toml", 65, &["broken.toml line 1"]),
     ("a config that is no text", "--config binary.toml", 65, &["binary.toml: byte 5 is not UTF-8 text"]),
+    ("two averages of weights", "--batch 8 --swa 0.5 --ema 0.9", 2, &["--swa 0.5 and --ema 0.9 both average the weights"]),
+    ("a radius that falls upwards", "--batch 8 --opt gsam --rho 0.05 --rho-min 0.1", 2, &["--rho-min 0.1 is above --rho 0.05"]),
+    ("decay of rounded weights", "--batch 8 --l2-in-loss --dtype bf16", 2, &["--l2-in-loss needs weights in f32, which --dtype bf16 has not"]),
+    ("batch-norms that are all frozen", "--batch 8 --opt sam-on --freeze bn1,bn2,bn3,bn4", 2, &["--opt sam-on perturbs batch-norms"]),
+    ("groups of a batch for LookSAM", "--batch 8 --opt looksam --m 3", 2, &["--m 3 does not divide the batch"]),
 ];
 
 /// The commands about other things than one run.

@@ -168,7 +168,7 @@ impl Oracle<'_> {
             rows,
             params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
             batch: Some(batch),
-            taps: delta.map(|d| by_tap(g, rows.len(), d)).unwrap_or_default(),
+            taps: delta.map(|d| by_tap(g, rows, d)).unwrap_or_default(),
             running: running.map(|r| vec![r.to_vec()]),
             train: true,
             counters,
