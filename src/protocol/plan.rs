@@ -5,7 +5,7 @@ use crate::data::{self, DataSet};
 use crate::error::{Error, Result};
 use crate::models;
 use crate::optim::{self, OptimizerRow};
-use crate::recipe::Recipe;
+use crate::recipe::{Overrides, Recipe, setting};
 use crate::step::Recorder;
 use crate::train::{engine, orders};
 
@@ -88,28 +88,25 @@ impl Plan {
         let (train, held_out) = orders(recipe, data)?;
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
+        let recipes: Vec<Recipe> = rows.iter().map(|row| recipe_of(row, recipe)).collect::<Result<_>>()?;
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze.
         let device = engine::device(&mut recipe.clone())?;
-        for row in &rows {
-            let recipe = Recipe { opt: row.name.into(), ..recipe.clone() };
-            let graph = models::classifier(&model, &source, &engine::setup(&recipe)?)?;
-            engine::record(&mut Recorder::new(&graph, &*device), &graph, &recipe)?;
+        for recipe in &recipes {
+            recipe.check_together()?;
+            let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
+            engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
         }
-        let costs: Vec<(&str, f64)> =
-            rows.iter().map(|row| (row.name, (row.gradients)(&request.recipe.options()))).collect();
+        let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
+        let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
-        let options = request.recipe.options();
-        let share = |(optimizer, epochs): (&'static OptimizerRow, usize)| Share {
-            optimizer,
-            gradients_per_step: (optimizer.gradients)(&options),
-            epochs,
-            steps: steps_per_epoch * epochs as u64,
+        let share = |((optimizer, epochs), (_, gradients_per_step)): ((&'static OptimizerRow, usize), (&str, f64))| {
+            Share { optimizer, gradients_per_step, epochs, steps: steps_per_epoch * epochs as u64 }
         };
-        let shares: Vec<Share> = rows.into_iter().zip(epochs).map(share).collect();
+        let shares: Vec<Share> = rows.into_iter().zip(epochs).zip(costs).map(share).collect();
         let run = |seed: u64, (share, of): (usize, &Share)| Run {
             name: format!("{}-seed{seed}", of.optimizer.name),
             share,
-            recipe: Recipe { opt: of.optimizer.name.into(), seed, epochs: of.epochs, ..request.recipe.clone() },
+            recipe: Recipe { seed, epochs: of.epochs, ..recipes[share].clone() },
         };
         let of_seed = |seed: &u64| shares.iter().enumerate().map(|share| run(*seed, share)).collect::<Vec<_>>();
         let runs = request.seeds.iter().flat_map(of_seed).collect();
@@ -122,6 +119,19 @@ impl Plan {
     pub fn title(&self) -> String {
         format!("{} on {}: {}", self.request.recipe.model, self.data.name, self.request.optimizers.join(", "))
     }
+}
+
+/// The recipe of an optimizer's runs: what is asked of all, and of its own recipe those settings that are asked to be as
+/// they are by default. A compare.toml keeps no record of who gave a value, so that a default that is given counts as none.
+fn recipe_of(row: &OptimizerRow, asked: &Recipe) -> Result<Recipe> {
+    let (mut recipe, default) = (Recipe { opt: row.name.into(), ..asked.clone() }, Recipe::default());
+    for (name, value) in Overrides::parse(row.recipe)?.iter() {
+        let setting = setting(name)?;
+        if setting.get(asked) == setting.get(&default) {
+            setting.set(&mut recipe, value.clone())?;
+        }
+    }
+    Ok(recipe)
 }
 
 /// Epochs for each of the optimizers, given by name and gradients a step; `asked` are those of the dearest.
@@ -204,5 +214,16 @@ mod tests {
         assert_eq!((plan.steps_per_epoch, plan.data.images), (468, [60_000, 0, 10_000]));
         assert_eq!(plan.shares.iter().map(Share::gradients).collect::<Vec<_>>(), [4680.0, 4680.0]);
         assert_eq!(plan.shares.iter().map(|s| s.steps).collect::<Vec<_>>(), [4680, 2340]);
+    }
+
+    #[test]
+    fn an_optimizer_has_its_own_settings_where_none_are_asked_for() {
+        let [asam, looksam] = ["asam", "looksam"].map(|name| optim::find(name).unwrap());
+        let asked = Recipe { lr: 0.3, ..Recipe::default() };
+        let own = recipe_of(asam, &asked).unwrap();
+        assert_eq!(own, Recipe { opt: "asam".into(), rho: 0.5, ..asked.clone() });
+        let given = recipe_of(asam, &Recipe { rho: 0.2, ..asked.clone() }).unwrap();
+        assert_eq!(given, Recipe { opt: "asam".into(), rho: 0.2, ..asked.clone() });
+        assert_eq!((looksam.gradients)(&recipe_of(looksam, &asked).unwrap().options()), 1.2);
     }
 }

@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::request::{Budget, course};
 use super::results::{MEASURES, Measure, Results, Unit};
 use super::statistics::{CONFIDENCE, Estimate};
-use crate::recipe::Value;
+use crate::recipe::{SETTINGS, Value};
 use crate::train::shell_word;
 
 /// A table without its markup.
@@ -171,6 +171,18 @@ fn runs(results: &Results<'_>) -> Table {
     table
 }
 
+/// What the optimizers' own settings were, of those that have any.
+fn own_settings(plan: &Plan) -> Option<String> {
+    let told = plan.shares.iter().enumerate().filter_map(|(i, share)| {
+        let recipe = &plan.runs.iter().find(|run| run.share == i)?.recipe;
+        let own = SETTINGS.iter().filter(|s| share.optimizer.settings.contains(&s.name));
+        let own: Vec<String> = own.map(|s| format!("--{} {}", s.name, s.get(recipe))).collect();
+        (!own.is_empty()).then(|| format!("{} with {}", share.optimizer.name, own.join(" ")))
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| format!("Optimizers' own settings: {}.", told.join("; ")))
+}
+
 /// How the numbers are to be read.
 pub fn notes(results: &Results<'_>) -> Vec<String> {
     let plan = results.plan;
@@ -197,6 +209,7 @@ pub fn notes(results: &Results<'_>) -> Vec<String> {
             ),
         }
     ));
+    notes.extend(own_settings(plan));
     notes.push("Train accuracy and loss are means over the last epoch as it went, augmented images included.".into());
     if plan.request.recipe.label_smoothing > 0.0 {
         notes.push("All losses are those of smoothed labels, as trained on.".into());
