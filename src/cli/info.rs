@@ -189,7 +189,8 @@ fn optimizer_line(row: &OptimizerRow) -> String {
     let own = own_settings(row);
     let own = if own.is_empty() { String::new() } else { format!("; {own}") };
     let options = Recipe::of_optimizer(row).unwrap_or_default().options();
-    format!("{} ({}); gradients a step: {}{own}", row.about, row.paper, (row.gradients)(&options))
+    let gradients = ((row.gradients)(&options) * 100.0).round() / 100.0;
+    format!("{} ({}); gradients a step: {gradients}{own}", row.about, row.paper)
 }
 
 const MEBI: f64 = (1 << 20) as f64;

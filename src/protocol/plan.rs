@@ -164,6 +164,7 @@ fn epochs(budget: Budget, asked: usize, optimizers: &[(&str, f64)]) -> Result<Ve
         format!("--epochs {} would", near.join(" or "))
     };
     let found = exact(asked, *cost);
+    let [dearest, cost] = [dearest, *cost].map(|cost| (cost * 100.0).round() / 100.0);
     Err(Error::usage(format!(
         "--epochs {asked} at {dearest} gradients a step leaves {name}, at {cost}, {found:.2} epochs, which is not \
          whole; {way_out}"
