@@ -1,9 +1,12 @@
-//! Line charts as SVG: the curves of a training run, and the figures of reports.
+//! Charts as SVG: the curves of a training run, the figures of reports, and heat maps.
 //!
 //! A figure is a white card of panels. Lines are named at their right end, outside the axes, so that no legend covers data;
 //! the colours are Okabe and Ito's, which colour-blind readers tell apart.
 
 mod axis;
+mod heat;
+
+pub use heat::{Heat, HeatMap};
 
 use axis::Axis;
 use std::fmt::Write;
@@ -27,7 +30,8 @@ pub struct Panel {
     pub x_label: String,
     pub y_label: String,
     pub series: Vec<Series>,
-    /// Logarithmic y axis; values of 0 and below leave gaps.
+    /// Logarithmic axes; values of 0 and below leave gaps.
+    pub log_x: bool,
     pub log_y: bool,
 }
 
@@ -122,22 +126,7 @@ impl Figure {
         let width = width.max(2.0 * MARGIN + text_width(&self.title, TITLE_FONT)).ceil();
         let height = (2.0 * MARGIN + header + rows as f64 * (cell_height + gap) - gap.min(rows as f64 * gap)).ceil();
 
-        let mut svg = format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif" font-size="{FONT}" fill="{TEXT}">
-<title>{}</title>
-<rect x="0.5" y="0.5" width="{}" height="{}" rx="6" fill="white" stroke="{GRID}"/>
-"#,
-            escape(&self.title),
-            width - 1.0,
-            height - 1.0
-        );
-        text(
-            &mut svg,
-            MARGIN,
-            MARGIN + TITLE_FONT,
-            &format!(r#"font-size="{TITLE_FONT}" font-weight="bold""#),
-            &self.title,
-        );
+        let mut svg = card(&self.title, width, height);
         for (i, (panel, axes)) in self.panels.iter().zip(&axes).enumerate() {
             let left = MARGIN + (i % columns) as f64 * (cell_width + gap) + grid.left;
             let top = MARGIN + header + (i / columns) as f64 * (cell_height + gap) + grid.top;
@@ -150,16 +139,34 @@ impl Figure {
     }
 }
 
+/// The beginning of a document: a white card with a title.
+fn card(title: &str, width: f64, height: f64) -> String {
+    let mut svg = format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif" font-size="{FONT}" fill="{TEXT}">
+<title>{}</title>
+<rect x="0.5" y="0.5" width="{}" height="{}" rx="6" fill="white" stroke="{GRID}"/>
+"#,
+        escape(title),
+        width - 1.0,
+        height - 1.0
+    );
+    text(&mut svg, MARGIN, MARGIN + TITLE_FONT, &format!(r#"font-size="{TITLE_FONT}" font-weight="bold""#), title);
+    svg
+}
+
 impl Panel {
     /// None if there is no point to draw.
     fn axes(&self) -> Option<(Axis, Axis)> {
         // A point counts only where both of its coordinates can be drawn.
-        let drawable = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (!self.log_y || *y > 0.0);
+        let drawable = |(x, y): &(f64, f64)| {
+            x.is_finite() && y.is_finite() && (!self.log_x || *x > 0.0) && (!self.log_y || *y > 0.0)
+        };
         let points = self.series.iter().flat_map(|s| &s.points).filter(|p| drawable(p));
         let xs: Vec<f64> = points.clone().map(|p| p.0).collect();
         let bands = self.series.iter().flat_map(|s| &s.band).flat_map(|(low, high)| [*low, *high]);
         let ys: Vec<f64> = points.map(|p| p.1).chain(bands).collect();
-        Some((Axis::of_x(&xs)?, Axis::of_y(&ys, self.log_y)?))
+        let x = if self.log_x { Axis::of_y(&xs, true) } else { Axis::of_x(&xs) };
+        Some((x?, Axis::of_y(&ys, self.log_y)?))
     }
 
     /// Draws with the origin at the upper left corner of the axes.

@@ -48,7 +48,7 @@ fn epochs(f: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
 }
 
 fn panel(series: Vec<Series>) -> Panel {
-    Panel { title: "Loss".into(), x_label: "epoch".into(), y_label: "loss".into(), series, log_y: false }
+    Panel { title: "Loss".into(), x_label: "epoch".into(), y_label: "loss".into(), series, ..Panel::default() }
 }
 
 fn drawn(panels: Vec<Panel>) -> String {
@@ -121,4 +121,19 @@ fn names_keep_their_distance_and_stay_beside_the_axes() {
     }
     assert_eq!(spread([10.0, 100.0].into_iter(), PLOT_HEIGHT), [10.0, 100.0]);
     assert_eq!(spread([100.0, 100.0].into_iter(), PLOT_HEIGHT), [93.0, 107.0]);
+}
+
+#[test]
+fn heat_maps_show_each_value_and_leave_holes() {
+    let rows = vec![("conv<1>".to_string(), vec![0.0, 100.0]), ("fc".to_string(), vec![f64::NAN])];
+    let map = Heat { title: "p = 2".into(), x_label: "ε".into(), columns: vec!["0.1".into(), "1".into()], rows };
+    let scale = (0.0, 100.0, "accuracy, %".into());
+    let svg = HeatMap { title: "Layers & all".into(), maps: vec![map.clone(), map], scale: scale.clone() }.to_svg();
+    check_xml(&svg).unwrap();
+    for part in [">conv&lt;1&gt;<", ">0.0<", ">100.0<", ">Layers &amp; all<", "#440154", "#FDE725", ">accuracy, %: 0<"]
+    {
+        assert!(svg.contains(part), "{part}: {svg}");
+    }
+    assert_eq!(svg.matches(">–<").count(), 4, "one that is not finite and one that is not there, in each map");
+    check_xml(&HeatMap { title: String::new(), maps: vec![], scale }.to_svg()).unwrap();
 }

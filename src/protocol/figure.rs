@@ -47,7 +47,7 @@ pub fn curves(results: &Results<'_>) -> Figure {
             lines
         });
         let x_label = format!("gradient evaluations (batches of {})", plan.request.recipe.batch);
-        Panel { title: title.into(), x_label, y_label: y_label.into(), series: series.collect(), log_y: false }
+        Panel { title: title.into(), x_label, y_label: y_label.into(), series: series.collect(), ..Panel::default() }
     };
     Figure::new(&plan.title(), VIEWS.iter().map(panel).collect())
 }

@@ -62,7 +62,7 @@ pub fn draw(title: &str, metrics: &Path, to: &Path) -> Result<()> {
             (!points.is_empty()).then(|| Series::new(label, color, points))
         });
         let series = series.collect();
-        Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_y }
+        Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_x: false, log_y }
     };
     let there = |(.., lines): &&(&str, &str, f64, bool, &[Line])| lines.iter().any(|l| metrics.column(l.0).is_some());
     let figure = Figure { columns: 2, ..Figure::new(title, PANELS.iter().filter(there).map(panel).collect()) };
