@@ -240,6 +240,16 @@ impl Step<'_, '_> {
         Ok(pass)
     }
 
+    /// Forward and backward on the whole batch without dropout and augmentation: the gradient of what [`Step::evaluate`]
+    /// measures goes into `into`. Rows that pad the batch do not count.
+    ///
+    /// # Errors
+    /// If the graph cannot be planned.
+    pub fn evaluate_gradient(&mut self, at: At, by: By, into: Vector) -> Result<Pass> {
+        let all = self.all();
+        self.run(at, by, all, into, false)
+    }
+
     fn run(&mut self, at: At, by: By, part: Part, into: Vector, train: bool) -> Result<Pass> {
         let key = Key {
             rows: part.rows,
