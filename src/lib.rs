@@ -46,4 +46,5 @@ pub mod recipe;
 pub mod rng;
 pub mod safetensors;
 pub mod step;
+pub mod study;
 pub mod train;

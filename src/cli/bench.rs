@@ -331,7 +331,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 ///
 /// # Errors
 /// CantCreate: it is a folder, or its folder is missing.
-fn check_place(flag: &str, file: &Path) -> Result<()> {
+pub(super) fn check_place(flag: &str, file: &Path) -> Result<()> {
     let refuse = |message: String| Err(Error::new(ErrorKind::CantCreate, format!("{flag}: {message}")));
     match file.parent() {
         _ if file.is_dir() => refuse(format!("{} is a folder; give the name of a file", file.display())),

@@ -35,7 +35,7 @@ fn script(name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::data;
+    use crate::cli::{data, study};
     use crate::recipe::SETTINGS;
 
     #[test]
@@ -47,7 +47,7 @@ mod tests {
                 let flag = if name == "fish" { format!("-l {} ", s.name) } else { format!("--{}", s.name) };
                 assert!(script.contains(&flag), "{name}: {flag}");
             }
-            for action in data::ACTIONS {
+            for action in data::ACTIONS.iter().chain(study::ACTIONS) {
                 assert!(script.contains(action.about) || name == "bash", "{name}: {}", action.name);
                 assert!(script.contains(action.name), "{name}: {}", action.name);
             }

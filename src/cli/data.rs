@@ -1,7 +1,7 @@
 //! `samcore data`: known data sets, fetching and verifying them, and label noise.
 
 use super::flags::{Named, apply, flag, flag_like, path, path_flag, switch, text, value};
-use super::{Subcommand, print, subcommands};
+use super::{Subcommand, print, run_action, subcommands};
 use crate::data::fetch::{Order, Outcome, Patience, Progress, fetch};
 use crate::data::known::home;
 use crate::data::noise::Noise;
@@ -42,15 +42,7 @@ pub fn build(command: Command) -> Command {
 /// # Errors
 /// Usage: no action is named; those of the action.
 pub fn run(matches: &ArgMatches) -> Result<()> {
-    let called = matches.subcommand().and_then(|(name, own)| Some((ACTIONS.iter().find(|a| a.name == name)?, own)));
-    match called {
-        Some((action, own)) => (action.run)(own),
-        None => {
-            let names: Vec<&str> = ACTIONS.iter().map(|a| a.name).collect();
-            let message = format!("an action is missing: {}; 'samcore data --help' tells more", names.join(", "));
-            Err(Error::usage(message))
-        }
-    }
+    run_action("data", ACTIONS, matches)
 }
 
 /// The argument that an action is about; completion offers the known sets.

@@ -1,7 +1,7 @@
 //! `samcore man`: a manual page for the program and one for each command, from the table of flags.
 
 use super::flags::{Named, path, path_flag, text};
-use super::{COMMANDS, Subcommand, command, data, print};
+use super::{COMMANDS, Subcommand, command, data, print, study};
 use crate::error::{Error, KINDS, Result, unknown};
 use crate::files::write_atomic;
 use clap::{Arg, ArgMatches, Command};
@@ -15,6 +15,8 @@ pub const EXAMPLES: &[(&str, &str)] = &[
         "samcore eval runs/sam/best.safetensors --split test --json",
         "Measure the best weights of that run, the result as JSON.",
     ),
+    ("samcore study corrupt runs/sam/best.safetensors --out corrupt", "How much accuracy corrupted parameters cost."),
+    ("samcore study sharpness runs/sam/best.safetensors", "How the loss grows around the trained weights."),
     ("samcore train --resume runs/sam", "Go on after Ctrl-C, a kill or a power cut."),
     ("samcore train --config runs/sam/config.toml --seed 1", "The same run from another seed."),
     ("samcore train --tensorboard --out runs/watched && tensorboard --logdir runs", "Watch runs in TensorBoard."),
@@ -62,7 +64,7 @@ pub fn build(command: Command) -> Command {
     };
     command.args([
         name("about", "COMMAND", names(COMMANDS)).help("page of this command [of samcore as a whole]"),
-        name("action", "ACTION", names(data::ACTIONS))
+        name("action", "ACTION", [names(data::ACTIONS), names(study::ACTIONS)].concat())
             .help("page of this action of the command, as in 'man data fetch'"),
         path_flag("out", "DIR", "write all pages to files in DIR [one page to stdout]"),
     ])
@@ -74,7 +76,11 @@ fn names(table: &[Subcommand]) -> Vec<&'static str> {
 
 /// The actions of a command, of which most have none.
 fn actions(command: &str) -> &'static [Subcommand] {
-    if command == "data" { data::ACTIONS } else { &[] }
+    match command {
+        "data" => data::ACTIONS,
+        "study" => study::ACTIONS,
+        _ => &[],
+    }
 }
 
 /// What each page is about: nothing for the program, a command, or a command and its action.
@@ -197,7 +203,7 @@ mod tests {
         let mut whole = command();
         whole.build();
         let pages = pages();
-        assert_eq!(pages.len(), 1 + COMMANDS.len() + data::ACTIONS.len());
+        assert_eq!(pages.len(), 1 + COMMANDS.len() + data::ACTIONS.len() + study::ACTIONS.len());
         for path in &pages {
             let page = plain(path);
             let of = path.iter().fold(&whole, |command, name| command.find_subcommand(name).unwrap());

@@ -9,6 +9,7 @@ mod eval;
 pub mod flags;
 mod info;
 mod man;
+mod study;
 mod train;
 
 use crate::error::{Error, KINDS, Kind, Result};
@@ -36,6 +37,12 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "Train optimizers on one budget over several seeds, and compare them",
         build: compare::build,
         run: compare::run,
+    },
+    Subcommand {
+        name: "study",
+        about: "Study a trained model: corrupted parameters, sharpness",
+        build: study::build,
+        run: study::run,
     },
     Subcommand {
         name: "info",
@@ -111,6 +118,22 @@ fn subcommands(table: &'static [Subcommand]) -> impl Iterator<Item = Command> {
     })
 }
 
+/// Runs the action of `command` that the command line names.
+///
+/// # Errors
+/// Usage: none is named; those of the action.
+fn run_action(command: &str, actions: &[Subcommand], matches: &ArgMatches) -> Result<()> {
+    let called = matches.subcommand().and_then(|(name, own)| Some((actions.iter().find(|a| a.name == name)?, own)));
+    match called {
+        Some((action, own)) => (action.run)(own),
+        None => {
+            let names: Vec<&str> = actions.iter().map(|a| a.name).collect();
+            let message = format!("an action is missing: {}; 'samcore {command} --help' tells more", names.join(", "));
+            Err(Error::usage(message))
+        }
+    }
+}
+
 fn after_help() -> String {
     let codes = KINDS.iter().map(|(_, code, meaning)| format!("  {code:3}  {meaning}\n"));
     let examples: Vec<String> = man::EXAMPLES.iter().take(2).map(|(line, _)| format!("  {line}")).collect();
@@ -179,6 +202,7 @@ mod tests {
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
             ("samcore data", "an action is missing: list, fetch, verify, noise; 'samcore data --help' tells more"),
+            ("samcore study", "an action is missing: corrupt, sharpness; 'samcore study --help' tells more"),
             ("samcore data fech", "unknown command 'fech'; did you mean 'fetch'?"),
             ("samcore data fetch cifar10", "unknown data set 'cifar10'; did you mean 'cifar-10'?"),
             ("samcore data fetch cifar-10 --url ftp://x", "--url must begin with http:// or https://, not 'ftp://x'"),

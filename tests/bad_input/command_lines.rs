@@ -148,6 +148,21 @@ const OTHERS: &[Row] = &[
     ("labels by a model of other images", "train --data tiny --model wrn-10-1 --batch 4 --relabel cmp/sgd-seed1/last.safetensors --out new", 65, &["--relabel", "is for 14x14x1 images"]),
     ("two runs into no folder", "train --data data --model cnn --batch 8 --bootstrap", 2, &["--bootstrap makes two runs; give --out DIR"]),
     ("two runs that are relabelled", "train --data data --model cnn --batch 8 --bootstrap --relabel x --out new", 2, &["--relabel is what --bootstrap does by itself"]),
+    ("no study", "study", 2, &["an action is missing: corrupt, sharpness"]),
+    ("a study of no checkpoint", "study corrupt none.safetensors", 66, &["cannot read none.safetensors"]),
+    ("a study of a config", "study sharpness typo.toml", 65, &["typo.toml is not a sound safetensors file"]),
+    ("eps below 0", "study corrupt none --eps -1", 2, &["--eps must be ascending numbers of at least 0, not '-1'"]),
+    ("eps that descend", "study corrupt none --eps-inf 0.1,0.01", 2, &["--eps-inf must be ascending numbers", "'0.1,0.01'"]),
+    ("eps by word", "study corrupt none --eps large", 2, &["--eps must be ascending numbers", "'large'"]),
+    ("no entries", "study corrupt none --n 0", 2, &["--n must be numbers of parameters such as all, 1% or 100", "'0'"]),
+    ("a norm that is none", "study corrupt none --norm 3", 2, &["--norm must be one of both, 2, inf, not '3'"]),
+    ("layers without a map", "study corrupt none --depth 0 --layers conv1", 2, &["--layers needs a --depth of at least 1"]),
+    ("a rho that is none", "study sharpness none --rho nan", 2, &["--rho must be ascending numbers of at least 0, not 'nan'"]),
+    ("groups of nothing", "study sharpness none --m 8,0", 2, &["--m must be whole numbers from 1, not '8,0'"]),
+    ("no ascent", "study sharpness none --steps 0", 2, &["--steps must be a whole number from 1"]),
+    ("points into no folder", "study corrupt none --csv nowhere/x.csv", 73, &["--csv: there is no folder nowhere"]),
+    ("results among other files", "study sharpness none --out data", 73, &["--out: data is not empty; give another folder"]),
+    ("results below a file", "study sharpness none --out typo.toml/x", 73, &["--out: typo.toml/x cannot be used"]),
 ];
 
 /// Two data sets, a small comparison, and files that are wrong.
