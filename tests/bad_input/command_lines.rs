@@ -145,7 +145,7 @@ const OTHERS: &[Row] = &[
     ("a batch beyond those used", "train --data data --model cnn --batch 32 --train-images 20 --out new", 2, &["--batch 32 is more than the 20 training images"]),
     ("labels by no checkpoint", "train --data data --model cnn --batch 8 --relabel none.safetensors --out new", 66, &["--relabel", "none.safetensors"]),
     ("labels by a config", "train --data data --model cnn --batch 8 --relabel typo.toml --out new", 65, &["--relabel", "typo.toml"]),
-    ("labels by a model of other images", "train --data tiny --model wrn-10-1 --batch 4 --relabel cmp/sgd-seed1/last.safetensors --out new", 65, &["--relabel", "is for 14x14x1 images"]),
+    ("labels by a model of other images", "train --data tiny --model wrn-10-1 --crop 0 --batch 4 --relabel cmp/sgd-seed0/last.safetensors --out new", 65, &["--relabel", "is for 14x14x1 images"]),
     ("two runs into no folder", "train --data data --model cnn --batch 8 --bootstrap", 2, &["--bootstrap makes two runs; give --out DIR"]),
     ("two runs that are relabelled", "train --data data --model cnn --batch 8 --bootstrap --relabel x --out new", 2, &["--relabel is what --bootstrap does by itself"]),
     ("no study", "study", 2, &["an action is missing: corrupt, sharpness"]),
