@@ -105,13 +105,13 @@ fn differences(recipe: &[models::Settings]) -> Result<Vec<(&'static Setting, Val
 /// Every model that can be listed, with its parameters for 10 classes, and every row's recipe.
 fn models_info(as_json: bool) -> Result<String> {
     let (mut text, mut objects) = (String::new(), vec![]);
-    text += &format!("{:<16} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
+    text += &format!("{:<17} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
     for name in models::names() {
         let model = models::find(name)?;
         let parameters =
             models::classifier(&model, &source(model.images, 10), &models::Setup::default())?.params().count();
         let images = model.images.map(|n| n.to_string()).join("x");
-        text += &format!("{name:<16} {images:>9} {parameters:>12}  {}\n", model.about);
+        text += &format!("{name:<17} {images:>9} {parameters:>12}  {}\n", model.about);
         let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), value.to_json()));
         objects.push(json!({
             "name": name,

@@ -39,6 +39,9 @@ pub struct ResNet {
 
 pub const RESNET18: ResNet = ResNet { stem: Stem::Small, block: Block::Basic, channels: 64, blocks: &[2, 2, 2, 2] };
 pub const RESNET34: ResNet = ResNet { blocks: &[3, 4, 6, 3], ..RESNET18 };
+/// torchvision's `resnet18` and `resnet34`, stem included.
+pub const RESNET18_IMAGENET: ResNet = ResNet { stem: Stem::Large, ..RESNET18 };
+pub const RESNET34_IMAGENET: ResNet = ResNet { stem: Stem::Large, ..RESNET34 };
 /// torchvision's `wide_resnet50_2`.
 pub const WIDE_RESNET50_2: ResNet =
     ResNet { stem: Stem::Large, block: Block::Bottleneck { widening: 2 }, channels: 64, blocks: &[3, 4, 6, 3] };

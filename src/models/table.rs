@@ -1,6 +1,6 @@
 //! The table of models.
 
-use super::resnet::{RESNET18, RESNET34, WIDE_RESNET50_2, cifar_resnet};
+use super::resnet::{RESNET18, RESNET18_IMAGENET, RESNET34, RESNET34_IMAGENET, WIDE_RESNET50_2, cifar_resnet};
 use super::{Build, Model, Settings, Spec, cnn, wide_resnet};
 use crate::error::Result;
 use crate::graph::{Graph, Var};
@@ -54,6 +54,7 @@ impl Row {
 }
 
 const CIFAR: [usize; 3] = [32, 32, 3];
+const IMAGENET: [usize; 3] = [224, 224, 3];
 
 /// What the field trains residual networks on CIFAR with: Zagoruyko and Komodakis' 200 epochs at batch 128, with the cosine
 /// of the SAM paper's code, down to 0 without warm-up, in place of their steps (x 0.2 at 30, 60 and 80 %).
@@ -119,6 +120,22 @@ pub const MODELS: &[Row] = &[
         check: [4, 16],
         recipe: &[ON_CIFAR],
         names: Names::One(|g, x, spec| RESNET34.record(g, x, spec)),
+    },
+    Row {
+        name: "resnet18-imagenet",
+        about: "torchvision's ResNet-18, ImageNet stem included: weights of --init match wholly",
+        images: IMAGENET,
+        check: [32, 32],
+        recipe: &[ON_CIFAR],
+        names: Names::One(|g, x, spec| RESNET18_IMAGENET.record(g, x, spec)),
+    },
+    Row {
+        name: "resnet34-imagenet",
+        about: "torchvision's ResNet-34, ImageNet stem included",
+        images: IMAGENET,
+        check: [32, 32],
+        recipe: &[ON_CIFAR],
+        names: Names::One(|g, x, spec| RESNET34_IMAGENET.record(g, x, spec)),
     },
     Row {
         name: "resnet20",

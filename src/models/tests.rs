@@ -42,6 +42,8 @@ fn parameter_counts_are_the_published_ones() {
         ("resnet32", COLOUR, 100, 470_004),
         ("wide_resnet50_2", COLOUR, 10, 66_854_730),
         // torchvision's own, with 1000 classes.
+        ("resnet18-imagenet", [224, 224, 3], 1000, 11_689_512),
+        ("resnet34-imagenet", [224, 224, 3], 1000, 21_797_672),
         ("wide_resnet50_2", [224, 224, 3], 1000, 68_883_240),
     ] {
         assert_eq!(graph(name, images, classes).params().count(), count, "{name} on {images:?}, {classes} classes");
@@ -284,7 +286,8 @@ fn names_are_found_and_slips_are_put_right() {
     for name in names().chain(["wrn-22-3", "wrn-40-14"]) {
         assert_eq!(find(name).unwrap().name, name);
     }
-    let known = "known: cnn, wrn-D-K, resnet18, resnet34, resnet20, resnet32, resnet56, resnet110, wide_resnet50_2";
+    let known = "known: cnn, wrn-D-K, resnet18, resnet34, resnet18-imagenet, resnet34-imagenet, resnet20, resnet32, \
+                 resnet56, resnet110, wide_resnet50_2";
     for (name, message) in [
         ("cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
         ("resnet19", "unknown model 'resnet19'; did you mean 'resnet18'?"),

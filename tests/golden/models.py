@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNets: `resnet18` and `resnet34` with a 3x3 stem, bottlenecks with ImageNet's."""
+    """torchvision's ResNets: `resnet18` and `resnet34` with a 3x3 stem unless `large`, bottlenecks with ImageNet's."""
 
     def __init__(
         self,
@@ -124,13 +124,14 @@ class ResNet(nn.Module):
         base: int = 64,
         channels: int = 3,
         classes: int = 10,
+        large: bool = False,
     ):
         super().__init__()
-        large = widening is not None
+        large = large or widening is not None
         self.conv1 = conv(channels, base, 7, 2) if large else conv(channels, base, 3)
         self.bn1, self.relu = nn.BatchNorm2d(base), nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
-        self.stages, last, expansion = len(blocks), base, 4 if large else 1
+        self.stages, last, expansion = len(blocks), base, 1 if widening is None else 4
         for stage, count in enumerate(blocks):
             layer = []
             for i in range(count):
@@ -195,6 +196,10 @@ def by_name(name: str, channels: int, classes: int) -> nn.Module:
             return ResNet((2, 2, 2, 2), **sizes)
         case ["resnet34"]:
             return ResNet((3, 4, 6, 3), **sizes)
+        case ["resnet18", "imagenet"]:
+            return ResNet((2, 2, 2, 2), large=True, **sizes)
+        case ["resnet34", "imagenet"]:
+            return ResNet((3, 4, 6, 3), large=True, **sizes)
         case ["wide_resnet50_2"]:
             return ResNet((3, 4, 6, 3), widening=2, **sizes)
         case [word] if word.startswith("resnet"):
