@@ -301,18 +301,23 @@ set(const f32 *v0, const f32 *v1, const f32 *v2, const f32 *v3, const f32 *v4, c
     });
 }
 
-// One step of descent (see `Kernel::Update` for the formula); nothing where *fault > 0. Rates are those of up to four groups.
+// One step of descent (see `Kernel::Update` for the formula); nothing where *fault > 0. Rates are those of up to eight groups.
 extern "C" __global__ void __launch_bounds__(THREADS)
 update(const f32 *g, f32 *w, f32 *m, void *c, const Chunk *chunks, int count, const f32 *fault, const f32 *norm,
        const f32 *momentum, const f32 *clip, const f32 *lr0, const f32 *decay0, const f32 *lr1, const f32 *decay1, const f32 *lr2,
-       const f32 *decay2, const f32 *lr3, const f32 *decay3, int nesterov, int whole) {
+       const f32 *decay2, const f32 *lr3, const f32 *decay3, const f32 *lr4, const f32 *decay4, const f32 *lr5, const f32 *decay5,
+       const f32 *lr6, const f32 *decay6, const f32 *lr7, const f32 *decay7, int nesterov, int whole) {
     if (*fault > 0.f) return;
     float factor = *clip > 0.f ? fminf(*clip / *norm, 1.f) : 1.f;
     float keep = *momentum;
     each_group<1>(chunks, count, [&](int i, int left, const Chunk& chunk) {
         u32 group = chunk.group;
-        float lr = group == 0 ? *lr0 : group == 1 ? *lr1 : group == 2 ? *lr2 : *lr3;
-        float decay = group == 0 ? *decay0 : group == 1 ? *decay1 : group == 2 ? *decay2 : *decay3;
+        // A chain of choices of pointers: an array of them would be put into local memory.
+        const f32 *lr_of = group == 0 ? lr0 : group == 1 ? lr1 : group == 2 ? lr2 : group == 3 ? lr3
+                         : group == 4 ? lr4 : group == 5 ? lr5 : group == 6 ? lr6 : lr7;
+        const f32 *decay_of = group == 0 ? decay0 : group == 1 ? decay1 : group == 2 ? decay2 : group == 3 ? decay3
+                            : group == 4 ? decay4 : group == 5 ? decay5 : group == 6 ? decay6 : decay7;
+        float lr = *lr_of, decay = *decay_of;
         float slope[4], weight[4], speed[4];
         take(g + i, left, whole, slope);
         take(w + i, left, whole, weight);

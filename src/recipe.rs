@@ -14,7 +14,7 @@ pub use presets::PRESET;
 #[cfg(test)]
 pub(crate) use settings::tests;
 pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};
-pub use value::{Kind, Value};
+pub use value::{Kind, Value, rate_of};
 
 use crate::data::Labels;
 use crate::dtype::{DType, Element};

@@ -17,9 +17,10 @@ pub use scaling::{FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, SKIPPED};
 pub use terms::{Expr, Sum, Term};
 
 use crate::error::{Error, Result};
-use crate::ops::call::{BLOCK, Call, Kernel, Loc, Memory, Ranges, Role, Term as CallTerm, Update};
+use crate::ops::call::{Call, Kernel, Loc, MAX_GROUPS, Memory, Ranges, Role, Term as CallTerm, Update};
 use crate::params::Param;
 use crate::plan::{Keep, Key, Wrt, everywhere};
+use std::sync::Arc;
 
 /// A scalar slot on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -435,7 +436,7 @@ impl Step<'_, '_> {
     }
 
     /// Ends the step: clips `g` to the norm in slot "clip" (0 is off), descends with momentum and decay from the slots "lr",
-    /// "momentum" and "weight_decay" ("head_lr" for the parameters of [`Recorder::head`]), re-casts the compute copy, folds
+    /// "momentum" and "weight_decay" (of [`RATES`] for the groups of [`Recorder::rates`]), re-casts the compute copy, folds
     /// `stats` into the running statistics.
     ///
     /// All of it happens only if every loss of the step and |g| are finite; else the slot [`FAULT`] becomes 1 and no later
@@ -450,16 +451,15 @@ impl Step<'_, '_> {
             self.emit("guard", Kernel::Guard, some.to_vec(), vec![fault.loc()]);
         }
         let halt = if self.scales_loss() { self.rescale(fault) } else { fault };
-        let rates: &[&str] = if self.recorder.heads.is_some() { &["lr", "head_lr"] } else { &["lr"] };
-        let blocks = self.recorder.graph.params().vector_len() / BLOCK;
-        let groups = self.recorder.heads.clone().unwrap_or_else(|| vec![0; blocks].into());
+        let groups = Arc::clone(&self.recorder.groups);
+        let count = 1 + usize::from(groups.iter().copied().max().unwrap_or(0));
         let update = Update { ranges: self.ranges(g), groups, nesterov, cast: self.recorder.cast_of(C) };
         let mut reads = vec![self.whole(g), self.whole(W), self.whole(M), halt.loc(), norm.loc()];
         reads.extend(["momentum", "clip"].map(|n| self.slot(n).loc()));
         // A slot that nothing sets is 0.
         let decay = if self.recorder.decay_in_loss { "no_decay" } else { "weight_decay" };
-        for rate in rates {
-            reads.extend([rate, decay].map(|n| self.slot(n).loc()));
+        for rate in &RATES[..count] {
+            reads.extend([*rate, decay].map(|n| self.slot(n).loc()));
         }
         self.emit("update", Kernel::Update(update), reads, vec![self.whole(W), self.whole(M), self.whole(C)]);
         stats.iter().for_each(|s| self.fold(*s, halt, RUNNING, None));
@@ -480,6 +480,10 @@ impl Step<'_, '_> {
         }
     }
 }
+
+/// Slots of the learning rates, one for each group of parameters; the first is that of parameters in no other group.
+pub const RATES: [&str; MAX_GROUPS] =
+    ["lr", "group1_lr", "group2_lr", "group3_lr", "group4_lr", "group5_lr", "group6_lr", "group7_lr"];
 
 /// Most scalars that one guard watches.
 const GUARDED: usize = 8;

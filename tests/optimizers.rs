@@ -137,11 +137,11 @@ fn a_batch_in_one_group_and_one_part_has_the_bits_of_plain_sam() {
 fn frozen_layers_hold_still_with_their_statistics_and_the_head_has_its_own_rate() {
     let g = network();
     let frozen = |name: &str| name.starts_with("conv.") || name.starts_with("bn.");
-    let slots = [&SLOTS[..], &[("head_lr", 0.05)]].concat();
+    let slots = [&SLOTS[..], &[("group1_lr", 0.05)]].concat();
     let sam = (optim::find("sam").unwrap().build)(&Options::default());
     let (device, _) = recorded(&g, &slots, &data(), |recorder| {
         recorder.freeze(|p| frozen(&p.name));
-        recorder.head(|p| p.name == "fc.weight");
+        recorder.rates(|p| usize::from(p.name == "fc.weight")).unwrap();
         recorder.program("step", Division::whole(ROWS), |step| sam.record(0, step)).unwrap()
     });
     let oracle = Oracle { g: &g, data: data() };

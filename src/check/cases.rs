@@ -6,7 +6,7 @@ use super::{MakeDevice, Outcome, Ready, Tolerance, Verdict, widen};
 use crate::device::{DatasetBytes, Device, Layout};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::ops::call::{BLOCK, Call, Cast, Counters, Ingest, Kernel, Loc, Memory};
+use crate::ops::call::{BLOCK, Call, Cast, Counters, Ingest, Kernel, Loc, MAX_GROUPS, Memory};
 use crate::ops::case::{Body, Case, IngestCase, VectorCase};
 use crate::ops::{Row, ingest_spec, mixup_spec};
 use crate::rng::{Draws, stream};
@@ -141,7 +141,8 @@ fn parts(body: &VectorCase, operand: usize, place: Loc) -> Vec<Loc> {
 /// A rig for the kernel, its call, and where the values of `reads` and `writes` go.
 fn vector_ready(body: &VectorCase, device: Box<dyn Device>) -> Result<(Ready, Vec<Loc>)> {
     // Single values are scalars, everything else a vector; a shared operand is uploaded once, as written.
-    let mut layout = Layout { scalars: 16, ..Layout::default() };
+    // An update has the most of these: 4, and two for each group.
+    let mut layout = Layout { scalars: (4 + 2 * MAX_GROUPS).next_multiple_of(16), ..Layout::default() };
     let mut scalars = 0;
     let mut places: Vec<Loc> = Vec::new();
     for values in body.reads.iter().chain(&body.writes) {

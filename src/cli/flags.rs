@@ -48,7 +48,7 @@ pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>)
         Kind::Count(..) | Kind::Number(..) | Kind::Shares => arg.allow_negative_numbers(true),
         // Completion offers folders beside the names.
         Kind::Text if name == "data" => arg.value_hint(ValueHint::DirPath),
-        Kind::Choice(_) | Kind::Device | Kind::Names | Kind::Text => arg,
+        Kind::Choice(_) | Kind::Device | Kind::Names | Kind::Rates | Kind::Text => arg,
     }
 }
 

@@ -235,7 +235,7 @@ mod tests {
         for s in SETTINGS {
             let wrong = match s.kind {
                 Kind::Text => " ",
-                Kind::Names => "a,,b",
+                Kind::Names | Kind::Rates => "a,,b",
                 _ => "-1",
             };
             let e = parse(&[&format!("--{}={wrong}", s.name)]).unwrap_err();

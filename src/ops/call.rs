@@ -370,7 +370,7 @@ impl Cast {
 }
 
 /// Groups of parameters with a learning rate and a weight decay of their own.
-pub const MAX_GROUPS: usize = 4;
+pub const MAX_GROUPS: usize = 8;
 
 /// Elements a parameter's segment is padded to, so that one block never holds two parameters.
 pub const BLOCK: usize = 256;

@@ -2,7 +2,7 @@
 //!
 //! They are the words in which optimizers are written; see `step.rs`. Here are their definitions in f64 and their cases.
 
-use super::call::{BLOCK, Kernel, Map, Ranges, Scale, Term, Update};
+use super::call::{BLOCK, Kernel, MAX_GROUPS, Map, Ranges, Scale, Term, Update};
 use super::case::{Body, Case, Values, VectorCase, VectorSpec as Spec};
 
 /// Elements of the vectors in the cases: the parameters of `cnn` come to about this many, and an odd number of blocks.
@@ -242,13 +242,16 @@ pub(super) fn update_bench() -> Vec<Case> {
     bench_masks().iter().map(|mask| update(mask, true, 0.0, 0.0)).collect()
 }
 
+/// Learning rate and decay of each group, all of them different.
+const RATES: [[f32; 2]; MAX_GROUPS] =
+    [[0.1, 5e-4], [0.01, 0.0], [1.0, 0.1], [0.5, 0.01], [0.02, 0.2], [0.3, 1e-3], [0.05, 0.05], [0.7, 0.4]];
+
 fn update((label, len, ranges): &Masked, nesterov: bool, clip: f32, fault: f32) -> Case {
     let len = *len;
-    let groups: Vec<u8> = (0..len / BLOCK).map(|b| (b % 3) as u8).collect();
+    let groups: Vec<u8> = (0..len / BLOCK).map(|b| (b % RATES.len()) as u8).collect();
     let (w, m, c) = (normal("w", len), normal("m", len), vec![0.5; len]);
-    let scalars = [fault, 7.0, 0.9, clip, 0.1, 5e-4, 0.01, 0.0, 1.0, 0.1].map(|s| vec![s]);
     let mut reads = vec![normal("g", len), w.clone(), m.clone()];
-    reads.extend(scalars);
+    reads.extend([fault, 7.0, 0.9, clip].iter().chain(RATES.as_flattened()).map(|s| vec![*s]));
     let update = Update { ranges: ranges.clone(), groups: groups.into(), nesterov, cast: None };
     let label = format!("{label}, nesterov {nesterov}, clip {clip}, fault {fault}");
     let mut update = case(label, Kernel::Update(update), reads, vec![w, m, c], update_spec);

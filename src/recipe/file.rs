@@ -101,7 +101,7 @@ fn read_value(kind: Kind, value: &DeValue<'_>, source: &str) -> Result<Value> {
         (Kind::Shares, DeValue::Array(v)) => {
             v.iter().map(|x| number(x.get_ref())).collect::<Option<_>>().map(Value::List)
         }
-        (Kind::Names, DeValue::Array(v)) => {
+        (Kind::Names | Kind::Rates, DeValue::Array(v)) => {
             v.iter().map(|x| Some(x.get_ref().as_str()?.to_string())).collect::<Option<_>>().map(Value::Names)
         }
         (Kind::Choice(_) | Kind::Device | Kind::Text, DeValue::String(v)) => Some(Value::Text(v.to_string())),

@@ -258,8 +258,8 @@ pub const SETTINGS: &[Setting] = &[
         "learning rate at its peak"),
     row(LEARNING_RATE, "head-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.head_lr),
         "peak rate of the last linear layer; 0: as the others"),
-    row(LEARNING_RATE, "group-lr", Kind::Names, |r| Field::Names(&mut r.group_lr),
-        "peak rates by how names begin, such as layer4=0.01,fc=0.1"),
+    row(LEARNING_RATE, "group-lr", Kind::Rates, |r| Field::Names(&mut r.group_lr),
+        "peak rates by layer, such as layer4=0.01,fc=0.1"),
     row(LEARNING_RATE, "schedule", Kind::Choice(&Shape::NAMES), |r| Field::Shape(&mut r.schedule),
         "course of the learning rate"),
     row(LEARNING_RATE, "warmup", SHARE, |r| Field::Number(&mut r.warmup),
@@ -318,6 +318,7 @@ pub(crate) mod tests {
             (Kind::Count(..), Value::Count(v)) => Value::Count(v + 1),
             (Kind::Number(..), Value::Number(v)) => Value::Number(v / 3.0 + 0.1),
             (Kind::Names, _) => Value::Names(vec!["conv1".into(), "a.\\\"\u{7f}\u{0}é".into()]),
+            (Kind::Rates, _) => Value::Names(vec!["layer4=0.01".into(), "é=1e-7".into()]),
             (Kind::Shares, _) => Value::List(vec![0.1, 1.0 / 3.0]),
             (Kind::Choice(names), Value::Text(v)) => {
                 Value::Text(names.iter().find(|n| **n != v).unwrap_or(&"").to_string())

@@ -33,6 +33,8 @@ pub enum Kind {
     Device,
     /// Words without spaces and commas, possibly none.
     Names,
+    /// Such words with a number above 0 each, "fc=0.1", possibly none; [`rate_of`] takes one apart.
+    Rates,
     /// Any text but an empty one.
     Text,
 }
@@ -50,8 +52,8 @@ impl Kind {
             Kind::Number(..) => word.parse().ok().map(Value::Number),
             Kind::Shares if word.is_empty() => Some(Value::List(Vec::new())),
             Kind::Shares => word.split(',').map(|w| w.trim().parse().ok()).collect::<Option<_>>().map(Value::List),
-            Kind::Names if word.is_empty() => Some(Value::Names(Vec::new())),
-            Kind::Names => Some(Value::Names(word.split(',').map(|w| w.trim().to_string()).collect())),
+            Kind::Names | Kind::Rates if word.is_empty() => Some(Value::Names(Vec::new())),
+            Kind::Names | Kind::Rates => Some(Value::Names(word.split(',').map(|w| w.trim().to_string()).collect())),
             Kind::Choice(_) | Kind::Device | Kind::Text => Some(Value::Text(text.to_string())),
         };
         let value = value.filter(|v| self.admits(v));
@@ -88,9 +90,8 @@ impl Kind {
             (Kind::Shares, Value::List(v)) => {
                 v.iter().all(|x| *x > 0.0 && *x < 1.0) && v.windows(2).all(|pair| pair[0] < pair[1])
             }
-            (Kind::Names, Value::Names(v)) => {
-                v.iter().all(|n| !n.is_empty() && !n.contains(|c: char| c.is_whitespace() || c == ','))
-            }
+            (Kind::Names, Value::Names(v)) => v.iter().all(|n| is_word(n)),
+            (Kind::Rates, Value::Names(v)) => v.iter().all(|n| is_word(n) && rate_of(n).is_some()),
             (Kind::Choice(names), Value::Text(v)) => names.contains(&v.as_str()),
             (Kind::Device, Value::Text(v)) => Target::parse(v).is_some(),
             (Kind::Text, Value::Text(v)) => !v.trim().is_empty(),
@@ -106,6 +107,7 @@ impl Kind {
             Kind::Number(..) => "X",
             Kind::Shares => "X,X,…",
             Kind::Names => "NAME,…",
+            Kind::Rates => "NAME=X",
             Kind::Choice(_) | Kind::Device | Kind::Text => "NAME",
         }
     }
@@ -133,11 +135,24 @@ impl fmt::Display for Kind {
             }
             Kind::Shares => f.write_str("ascending numbers between 0 and 1, such as 0.3,0.6,0.8"),
             Kind::Names => f.write_str("names with commas between them, such as conv1,bn1"),
+            Kind::Rates => f.write_str("names with a number above 0 each, such as layer4=0.01,fc=0.1"),
             Kind::Choice(names) => write!(f, "one of {}", names.join(", ")),
             Kind::Device => f.write_str("one of auto, cpu, cuda, cuda:N, emu"),
             Kind::Text => f.write_str("a text that is not empty"),
         }
     }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == ',')
+}
+
+/// Name and rate of "layer4=0.01"; None unless the name is there, and the rate above 0 and finite, as an f32 too.
+pub fn rate_of(word: &str) -> Option<(&str, f64)> {
+    let (name, rate) = word.rsplit_once('=')?;
+    let rate: f64 = rate.parse().ok()?;
+    let sound = [rate, f64::from(rate as f32)].iter().all(|r| r.is_finite() && *r > 0.0);
+    (sound && !name.is_empty()).then_some((name, rate))
 }
 
 impl Value {
@@ -204,6 +219,17 @@ mod tests {
             (names, "cosin", "must be one of cosine, step, not 'cosin'; did you mean 'cosine'?"),
             (names, "exponential", "must be one of cosine, step, not 'exponential'"),
             (Kind::Names, "conv1,,bn1", "must be names with commas between them, such as conv1,bn1, not 'conv1,,bn1'"),
+            (Kind::Rates, "fc", "must be names with a number above 0 each, such as layer4=0.01,fc=0.1, not 'fc'"),
+            (
+                Kind::Rates,
+                "fc=0.1,=1",
+                "must be names with a number above 0 each, such as layer4=0.01,fc=0.1, not 'fc=0.1,=1'",
+            ),
+            (
+                Kind::Rates,
+                "fc=1e-60",
+                "must be names with a number above 0 each, such as layer4=0.01,fc=0.1, not 'fc=1e-60'",
+            ),
             (Kind::Device, "gpu", "must be one of auto, cpu, cuda, cuda:N, emu, not 'gpu'; did you mean 'cpu'?"),
             (Kind::Device, "cuda:x", "must be one of auto, cpu, cuda, cuda:N, emu, not 'cuda:x'; did you mean 'cuda'?"),
             (Kind::Text, " ", "must be a text that is not empty, not ' '"),
@@ -225,6 +251,7 @@ mod tests {
             (Kind::Shares, Value::List(vec![])),
             (Kind::Names, Value::Names(vec!["block1.layer.0".into(), "fc".into()])),
             (Kind::Names, Value::Names(vec![])),
+            (Kind::Rates, Value::Names(vec!["layer4.0=1e-3".into(), "fc=0.1".into()])),
             (Kind::Text, Value::Text("a folder/mit Ümlaut".into())),
         ] {
             assert_eq!(kind.parse(&value.to_string()), Ok(value));

@@ -1,6 +1,6 @@
 //! The recorder: vectors, masks, slots and plans of all programs of one graph on one device.
 
-use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
+use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RATES, RUNNING, Scalar, Space, Step, Vector, W};
 use crate::device::{Device, Layout};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -55,8 +55,8 @@ pub struct Recorder<'a> {
     pub(super) masks: Vec<Ranges>,
     /// Parameters that are not trained; see [`Recorder::freeze`].
     pub(super) frozen: Ranges,
-    /// For each block of the parameter vector 1 where [`Recorder::head`] gave it a learning rate of its own.
-    pub(super) heads: Option<Arc<[u8]>>,
+    /// For each block of the parameter vector the group whose learning rate it has; see [`Recorder::rates`].
+    pub(super) groups: Arc<[u8]>,
     /// Whether weight decay is a part of the loss; see [`Recorder::decay_in_loss`].
     pub(super) decay_in_loss: bool,
     pub(super) slots: Vec<String>,
@@ -73,7 +73,7 @@ impl<'a> Recorder<'a> {
             vectors: vec![],
             masks: vec![graph.all_params()],
             frozen: nowhere(),
-            heads: None,
+            groups: vec![0; graph.params().vector_len() / BLOCK].into(),
             decay_in_loss: false,
             slots: vec![],
             plans: HashMap::new(),
@@ -114,14 +114,23 @@ impl<'a> Recorder<'a> {
         self.frozen = self.graph.params().ranges(chosen);
     }
 
-    /// Gives the parameters that `chosen` picks the learning rate in slot "head_lr".
-    pub fn head(&mut self, chosen: impl Fn(&Param) -> bool) {
+    /// Gives each parameter the learning rate in slot [`RATES`]`[group(parameter)]`; all others are in group 0, whose slot
+    /// is "lr".
+    ///
+    /// # Errors
+    /// Internal: a group beyond those that there are.
+    pub fn rates(&mut self, group: impl Fn(&Param) -> usize) -> Result<()> {
         let params = self.graph.params();
         let mut groups = vec![0; params.vector_len() / BLOCK];
-        for r in params.ranges(chosen).iter() {
-            groups[r.start / BLOCK..r.end / BLOCK].fill(1);
+        for p in params.list() {
+            let of = group(p);
+            if of >= RATES.len() {
+                return Err(Error::internal(format!("'{}' in group {of} of {}", p.name, RATES.len())));
+            }
+            groups[p.offset / BLOCK..][..p.padded() / BLOCK].fill(of as u8);
         }
-        self.heads = Some(groups.into());
+        self.groups = groups.into();
+        Ok(())
     }
 
     /// Makes weight decay a part of the loss, as the JAX code of SAM's authors has it: to the gradient of each pass in

@@ -4,7 +4,7 @@ use crate::data::{DataSet, Split};
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
 use crate::device::{Device, Layout, cpu::CpuDevice};
-use crate::error::{Error, Kind, Result, nearest};
+use crate::error::{Error, Kind, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Setup};
@@ -15,6 +15,8 @@ use crate::params::Param;
 use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors};
+use crate::train::groups::Groups;
+use crate::train::layers::{below, check_known};
 use crate::train::records::Scores;
 use crate::train::swa::Swa;
 use std::path::Path;
@@ -190,12 +192,15 @@ pub struct Programs {
     /// Where the run averages weights.
     pub swa: Option<Swa>,
     pub remembered: Remembered,
+    /// Parameters with learning rates of their own.
+    pub groups: Groups,
 }
 
 /// Records the steps and the evaluation that `recipe` asks for.
 ///
 /// # Errors
-/// Usage: an unknown optimizer, a batch that does not divide as asked, names to freeze that the model does not have.
+/// Usage: an unknown optimizer, a batch that does not divide as asked, layers to freeze or with rates of their own that
+/// the model does not have.
 pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Result<Programs> {
     let row = optim::find(&recipe.opt)?;
     if row.taps && graph.taps().is_empty() {
@@ -210,10 +215,8 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
         check_frozen(graph, &recipe.freeze)?;
         recorder.freeze(|p| recipe.freeze.iter().any(|prefix| below(&p.name, prefix)));
     }
-    if recipe.head_lr > 0.0 {
-        let head = models::head(graph)?;
-        recorder.head(|p| below(&p.name, head));
-    }
+    let groups = Groups::of(recipe, graph)?;
+    recorder.rates(|p| groups.group(p))?;
     let optimizer = (row.build)(&recipe.options());
     if recipe.l2_in_loss {
         recorder.decay_in_loss()?;
@@ -231,30 +234,14 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let rows = recipe.eval_batch;
     let program = if average { recorder.evaluation_of_average(rows)? } else { recorder.evaluation(rows)? };
     let remembered = Remembered { optimizer: row.state, average };
-    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, swa, remembered })
-}
-
-/// Whether a dotted name is `prefix` or stands below it: "block1.conv" below "block1", "block10" not.
-fn below(name: &str, prefix: &str) -> bool {
-    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, swa, remembered, groups })
 }
 
 /// An error for a prefix that no parameter has, and if nothing is left to train.
 fn check_frozen(graph: &Graph, prefixes: &[String]) -> Result<()> {
-    let params = graph.params().list();
+    prefixes.iter().try_for_each(|prefix| check_known(graph, "freeze", prefix))?;
     let frozen = |p: &Param| prefixes.iter().any(|prefix| below(&p.name, prefix));
-    if let Some(unknown) = prefixes.iter().find(|prefix| !params.iter().any(|p| below(&p.name, prefix))) {
-        let mut names: Vec<&str> = params.iter().filter_map(|p| p.name.split('.').next()).collect();
-        names.dedup();
-        let hint = match nearest(unknown, names.iter().copied()) {
-            Some(name) => format!("did you mean '{name}'?"),
-            None => format!("they begin with: {}", names.join(", ")),
-        };
-        return Err(Error::usage(format!(
-            "--freeze {unknown}: no parameter of the model has a name like that; {hint}"
-        )));
-    }
-    if params.iter().all(frozen) {
+    if graph.params().list().iter().all(frozen) {
         return Err(Error::usage(format!("--freeze {} leaves no parameter to train", prefixes.join(","))));
     }
     Ok(())

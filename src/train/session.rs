@@ -16,12 +16,14 @@ use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
-use crate::ops::call::Counters;
+use crate::ops::call::{Counters, MAX_GROUPS};
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, MIXUP_SHARE, ProgramId, Recorder, SKIPPED, W};
+use crate::step::{
+    C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, MIXUP_SHARE, ProgramId, RATES, Recorder, SKIPPED, W,
+};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -306,11 +308,11 @@ impl Session {
     }
 
     /// Program, counters and slots of step number `step`, counted from 0.
-    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); 5]) {
+    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); MAX_GROUPS + 3]) {
         let lr = self.lr(step);
+        let rates = self.programs.groups.rates(lr);
         let radii = [self.recipe.rho_min, self.recipe.rho];
         let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
-        let head_lr = (f64::from(lr) * self.recipe.head_lr / self.recipe.lr) as f32;
         // A young average forgets faster, or it would long remember the initial weights.
         let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
         let batch = self.recipe.batch as u32;
@@ -322,8 +324,9 @@ impl Session {
             0.0 => 1.0,
             alpha => mixup_share(alpha, self.recipe.seed, epoch, (step % self.per_epoch) as u32),
         };
-        let slots =
-            [("lr", lr), ("head_lr", head_lr), ("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
+        let others = [("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
+        let rate = |i: usize| (RATES[i], rates[i]);
+        let slots = std::array::from_fn(|i| if i < MAX_GROUPS { rate(i) } else { others[i - MAX_GROUPS] });
         (program, counters, slots)
     }
 

@@ -4,7 +4,7 @@ use super::stored::{Stored, low, low_mut};
 use crate::device::Layout;
 use crate::dtype::Element;
 use crate::error::{Error, Kind, Result};
-use crate::ops::call::{Call, Kernel, Loc, Memory};
+use crate::ops::call::{Call, Kernel, Loc, MAX_GROUPS, Memory};
 use std::marker::PhantomData;
 
 /// Alignment of every bank in cells: 64 bytes, a cache line and a 512-bit vector.
@@ -132,8 +132,8 @@ fn not_stored(element: Element) -> Error {
     Error::internal(format!("a CPU stores nothing as {}", element.name()))
 }
 
-/// Most operands that any kernel reads: the update's seven and a rate and a decay for each of four groups.
-const MOST: usize = 16;
+/// Most operands that any kernel reads: the update's seven and a rate and a decay for each group.
+const MOST: usize = 7 + 2 * MAX_GROUPS;
 
 #[derive(Clone, Copy)]
 struct View {

@@ -186,7 +186,8 @@ fn update_all(u: &Update, scalars: [f32; 4], rates: [[f32; 2]; MAX_GROUPS]) -> [
 fn update_is_its_formula_within_the_ranges_and_touches_nothing_else() {
     let ranges: Arc<[Range<usize>]> = [256..1_024, 16_128..33_024, 39_936..LEN].into();
     let groups: Arc<[u8]> = (0..LEN.div_ceil(BLOCK)).map(|b| (b % 3) as u8).collect();
-    let rates = [[0.1, 5e-4], [0.02, 0.0], [0.5, 0.1], [0.0; 2]];
+    let mut rates = [[0.0; 2]; MAX_GROUPS];
+    rates[..3].copy_from_slice(&[[0.1, 5e-4], [0.02, 0.0], [0.5, 0.1]]);
     let (g, w, m, c) = (normal(1, LEN), normal(2, LEN), normal(3, LEN), normal(4, LEN));
     for nesterov in [false, true] {
         let u = Update { ranges: ranges.clone(), groups: groups.clone(), nesterov, cast: None };
