@@ -7,7 +7,8 @@ use crate::models;
 use crate::optim::{self, OptimizerRow};
 use crate::recipe::{Overrides, Recipe, setting};
 use crate::step::Recorder;
-use crate::train::{engine, orders};
+use crate::train::checkpoint::Remembered;
+use crate::train::{beginning, engine, orders};
 
 /// What a comparison is going to do.
 pub struct Plan {
@@ -89,12 +90,14 @@ impl Plan {
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
         let recipes: Vec<Recipe> = rows.iter().map(|row| recipe_of(row, recipe)).collect::<Result<_>>()?;
-        // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze.
+        // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze,
+        // weights to begin with that are not there or fit nothing.
         let device = engine::device(&mut recipe.clone())?;
         for recipe in &recipes {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
             engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
+            beginning(recipe, &graph, Remembered::default())?;
         }
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
         let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();

@@ -240,7 +240,24 @@ impl Checkpoint {
     /// # Errors
     /// Data: not a samcore checkpoint, damaged, or of a later format version.
     pub fn open(path: &Path) -> Result<Opened> {
-        let contents = safetensors::read(path)?;
+        Checkpoint::opened(safetensors::read(path)?, path)
+    }
+
+    /// The tensors of a file, those that only training needs left out. One of this program's is checked first; what other
+    /// programs write is taken as it is.
+    ///
+    /// # Errors
+    /// Data: a checkpoint that is damaged, or of a later format version.
+    pub fn verified(contents: Contents, path: &Path) -> Result<Contents> {
+        if !contents.metadata.contains_key(VERSION_KEY) {
+            return Ok(contents);
+        }
+        let mut contents = Checkpoint::opened(contents, path)?.contents;
+        contents.tensors.retain(|t| !t.name.starts_with(OPTIMIZER));
+        Ok(contents)
+    }
+
+    fn opened(contents: Contents, path: &Path) -> Result<Opened> {
         let metadata = &contents.metadata;
         let version = metadata.get(VERSION_KEY).ok_or_else(|| {
             wrong(path, "it has no format version; files of other programs have weights alone, which cannot be resumed")

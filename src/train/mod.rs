@@ -5,6 +5,7 @@ pub mod curves;
 pub mod engine;
 pub mod environment;
 pub mod groups;
+pub mod init;
 pub mod labels;
 mod layers;
 pub mod loader;
@@ -18,6 +19,6 @@ pub mod signals;
 mod swa;
 pub mod tensorboard;
 
-pub(crate) use opening::orders;
+pub(crate) use opening::{beginning, orders};
 pub use outcome::{Summary, Where, resume_line, shell_word};
 pub use session::Session;

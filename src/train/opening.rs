@@ -1,6 +1,7 @@
 //! Before the first step: which images are trained on, and the folder of a new run or of one that goes on.
 
 use super::checkpoint::{Checkpoint, Position, Remembered, Subject, Vectors};
+use super::init::{self, Init};
 use super::outcome::Where;
 use super::records::{Extras, Records};
 use super::run_folder::RunFolder;
@@ -10,7 +11,7 @@ use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
 use crate::graph::Graph;
-use crate::recipe::{Padding, Recipe};
+use crate::recipe::{NO_FILE, Padding, Recipe};
 use std::path::Path;
 
 /// Images to train on and images held out, by their numbers in the training split. Where only some of its images are used,
@@ -52,21 +53,44 @@ pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u
     Ok((train, held_out))
 }
 
+/// What a run begins with: initial weights, or what the file that `recipe` names has of them, with what that was.
+///
+/// # Errors
+/// Those of [`init::load`].
+pub(crate) fn beginning(recipe: &Recipe, graph: &Graph, remembered: Remembered) -> Result<(Vectors, Option<Init>)> {
+    let mut vectors = engine::initial(graph, recipe.seed, remembered);
+    if recipe.init == NO_FILE {
+        return Ok((vectors, None));
+    }
+    let init = init::load(recipe.init.as_ref(), graph, &mut vectors)?;
+    Ok((vectors, Some(init)))
+}
+
 /// The folder of a new run, with its config and environment, and empty records.
 ///
 /// # Errors
 /// If the folder cannot be used; nothing in it is then touched.
-pub(super) fn begin(recipe: &Recipe, place: &Where, isa: &str, extras: Extras) -> Result<(RunFolder, Records)> {
+pub(super) fn begin(
+    recipe: &Recipe,
+    place: &Where,
+    isa: &str,
+    extras: Extras,
+    init: Option<&Init>,
+) -> Result<(RunFolder, Records)> {
     let name = place.name.clone().unwrap_or_else(|| format!("{}-{}", recipe.opt, recipe.model));
     let folder = RunFolder::create("runs".as_ref(), &name, place.out.as_deref())?;
     write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
-    let records = furnish(&folder, recipe, isa, extras)?;
+    let records = furnish(&folder, recipe, isa, extras, init)?;
     Ok((folder, records))
 }
 
 /// The environment and empty records of a run that has done no step.
-fn furnish(folder: &RunFolder, recipe: &Recipe, isa: &str, extras: Extras) -> Result<Records> {
-    let environment = environment::environment(isa, recipe.threads);
+fn furnish(folder: &RunFolder, recipe: &Recipe, isa: &str, extras: Extras, init: Option<&Init>) -> Result<Records> {
+    let mut environment = environment::environment(isa, recipe.threads);
+    if let Some(init) = init {
+        environment["init"] = init.origin();
+        write_atomic(&folder.init(), format!("{:#}\n", init.to_json()).as_bytes())?;
+    }
     write_atomic(&folder.environment(), format!("{environment:#}\n").as_bytes())?;
     Records::create(folder, extras)
 }
@@ -98,8 +122,8 @@ pub(super) fn go_on(
     let folder = RunFolder::reopen(path)?;
     let file = folder.last();
     if !file.exists() && std::fs::metadata(folder.steps()).map_or(true, |steps| steps.len() == 0) {
-        let records = furnish(&folder, recipe, isa, extras)?;
-        let vectors = engine::initial(graph, recipe.seed, remembered);
+        let (vectors, init) = beginning(recipe, graph, remembered)?;
+        let records = furnish(&folder, recipe, isa, extras, init.as_ref())?;
         return Ok(Resumed { folder, records, position: Position::default(), vectors, isa: None });
     }
     if !file.exists() {

@@ -116,6 +116,10 @@ impl RunFolder {
     pub fn environment(&self) -> PathBuf {
         self.path.join("env.json")
     }
+    /// What a run took from the file that it began with, where there was one.
+    pub fn init(&self) -> PathBuf {
+        self.path.join("init.json")
+    }
     /// One row an epoch.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.csv")

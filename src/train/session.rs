@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, Position};
 use super::engine::{self, Programs, TEST, TRAIN};
+use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
 use super::outcome::{Summary, Where, interrupted, not_finite};
@@ -99,11 +100,13 @@ impl Session {
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
         let extras = Extras { validation: with_validation, noise: judge.is_some(), waited: recipe.autoaugment };
-        let mut began_with = None;
+        let (mut began_with, mut told) = (None, vec![]);
         let (folder, mut records, position) = match &place.resume {
             None => {
-                engine::put(&mut exec, &engine::initial(&graph, recipe.seed, programs.remembered))?;
-                let (folder, records) = opening::begin(&recipe, place, isa, extras)?;
+                let (vectors, init) = opening::beginning(&recipe, &graph, programs.remembered)?;
+                engine::put(&mut exec, &vectors)?;
+                let (folder, records) = opening::begin(&recipe, place, isa, extras, init.as_ref())?;
+                told.extend(init.iter().flat_map(Init::lines));
                 (folder, records, Position::default())
             }
             Some(path) => {
@@ -149,6 +152,7 @@ impl Session {
             progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
         }
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
+        told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
             progress.note(&format!("going on after step {} of {total}", position.step));

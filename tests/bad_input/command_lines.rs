@@ -83,6 +83,15 @@ const TRAINING: &[Row] = &[
     ("decay of rounded weights", "--batch 8 --l2-in-loss --dtype bf16", 2, &["--l2-in-loss needs weights in f32, which --dtype bf16 has not"]),
     ("batch-norms that are all frozen", "--batch 8 --opt sam-on --freeze bn1,bn2,bn3,bn4", 2, &["--opt sam-on perturbs batch-norms"]),
     ("groups of a batch for LookSAM", "--batch 8 --opt looksam --m 3", 2, &["--m 3 does not divide the batch"]),
+    ("weights that are missing", "--batch 8 --init none.safetensors", 66, &["--init: cannot read none.safetensors"]),
+    ("weights that are a folder", "--batch 8 --init data", 66, &["--init: cannot read data: it is not a file"]),
+    ("weights that are a text", "--batch 8 --init typo.toml", 65, &["--init: typo.toml is not a sound safetensors file"]),
+    ("a rate of no layer", "--batch 8 --group-lr conv1=0.1,fc3=0.1", 2, &["--group-lr fc3: no parameter", "did you mean 'fc"]),
+    ("a layer without its rate", "--batch 8 --group-lr fc1", 2, &["--group-lr must be names with a number above 0 each", "'fc1'"]),
+    ("a layer's rate of 0", "--batch 8 --group-lr fc1=0", 2, &["--group-lr must be names with a number above 0 each", "'fc1=0'"]),
+    ("two rates of a layer", "--batch 8 --group-lr fc1=0.1,fc1=0.2", 2, &["--group-lr: fc1 is there twice"]),
+    ("two rates of the head", "--batch 8 --head-lr 0.1 --group-lr fc2=0.2", 2, &["--group-lr: fc2 has a rate by --head-lr too"]),
+    ("a rate of what is frozen", "--batch 8 --freeze conv1 --group-lr conv1=0.1", 2, &["--group-lr: --freeze holds all of conv1"]),
 ];
 
 /// The commands about other things than one run.
@@ -105,6 +114,7 @@ const OTHERS: &[Row] = &[
     ("seeds that are none", "compare --config seeds.toml", 65, &["seeds.toml line 2: seeds must be whole numbers, such as [0, 1, 2]"]),
     ("m that does not divide", "compare --data data --model cnn --batch 8 --m 3 --out new", 2, &["--m 3 does not divide the batch"]),
     ("freezing what is not there", "compare --data data --model cnn --batch 8 --freeze x --out new", 2, &["--freeze x: no parameter"]),
+    ("no weights for a comparison", "compare --data data --model cnn --batch 8 --init none.safetensors --out new", 66, &["--init: cannot read none.safetensors"]),
     ("no GPU for a comparison", "compare --data data --model cnn --batch 8 --device cuda --out new", 69, &["--device cuda"]),
 
     ("the checker on a CPU", "check relu --sanitize", 2, &["give --device emu"]),

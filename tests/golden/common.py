@@ -155,12 +155,14 @@ def to_torch(model: nn.Module, name: str, values: np.ndarray) -> torch.Tensor:
 # Fixtures.
 
 
-def save_fixture(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, object]):
-    """Writes `name`.safetensors beside the scripts, with `metadata` and the versions used as JSON under the one key
+def save_fixture(
+    name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, object], folder: pathlib.Path = HERE
+):
+    """Writes `name`.safetensors to `folder`, with `metadata` and the versions used as JSON under the one key
     "golden": safetensors writes several keys in an order that changes from run to run."""
     arrays = {key: tensor.detach().contiguous().numpy() for key, tensor in tensors.items()}
     versions = {"torch": torch.__version__, "numpy": np.__version__}
-    path = HERE / f"{name}.safetensors"
+    path = folder / f"{name}.safetensors"
     save_file(arrays, path, {"golden": json.dumps(metadata | {"versions": versions})})
     path.chmod(0o644)
     print(f"{path.name}: {len(arrays)} tensors, {path.stat().st_size:,} bytes")
