@@ -203,6 +203,7 @@ fn in_place(call: &Call) -> bool {
         Kernel::Set { .. }
             | Kernel::Unscale(_)
             | Kernel::Largest { .. }
+            | Kernel::PgdStep(_)
             | Kernel::Scalar(_)
             | Kernel::Guard
             | Kernel::Update(_)

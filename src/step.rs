@@ -4,6 +4,7 @@
 //! append calls. Nothing has a value yet: learning rate, rho and the like are numbered scalar slots that are set before
 //! each run, so nothing can freeze by accident.
 
+mod attack;
 mod averages;
 mod division;
 mod recorder;

@@ -52,6 +52,44 @@ fn amo_is_its_transcription() {
     }
 }
 
+#[test]
+fn robust_amo_is_its_transcription() {
+    let g = network();
+    // A radius that the steps reach, and some pixels' ends too.
+    let own = [("inner_lr", 0.7), ("inner_decay", 0.2), ("pgd_eps", 0.05), ("pgd_lr", 0.03)];
+    let slots = [&BASE[..], &own].concat();
+    let [eta, decay, radius, rate] = own.map(|(name, _)| get(&slots, name));
+    let (mean, std) = (f64::from(source().mean[0]), f64::from(source().std[0]));
+    for (inner_steps, pgd_steps) in [(1, 1), (2, 3)] {
+        let options = Options { inner_steps, pgd_steps, ..Options::default() };
+        let amo = (optim::find("robust-amo").unwrap().build)(&options);
+        let (device, _) = on_device(&g, &*amo, &slots);
+        let hand = by_hand(&g, &slots, true, |oracle, state, t| {
+            let at =
+                |taps: Option<&[f64]>, input: &[f64]| oracle.attacked(0..ROWS, None, &state.w, taps, Some(input), t);
+            let mut attack = vec![0.0; ROWS * 128];
+            for _ in 0..pgd_steps {
+                let loss = at(None, &attack);
+                for ((d, g), x) in attack.iter_mut().zip(&loss.input).zip(&loss.images) {
+                    let moved = (*d + rate / std * g.signum()).clamp(-radius / std, radius / std);
+                    *d = (x + moved).clamp(-mean / std, (1.0 - mean) / std) - x;
+                }
+            }
+            let mut delta = vec![0.0; ROWS * (64 * 8 + 16 * 4)];
+            let mut statistics = vec![];
+            for i in 0..inner_steps {
+                let loss = at(Some(&delta), &attack);
+                delta = delta.iter().zip(&loss.tap).map(|(d, g)| (1.0 - eta * decay) * d + eta * g).collect();
+                if i == 0 {
+                    statistics = loss.statistics;
+                }
+            }
+            (at(Some(&delta), &attack).gradient, statistics)
+        });
+        assert_same(&format!("robust amo, {pgd_steps} steps of the attack"), &g, &device, &hand);
+    }
+}
+
 /// `v` at its `n` places of largest magnitude, 0 elsewhere.
 fn largest(v: &[f64], n: usize) -> Vec<f64> {
     let mut order: Vec<usize> = (0..v.len()).collect();
@@ -84,4 +122,15 @@ fn corruption_is_its_transcription() {
         });
         assert_same(&format!("corruption, p {norm_is:?}, n {n}"), &g, &device, &hand);
     }
+}
+
+#[test]
+fn corruption_of_all_weights_in_the_2_norm_has_the_bits_of_sam() {
+    let g = network();
+    let run = |name: &str, size: &'static str| {
+        let optimizer = (optim::find(name).unwrap().build)(&Options::default());
+        let state = on_device(&g, &*optimizer, &[&BASE[..], &[(size, 0.3)]].concat()).0;
+        [state.w, state.m, state.running].concat().into_iter().map(f64::to_bits).collect::<Vec<u64>>()
+    };
+    assert!(run("corruption", "corruption_eps") == run("sam", "rho"));
 }

@@ -3,6 +3,8 @@
 //! The network is smooth (no ReLU, no max pool), so that f32 and f64 never take different branches; `tests/golden.rs` has
 //! the real one.
 
+// What the attacked images are is asked by tests/margins.rs alone.
+#[allow(dead_code)]
 #[path = "optimizers/oracle.rs"]
 mod oracle;
 #[path = "optimizers/variants.rs"]

@@ -217,6 +217,7 @@ pub fn kind(kernel: &Kernel) -> &'static str {
         | Kernel::Set { .. }
         | Kernel::Perturbation { .. }
         | Kernel::Largest { .. }
+        | Kernel::PgdStep(_)
         | Kernel::Unscale(_)
         | Kernel::Scalar(_)
         | Kernel::Guard

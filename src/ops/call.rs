@@ -258,6 +258,14 @@ pub struct Ingest {
     pub augment: Augment,
 }
 
+/// How pixel values from 0 to 1 are normalised, by channel; at most 4 channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pixels {
+    pub c: usize,
+    pub mean: [f32; 4],
+    pub std: [f32; 4],
+}
+
 /// A set of parameters as element ranges of the padded parameter vector, ascending and disjoint.
 pub type Ranges = std::sync::Arc<[std::ops::Range<usize>]>;
 
@@ -448,6 +456,11 @@ pub enum Kernel {
     TapBackward { n: usize, len: usize, add: bool },
     /// reads h, dy; writes ddelta = |h| dy.
     TapDelta { n: usize, len: usize },
+    /// reads images x `[n, h, w, c]`, a gradient by them, their perturbation delta, and the scalars radius and rate; writes
+    /// delta after one step of an attack on them; see [`Pixels`].
+    ///
+    /// delta = clamp(delta + rate / std sign(g), radius / std), then so that x + delta is the image of pixels from 0 to 1.
+    PgdStep(Pixels),
     /// reads v; writes the scalar |v| over `ranges`.
     Norm(Ranges),
     /// reads a, b; writes the scalar a . b over `ranges`.

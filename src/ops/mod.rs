@@ -10,6 +10,7 @@ pub mod site;
 pub mod value;
 
 mod add;
+mod attack;
 mod batch_norm;
 mod conv2d;
 mod counts;
@@ -170,6 +171,7 @@ pub const OPS: &[Row] = &[
     row("conv_norm_relu_pool", "the same with a max pool behind", fused::pool_cases, fused::pool_bench),
     row("residual_block", "a wide ResNet's block as fused calls", fused::residual_cases, fused::residual_bench),
     row("ingest", "bytes to normalised, augmented images", ingest::cases, ingest::bench),
+    row("pgd_step", "a step of an attack on images", attack::cases, attack::bench),
     row("norm", "2-norm of a masked vector", vectors::norm_cases, vectors::norm_bench),
     row("dot", "inner product of masked vectors", vectors::dot_cases, vectors::dot_bench),
     row("set", "masked sum of scaled vectors (SAM's perturbation)", vectors::set_cases, vectors::set_bench),

@@ -38,12 +38,12 @@ fn elements(ranges: &Ranges) -> impl Iterator<Item = usize> + '_ {
 }
 
 /// Longer ones than those that are checked repeat themselves: to be timed they need not be drawn, which takes longer.
-fn normal(name: &str, len: usize) -> Vec<f32> {
+pub(super) fn normal(name: &str, len: usize) -> Vec<f32> {
     let drawn = Values::Normal.draw(1, name, 1, len.min(LONG));
     drawn.into_iter().cycle().take(len).collect()
 }
 
-fn case(label: String, kernel: Kernel, reads: Vec<Vec<f32>>, writes: Vec<Vec<f32>>, spec: Spec) -> Case {
+pub(super) fn case(label: String, kernel: Kernel, reads: Vec<Vec<f32>>, writes: Vec<Vec<f32>>, spec: Spec) -> Case {
     let vector = VectorCase { kernel, reads, writes, shared: vec![], spec };
     Case { label, rows: 1, running: false, body: Body::Vector(vector) }
 }

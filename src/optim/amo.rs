@@ -5,11 +5,14 @@
 //! the gradient by the weights at this delta, which it does not differentiate. Gradients are those of the batch's mean loss.
 //!
 //! The running statistics are those of the first pass, at delta = 0: of the network that is evaluated.
+//!
+//! Robust AMO is the same within adversarial training (Madry et al. 2018): first the images are attacked by projected gradient
+//! descent in the largest norm, from the images themselves, and everything above is done at the attacked ones.
 
 use super::Optimizer;
 use crate::error::Result;
 use crate::ops::call::Map;
-use crate::step::{At, By, C, Expr, G, Pass, Space, Step, Vector};
+use crate::step::{At, By, C, Expr, G, Pass, Space, Step, Sum, Vector};
 
 pub struct Amo {
     pub nesterov: bool,
@@ -20,6 +23,29 @@ pub struct Amo {
 impl Optimizer for Amo {
     fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
         descend(s, At::of(C), self.inner_steps, self.nesterov)
+    }
+}
+
+pub struct RobustAmo {
+    pub nesterov: bool,
+    pub inner_steps: usize,
+    /// Steps of the attack, at least 1.
+    pub pgd_steps: usize,
+}
+
+impl Optimizer for RobustAmo {
+    fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
+        let (delta, gradient) = (s.vector("attack", Space::Input), s.vector("attack_gradient", Space::Input));
+        let (radius, rate) = (s.slot("pgd_eps"), s.slot("pgd_lr"));
+        let attacked = At::of(C).input(delta);
+        s.set(delta, Sum::zero())?;
+        for i in 0..self.pgd_steps {
+            // The first step starts at the images themselves.
+            let at = if i == 0 { At::of(C) } else { attacked };
+            let p = s.pass(at, By::input(), s.all(), gradient)?;
+            s.attack(delta, p.g, radius, rate)?;
+        }
+        descend(s, attacked, self.inner_steps, self.nesterov)
     }
 }
 

@@ -12,7 +12,7 @@ mod sam_on;
 pub mod schedule;
 mod sgd;
 
-pub use amo::Amo;
+pub use amo::{Amo, RobustAmo};
 use asam::Asam;
 pub use corruption::CorruptionResistant;
 use gsam::Gsam;
@@ -229,6 +229,20 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         state: &["momentum"],
         taps: true,
         build: |options| Box::new(Amo { nesterov: options.nesterov, inner_steps: options.inner_steps }),
+    },
+    OptimizerRow {
+        name: "robust-amo",
+        about: "the same within adversarial training: at images attacked by PGD",
+        paper: "Wei & Ma 2020, arXiv:1910.04284",
+        gradients: |options| (options.pgd_steps + options.inner_steps) as f64 + 1.0,
+        settings: &["inner-steps", "inner-lr", "inner-decay", "pgd-steps", "pgd-eps", "pgd-lr"],
+        recipe: &[],
+        state: &["momentum"],
+        taps: true,
+        build: |options| {
+            let Options { nesterov, inner_steps, pgd_steps, .. } = *options;
+            Box::new(RobustAmo { nesterov, inner_steps, pgd_steps })
+        },
     },
     OptimizerRow {
         name: "corruption",

@@ -173,6 +173,10 @@ const OTHERS: &[Row] = &[
     ("points into no folder", "study corrupt none --csv nowhere/x.csv", 73, &["--csv: there is no folder nowhere"]),
     ("results among other files", "study sharpness none --out data", 73, &["--out: data is not empty; give another folder"]),
     ("results below a file", "study sharpness none --out typo.toml/x", 73, &["--out: typo.toml/x cannot be used"]),
+    ("all-layer margins in parts", "train --opt amo --accumulate 2 --data none", 2, &["--accumulate 2 divides the batch, and amo perturbs the activations of a whole one"]),
+    ("robust ones in groups", "train --opt robust-amo --m 32 --data none", 2, &["--m 32 divides the batch, and robust-amo perturbs"]),
+    ("no step of the perturbation", "train --opt amo --inner-steps 0", 2, &["--inner-steps must be a whole number from 1"]),
+    ("a norm that corruption has not", "train --opt corruption --corruption-p 1", 2, &["--corruption-p must be one of 2, inf, not '1'"]),
 ];
 
 /// Two data sets, a small comparison, and files that are wrong.

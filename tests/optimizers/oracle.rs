@@ -122,6 +122,9 @@ pub struct Loss {
     pub value: f64,
     pub gradient: Vec<f64>,
     pub tap: Vec<f64>,
+    /// By the images, and the images themselves.
+    pub input: Vec<f64>,
+    pub images: Vec<f64>,
     /// `[3, c]`: count, mean, M2.
     pub statistics: Vec<f64>,
 }
@@ -140,22 +143,35 @@ impl Oracle<'_> {
         delta: Option<&[f64]>,
         step: usize,
     ) -> Loss {
+        self.attacked(rows, running, w, delta, None, step)
+    }
+
+    /// The same at images to which `input` is added.
+    pub fn attacked(
+        &self,
+        rows: Range<usize>,
+        running: Option<&[f64]>,
+        w: &[f64],
+        delta: Option<&[f64]>,
+        input: Option<&[f64]>,
+        step: usize,
+    ) -> Loss {
         // Draws are keyed by the place of a row in the whole batch.
         let counters = Counters { first: rows.start as u32, rows: rows.len() as u32, ..counters(step) };
         let augment = source().augment;
-        self.loss(running, w, delta, counters, augment)
+        self.loss(running, w, [delta, input], counters, augment)
     }
 
     /// Statistics of the whole batch at weights `w`, without augmentation.
     pub fn plain_statistics(&self, w: &[f64]) -> Vec<f64> {
-        self.loss(None, w, None, counters(0), Augment::default()).statistics
+        self.loss(None, w, [None, None], counters(0), Augment::default()).statistics
     }
 
     fn loss(
         &self,
         running: Option<&[f64]>,
         w: &[f64],
-        delta: Option<&[f64]>,
+        [delta, input]: [Option<&[f64]>; 2],
         counters: Counters,
         augment: Augment,
     ) -> Loss {
@@ -163,7 +179,9 @@ impl Oracle<'_> {
         let ImageSource { h, w: width, c, classes, mean, std, .. } = source();
         let spec = Ingest { n: rows, h, w: width, c, classes, offset: 0, mean, std, augment };
         let order: Vec<u32> = (0..ROWS as u32).collect();
-        let batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters);
+        let mut batch = ingest_spec(&spec, &self.data.images, &self.data.labels, &order, &counters);
+        let images = batch.0.clone();
+        batch.0.iter_mut().zip(input.unwrap_or_default()).for_each(|(x, d)| *x += d);
         let inputs = Inputs {
             rows,
             params: g.params().list().iter().map(|p| w[p.offset..p.offset + p.len()].to_vec()).collect(),
@@ -178,7 +196,7 @@ impl Oracle<'_> {
         let (root, value, seed) = interp::mean_loss(g, &values).unwrap();
         let gradients = interp::backward(g, &inputs, &values, root, &seed);
         let mut gradient = vec![0.0; w.len()];
-        let mut statistics = vec![];
+        let (mut statistics, mut by_images) = (vec![], vec![]);
         for v in g.vars() {
             match g.node(v).op {
                 Op::Param(p) => {
@@ -186,10 +204,11 @@ impl Oracle<'_> {
                     gradient[p.offset..p.offset + p.len()].copy_from_slice(gradients.of(v));
                 }
                 Op::BatchNorm(_) => statistics = interp::batch_statistics(g, &values, v),
+                Op::Images => by_images = gradients.of(v).to_vec(),
                 _ => {}
             }
         }
-        Loss { value, gradient, tap: gradients.taps.concat(), statistics }
+        Loss { value, gradient, tap: gradients.taps.concat(), input: by_images, images, statistics }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The CPU device: the embedded default, and the reference that other devices are compared with.
 
+mod attack;
 mod cast;
 pub mod conv;
 mod conv_weight;

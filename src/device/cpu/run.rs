@@ -6,8 +6,8 @@ use super::memory::Operands;
 use super::pooling::overlaps;
 use super::stored::Stored;
 use super::{
-    Dataset, Workers, conv, conv_weight, ingest, largest, linear, loss, norm, norm_backward, norm_stats, pointwise,
-    pooling, rounding, shortcut, vector, widen,
+    Dataset, Workers, attack, conv, conv_weight, ingest, largest, linear, loss, norm, norm_backward, norm_stats,
+    pointwise, pooling, rounding, shortcut, vector, widen,
 };
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -204,6 +204,10 @@ fn compute<T: Stored>(
             pointwise::tap_backward(w, len, add, o.read(0)?, o.read(1)?, o.read(2)?, o.write(0)?);
         }
         &Kernel::TapDelta { len, .. } => pointwise::tap_delta(w, len, o.read(0)?, o.read(1)?, o.write(0)?),
+        Kernel::PgdStep(pixels) => {
+            let sizes = [o.scalar(3), o.scalar(4)];
+            attack::pgd_step(w, pixels, o.read(0)?, o.read(1)?, sizes, o.write(0)?);
+        }
         Kernel::Norm(ranges) => {
             vector::norm(w, ranges, o.read(0)?, o.write_scalar(0, &call.kernel)?, o.work());
         }

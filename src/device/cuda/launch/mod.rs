@@ -117,7 +117,8 @@ pub fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         | Kernel::Dropout { .. }
         | Kernel::Tap { .. }
         | Kernel::TapBackward { .. }
-        | Kernel::TapDelta { .. } => pointwise::launches(target, call),
+        | Kernel::TapDelta { .. }
+        | Kernel::PgdStep(_) => pointwise::launches(target, call),
         Kernel::MaxPool(_)
         | Kernel::MaxPoolBackward { .. }
         | Kernel::AvgPool(_)

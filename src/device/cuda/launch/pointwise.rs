@@ -1,10 +1,10 @@
-//! Launches of `pointwise.cu`.
+//! Launches of `pointwise.cu` and `attack.cu`.
 
 use super::operands::{aligned, flag, int, ints, line, must_be_f32, read, typed, write};
 use super::{Launch, Operand, Target};
 use crate::device::cuda::driver::Module;
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Kernel, Loc};
+use crate::ops::call::{Call, Kernel, Loc, Pixels};
 use Operand::{Counters, F32, Read, U32, Write};
 
 /// Threads of a block, and the elements that each of them handles.
@@ -37,6 +37,16 @@ pub(super) fn launches(_target: &Target, call: &Call) -> Result<Vec<Launch>> {
         Kernel::TapDelta { n, len } => {
             must_be_f32(call, write(call, 0)?, "perturbation's gradient")?;
             rows(call, "tap_delta", n, len, [read(call, 0)?, read(call, 1)?], &[])
+        }
+        Kernel::PgdStep(Pixels { c, mean, std }) => {
+            for i in 0..3 {
+                must_be_f32(call, read(call, i)?, "images, gradient or perturbation")?;
+            }
+            let len = write(call, 0)?.len;
+            let mut args = vec![Read(0), Read(1), Read(3), Read(4), Write(0), int(call, len)?, int(call, c)?];
+            args.extend(mean.iter().chain(&std).map(|v| F32(*v)));
+            let module = Module { file: "attack.cu", defines: vec![] };
+            Ok(line(&module, "pgd_step", len.div_ceil(THREADS), THREADS as u32, args))
         }
         _ => Err(Error::internal(format!("'{}' is no elementwise operation", call.label))),
     }?;
