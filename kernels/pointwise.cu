@@ -73,6 +73,48 @@ dropout(const TX *x, TY *y, const Counters *counters, int rows, int len, int off
     put(add, y + (size_t)row * len + i, len - i, whole, v);
 }
 
+// The factor of a row: 1 at probability `one`, else base + slope u, by words of the row's draws. See RowFactors in call.rs.
+__device__ __forceinline__ float row_factor(const Counters *counters, int row, u32 stream, int word, float base, float slope,
+                                            float one) {
+    Words words = draw(counters->seed_lo, counters->seed_hi, stream, counters->epoch, counters->first + (u32)row, 0);
+    float u = unit(word == 0 ? words.at[0] : words.at[1]);
+    return unit(words.at[2]) < one ? 1.f : fmaf(slope, u, base);
+}
+
+// y = f a + (1 - f) b with rows [rows, len] and f the row's factor. A thread has eight elements of one row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+mix_rows(const TX *a, const TD *b, TY *y, const Counters *counters, int rows, int len, int offset, u32 stream, int word, float base,
+         float slope, float one, int whole) {
+    int groups = (len + 7) / 8, at = thread_number();
+    if (at >= rows * groups) return;
+    int row = at / groups, i = 8 * (at % groups);
+    size_t from = (size_t)row * len + i;
+    float f = row_factor(counters, offset + row, stream, word, base, slope, one), rest = 1.f - f;
+    float v[8], w[8];
+    take(a + from, len - i, whole, v);
+    take(b + from, len - i, whole, w);
+    // Each product is rounded, as on the CPU.
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = __fmul_rn(f, v[k]) + __fmul_rn(rest, w[k]);
+    put(y + from, len - i, whole, v);
+}
+
+// y = (or +=) f x with rows [rows, len] and f the row's factor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+scale_rows(const TX *x, TY *y, const Counters *counters, int rows, int len, int offset, u32 stream, int word, float base, float slope,
+           float one, int whole, int add) {
+    int groups = (len + 7) / 8, at = thread_number();
+    if (at >= rows * groups) return;
+    int row = at / groups, i = 8 * (at % groups);
+    size_t from = (size_t)row * len + i;
+    float f = row_factor(counters, offset + row, stream, word, base, slope, one);
+    float v[8];
+    take(x + from, len - i, whole, v);
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = __fmul_rn(f, v[k]);
+    put(add, y + from, len - i, whole, v);
+}
+
 // a . b over this block's row; every thread gets it.
 template <class A, class B> __device__ __forceinline__ float row_dot(const A *a, const B *b, int len, bool whole) {
     float sum = 0.f;

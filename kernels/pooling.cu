@@ -142,19 +142,22 @@ avg_pool_backward(const TY *dy, TDX *dx, int n, int h, int w, int c, int out_h, 
     put(add, dx + ((size_t)(to.image * h + to.row) * w + to.column) * c + to.channel, left, whole, sum);
 }
 
-// y [n, out_h, out_w, before + c + after] = every stride-th pixel of x [n, h, w, c] between channels of zeros.
+// y [n, out_h, out_w, before + c + after] = every stride-th pixel of x [n, h, w, c], moved right and down by `shift` with zeros
+// behind it, between channels of zeros.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-pad_shortcut(const TX *x, TY *y, int n, int h, int w, int c, int stride, int before, int after, int whole) {
+pad_shortcut(const TX *x, TY *y, int n, int h, int w, int c, int stride, int shift, int before, int after, int whole) {
     int out_h = (h + stride - 1) / stride, out_w = (w + stride - 1) / stride, out_c = before + c + after;
     int lanes = (out_c + 7) / 8, at = thread_number();
     if (at >= n * out_h * out_w * lanes) return;
     Place to = place_of(at, out_h, out_w, lanes);
-    const TX *from = x + ((size_t)(to.image * h + to.row * stride) * w + to.column * stride) * c;
+    int row = to.row * stride - shift, column = to.column * stride - shift;
+    bool inside = row >= 0 && column >= 0;
+    const TX *from = x + (inside ? ((size_t)(to.image * h + row) * w + column) * c : 0);
     int first = to.channel - before;
     float v[8] = {};
-    if (whole) {
+    if (inside && whole) {
         if (first >= 0 && first < c) take(from + first, c - first, true, v);
-    } else {
+    } else if (inside) {
 #pragma unroll
         for (int k = 0; k < 8; k++)
             if (first + k >= 0 && first + k < c) v[k] = load(from + first + k);
@@ -164,17 +167,19 @@ pad_shortcut(const TX *x, TY *y, int n, int h, int w, int c, int stride, int bef
 
 // dx [n, h, w, c] = (or +=) dy [n, out_h, out_w, before + c + after] at the pixels that were copied, 0 at the others.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-pad_shortcut_backward(const TY *dy, TDX *dx, int n, int h, int w, int c, int stride, int before, int after, int whole, int add) {
+pad_shortcut_backward(const TY *dy, TDX *dx, int n, int h, int w, int c, int stride, int shift, int before, int after, int whole,
+                      int add) {
     int out_h = (h + stride - 1) / stride, out_w = (w + stride - 1) / stride, out_c = before + c + after;
     int lanes = (c + 7) / 8, at = thread_number();
     if (at >= n * h * w * lanes) return;
     Place to = place_of(at, h, w, lanes);
-    bool copied = to.row % stride == 0 && to.column % stride == 0;
+    int row = (to.row + shift) / stride, column = (to.column + shift) / stride;
+    bool copied = (to.row + shift) % stride == 0 && (to.column + shift) % stride == 0 && row < out_h && column < out_w;
     if (add && !copied) return;
     int left = c - to.channel;
     float d[8] = {};
     if (copied) {
-        size_t pixel = (size_t)(to.image * out_h + to.row / stride) * out_w + to.column / stride;
+        size_t pixel = (size_t)(to.image * out_h + row) * out_w + column;
         take(dy + pixel * out_c + before + to.channel, left, whole, d);
     }
     put(add, dx + ((size_t)(to.image * h + to.row) * w + to.column) * c + to.channel, left, whole, d);

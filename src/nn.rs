@@ -3,7 +3,10 @@
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 use crate::ops::value::ParamKind;
-use crate::ops::{AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut, Tap};
+use crate::ops::{
+    AvgPool, BatchNorm, Bootstrap, Conv2d, CrossEntropy, Dropout, Linear, MaxPool, Op, PadShortcut, Shake, ShakeDrop,
+    Tap,
+};
 use crate::params::FileLayout;
 
 /// Convolution without bias to `co` channels: k x k, zero padding `pad`. Parameter `name.weight`.
@@ -89,12 +92,20 @@ pub fn max_pool_of(g: &mut Graph, x: Var, name: &str, pool: MaxPool) -> Result<V
     g.op(Op::MaxPool(pool), &[x], name)
 }
 
-/// Every stride-th pixel between channels of zeros: a residual block's shortcut without parameters.
+/// Every stride-th pixel, of the image moved by a shift, between channels of zeros: a residual block's shortcut without parameters.
 ///
 /// # Errors
 /// If `x` is not an image.
 pub fn pad_shortcut(g: &mut Graph, x: Var, name: &str, shortcut: PadShortcut) -> Result<Var> {
     g.op(Op::PadShortcut(shortcut), &[x], name)
+}
+
+/// Mean of each window.
+///
+/// # Errors
+/// If the window does not fit.
+pub fn avg_pool(g: &mut Graph, x: Var, name: &str, pool: AvgPool) -> Result<Var> {
+    g.op(Op::AvgPool(pool), &[x], name)
 }
 
 /// Mean of the whole image, one value a channel.
@@ -119,6 +130,22 @@ pub fn dropout(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
 /// None in practice; the shape always fits.
 pub fn tap(g: &mut Graph, x: Var, name: &str, on: bool) -> Result<Var> {
     if on { g.op(Op::Tap(Tap::default()), &[x], name) } else { Ok(x) }
+}
+
+/// Two branches of one shape, mixed at random for each image in training, half and half in evaluation (Shake-Shake).
+///
+/// # Errors
+/// If the shapes differ.
+pub fn shake(g: &mut Graph, a: Var, b: Var, name: &str) -> Result<Var> {
+    g.op(Op::Shake(Shake::new(name)), &[a, b], name)
+}
+
+/// A branch that in training stays as it is with probability `p` and else is scaled at random, for each image (ShakeDrop).
+///
+/// # Errors
+/// If `p` is not in (0, 1].
+pub fn shake_drop(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
+    g.op(Op::ShakeDrop(ShakeDrop::new(p, name)), &[x], name)
 }
 
 /// Softmax cross-entropy with target rows: the loss of the graph.

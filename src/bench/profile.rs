@@ -208,6 +208,8 @@ pub fn kind(kernel: &Kernel) -> &'static str {
         | Kernel::PadShortcut(_)
         | Kernel::PadShortcutBackward { .. }
         | Kernel::Dropout { .. }
+        | Kernel::MixRows(_)
+        | Kernel::ScaleRows { .. }
         | Kernel::Tap { .. }
         | Kernel::TapBackward { .. }
         | Kernel::TapDelta { .. } => "pointwise",

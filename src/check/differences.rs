@@ -54,17 +54,17 @@ pub(super) fn componentwise(
     out.add("output, worst component", worst, COMPONENT);
 }
 
+/// The inputs on which the specs are differentiated: as they are, or as in evaluation where an operation has no derivative in
+/// training.
+pub(super) fn with_derivative(g: &Graph, inputs: &Inputs) -> Inputs {
+    let derivative = g.vars().all(|v| g.node(v).op.operation().is_none_or(|o| o.has_derivative()));
+    Inputs { train: inputs.train && derivative, ..inputs.clone() }
+}
+
 /// The spec's own gradient against central differences of the spec, input by input, along a direction near the gradient;
 /// of the fed values the first `feeds`.
-pub(super) fn differences(
-    g: &Graph,
-    root: Var,
-    inputs: &Inputs,
-    gradients: &interp::Gradients,
-    seed: &[f64],
-    feeds: usize,
-    out: &mut Verdict,
-) {
+pub(super) fn differences(g: &Graph, root: Var, inputs: &Inputs, seed: &[f64], feeds: usize, out: &mut Verdict) {
+    let gradients = interp::backward(g, inputs, &interp::forward(g, inputs), root, seed);
     let value =
         |inputs: &Inputs| -> f64 { interp::forward(g, inputs).of(root).iter().zip(seed).map(|(y, s)| y * s).sum() };
     let sources = g.vars().filter(|v| match g.node(*v).op {

@@ -1,6 +1,6 @@
 //! A case that is a small graph: run on a device, then compared with the interpreter.
 
-use super::differences::{componentwise, differences};
+use super::differences::{componentwise, differences, with_derivative};
 use super::rig::Rig;
 use super::{Outcome, Ready, Tolerance, Verdict, widen};
 use crate::device::Device;
@@ -119,7 +119,7 @@ impl<'a> GraphRun<'a> {
         let root = if g.loss().is_some() { None } else { Some(self.root) };
         let (taps, running) = (self.body.taps, self.case.running);
         let running = if running { everywhere() } else { nowhere() };
-        Key { wrt, taps, running, train: true, root, ..Key::evaluate(self.case.rows) }
+        Key { wrt, taps, running, train: !self.body.evaluate, root, ..Key::evaluate(self.case.rows) }
     }
 
     /// A rig with the case's values on it.
@@ -212,7 +212,7 @@ impl<'a> GraphRun<'a> {
             feeds: wide(&self.feeds),
             running: self.case.running.then(|| wide(&self.running)),
             taps: wide(&self.taps),
-            train: true,
+            train: !self.body.evaluate,
             counters: self.counters,
             ..Inputs::default()
         };
@@ -231,13 +231,12 @@ impl<'a> GraphRun<'a> {
         }
         let inputs = &inputs[0];
         let values = interp::forward(g, inputs);
-        let gradients = interp::backward(g, inputs, &values, root, &seed);
         let output = next();
         out.compare("output", output, values.of(root), tolerance.forward);
         if let [_] = self.body.ops[..] {
             componentwise(g, root, self.dtype, inputs, &values, output, out);
         }
-        differences(g, root, inputs, &gradients, &seed, self.differentiable(), out);
+        differences(g, root, &with_derivative(g, inputs), &seed, self.differentiable(), out);
     }
 }
 

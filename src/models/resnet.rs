@@ -133,7 +133,7 @@ fn cifar_block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize
         x
     } else {
         // Twice the channels: a quarter of them zeros in front of those there are, a quarter behind.
-        let shortcut = PadShortcut { stride, before: channels / 4, after: channels / 4 };
+        let shortcut = PadShortcut { stride, shift: 0, before: channels / 4, after: channels / 4 };
         nn::pad_shortcut(g, x, &part("shortcut"), shortcut)?
     };
     let sum = nn::add(g, h, shortcut, &part("add"))?;

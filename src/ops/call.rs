@@ -151,7 +151,8 @@ impl PoolShape {
     }
 }
 
-/// Geometry of a parameter-free shortcut: `x [n, h, w, c]`, `y [n, out_h, out_w, before + c + after]`.
+/// Geometry of a parameter-free shortcut: `x [n, h, w, c]`, `y [n, out_h, out_w, before + c + after]`. Output pixel (i, j)
+/// is pixel (i stride - shift, j stride - shift) of x, zero where that lies beyond the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShortcutShape {
     pub n: usize,
@@ -159,6 +160,8 @@ pub struct ShortcutShape {
     pub w: usize,
     pub c: usize,
     pub stride: usize,
+    /// Pixels that x is moved right and down before.
+    pub shift: usize,
     /// Channels of zeros in front of those of x, and behind them.
     pub before: usize,
     pub after: usize,
@@ -185,6 +188,22 @@ impl ShortcutShape {
     pub fn y_len(&self) -> usize {
         self.n * self.y_image()
     }
+}
+
+/// A factor for each row of `[n, len]`: 1 at probability `one`, else `base + slope u`. u and the chance are words of the first
+/// block of the row's draws, which are keyed by (seed, `stream`, epoch, sample); each is uniform in [0, 1).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowFactors {
+    pub n: usize,
+    pub len: usize,
+    /// Position in the batch of the first row.
+    pub offset: usize,
+    pub stream: u32,
+    /// Which word u is, 0 or 1; the chance is word 2.
+    pub word: usize,
+    pub base: f32,
+    pub slope: f32,
+    pub one: f32,
 }
 
 /// Geometry of a batch-norm over `x [n, h, w, c]` and what is fused behind it.
@@ -428,7 +447,7 @@ pub enum Kernel {
     AvgPool(PoolShape),
     /// reads dy; writes dx +=.
     AvgPoolBackward { shape: PoolShape, add: bool },
-    /// reads x; writes y: every stride-th pixel of x between channels of zeros.
+    /// reads x; writes y: every stride-th pixel of the shifted x between channels of zeros.
     PadShortcut(ShortcutShape),
     /// reads dy; writes dx +=: 0 at the pixels that were not copied.
     PadShortcutBackward { shape: ShortcutShape, add: bool },
@@ -441,6 +460,10 @@ pub enum Kernel {
     /// reads x `[n, len]`; writes y += x / (1 - p) or 0, by draws keyed by (seed, `stream`, epoch, sample, element).
     /// Its backward is itself, on dy.
     Dropout { n: usize, len: usize, offset: usize, p_bits: u32, stream: u32, add: bool },
+    /// reads a, b; writes y = f a + (1 - f) b, f being the row's factor.
+    MixRows(RowFactors),
+    /// reads x; writes y += f x, f being the row's factor.
+    ScaleRows { factors: RowFactors, add: bool },
     /// reads logits `[n, classes]`, targets `[n, classes]`; writes losses `[n]`, hits `[n]` (1 where the largest logit,
     /// the first of equals, stands at the largest target). Targets t are smoothed to (1 - s) t + s / classes, then mixed
     /// with predictions as [`Bootstrap`] says.

@@ -96,6 +96,8 @@ pub struct GraphCase {
     pub ops: Vec<(Op, Vec<Operand>)>,
     /// The plan carries perturbations of the taps.
     pub taps: bool,
+    /// Planned as evaluation is: nothing is drawn.
+    pub evaluate: bool,
     /// Differentiate with respect to nothing but the first feed (targets and weights have no gradient).
     pub first_feed_only: bool,
 }
@@ -167,6 +169,11 @@ impl Case {
     }
     pub fn with_taps(self) -> Case {
         self.edit(|g| g.taps = true)
+    }
+    /// The same as evaluation plans it; its label says so.
+    pub fn evaluated(mut self) -> Case {
+        self.label.push_str(", in evaluation");
+        self.edit(|g| g.evaluate = true)
     }
     pub fn first_feed_only(self) -> Case {
         self.edit(|g| g.first_feed_only = true)

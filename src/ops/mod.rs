@@ -21,6 +21,7 @@ mod ingest;
 mod linear;
 mod pooling;
 mod relu;
+mod shake;
 mod shortcut;
 mod tap;
 mod vectors;
@@ -32,6 +33,7 @@ pub use dropout::Dropout;
 pub use ingest::{ingest_spec, mixup_spec};
 pub use linear::Linear;
 pub use pooling::{AvgPool, MaxPool};
+pub use shake::{Shake, ShakeDrop};
 pub use shortcut::PadShortcut;
 pub use tap::Tap;
 
@@ -61,6 +63,8 @@ pub enum Op {
     PadShortcut(PadShortcut),
     Linear(Linear),
     Dropout(Dropout),
+    Shake(Shake),
+    ShakeDrop(ShakeDrop),
     CrossEntropy(CrossEntropy),
     /// Identity; h + |h| delta where a pass carries taps.
     Tap(Tap),
@@ -80,6 +84,8 @@ impl Op {
             Op::PadShortcut(o) => Some(o),
             Op::Linear(o) => Some(o),
             Op::Dropout(o) => Some(o),
+            Op::Shake(o) => Some(o),
+            Op::ShakeDrop(o) => Some(o),
             Op::CrossEntropy(o) => Some(o),
             Op::Tap(o) => Some(o),
         }
@@ -112,6 +118,12 @@ pub trait Operation {
 
     /// The gradient of `sum(dy * output)` with respect to each input, in f64; None where there is none.
     fn spec_backward(&self, at: &SpecAt<'_>, output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>>;
+
+    /// Whether in training `spec_backward` is the derivative of `spec`. Where by design it is not, it is the definition,
+    /// and differences of the spec are taken as in evaluation, where it is.
+    fn has_derivative(&self) -> bool {
+        true
+    }
 
     /// Terms in the sum behind one output element, for operations that are linear in each of their inputs: their rounding
     /// error is bounded elementwise by the spec of absolute values.
@@ -165,6 +177,8 @@ pub const OPS: &[Row] = &[
     row("pad_shortcut", "every n-th pixel, with channels of zeros", shortcut::cases, shortcut::bench),
     row("linear", "x wᵀ + b", linear::cases, linear::bench),
     row("dropout", "zeroes a share p, scales the rest", dropout::cases, dropout::bench),
+    row("shake", "two branches mixed at random (Shake-Shake)", shake::shake_cases, shake::shake_bench),
+    row("shake_drop", "a branch scaled at random (ShakeDrop)", shake::drop_cases, shake::drop_bench),
     row("cross_entropy", "softmax cross-entropy over target rows", cross_entropy::cases, cross_entropy::bench),
     row("tap", "h + |h| delta (all-layer margins)", tap::cases, tap::bench),
     row("conv_norm_relu", "convolution, batch-norm and ReLU as fused calls", fused::relu_cases, fused::relu_bench),

@@ -1,5 +1,5 @@
 //! The shortcut without parameters of residual networks (option A of He et al. 2016): every stride-th pixel of x, with
-//! channels of zeros on either side.
+//! channels of zeros on either side. Shake-Shake's second path (Gastaldi 2017) takes its pixels of the shifted image.
 
 use super::call::{Kernel, ShortcutShape};
 use super::case::{Case, Operand, Values};
@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PadShortcut {
     pub stride: usize,
+    /// Pixels that x is moved right and down before; zeros come in from beyond the border.
+    pub shift: usize,
     /// Channels of zeros in front of those of x, and behind them.
     pub before: usize,
     pub after: usize,
@@ -18,8 +20,8 @@ pub struct PadShortcut {
 
 impl PadShortcut {
     fn shape(&self, rows: usize, x: &Shape) -> ShortcutShape {
-        let PadShortcut { stride, before, after } = *self;
-        ShortcutShape { n: rows, h: x.0[0], w: x.0[1], c: x.0[2], stride, before, after }
+        let PadShortcut { stride, shift, before, after } = *self;
+        ShortcutShape { n: rows, h: x.0[0], w: x.0[1], c: x.0[2], stride, shift, before, after }
     }
 
     /// Calls `f(y index, x index)` for every element that is copied.
@@ -27,7 +29,11 @@ impl PadShortcut {
         for n in 0..s.n {
             for (oy, ox) in (0..s.out_h()).flat_map(|oy| (0..s.out_w()).map(move |ox| (oy, ox))) {
                 let pixel = (n * s.out_h() + oy) * s.out_w() + ox;
-                let from = (n * s.h + oy * s.stride) * s.w + ox * s.stride;
+                let (iy, ix) = (oy * s.stride, ox * s.stride);
+                if iy < s.shift || ix < s.shift {
+                    continue;
+                }
+                let from = (n * s.h + iy - s.shift) * s.w + ix - s.shift;
                 for c in 0..s.c {
                     f(pixel * s.out_c() + s.before + c, from * s.c + c);
                 }
@@ -82,35 +88,46 @@ impl Operation for PadShortcut {
     }
 }
 
-fn case([rows, h, w, c, stride, before, after]: [usize; 7]) -> Case {
-    let label = format!("{rows}x{h}x{w}x{c}, stride {stride}, {before} + {after} channels");
-    let op = Op::PadShortcut(PadShortcut { stride, before, after });
+fn case([rows, h, w, c, stride, shift, before, after]: [usize; 8]) -> Case {
+    let shifted = if shift > 0 { format!(", shift {shift}") } else { String::new() };
+    let label = format!("{rows}x{h}x{w}x{c}, stride {stride}{shifted}, {before} + {after} channels");
+    let op = Op::PadShortcut(PadShortcut { stride, shift, before, after });
     Case::graph(label, rows).feed(&[h, w, c], Values::Normal).op(op, &[Operand::Feed(0)])
 }
 
-/// The two of ResNet-20.
+/// The two of ResNet-20, and of Shake-Shake 26 2x32d the shifted path between its first two stages.
 pub(super) fn bench() -> Vec<Case> {
-    vec![case([128, 32, 32, 16, 2, 8, 8]), case([128, 16, 16, 32, 2, 16, 16])]
+    vec![
+        case([128, 32, 32, 16, 2, 0, 8, 8]),
+        case([128, 16, 16, 32, 2, 0, 16, 16]),
+        case([128, 32, 32, 32, 2, 1, 0, 0]),
+    ]
 }
 
 pub(super) fn cases() -> Vec<Case> {
     use Operand::{Feed, Result};
-    // (rows, h, w, c, stride, before, after): those of ResNet-20, odd sizes, padding on one side or none, a long stride.
-    const SHAPES: &[[usize; 7]] = &[
-        [2, 32, 32, 16, 2, 8, 8],
-        [3, 16, 16, 32, 2, 16, 16],
-        [2, 7, 9, 5, 2, 2, 3],
-        [2, 6, 5, 3, 1, 0, 4],
-        [1, 8, 8, 33, 3, 1, 0],
-        [4, 1, 1, 10, 2, 5, 5],
+    // (rows, h, w, c, stride, shift, before, after): those of ResNet-20, odd sizes, padding on one side or none, a long
+    // stride; Shake-Shake's shifted path with and without a stride, shifts by more than a stride and out of the image.
+    const SHAPES: &[[usize; 8]] = &[
+        [2, 32, 32, 16, 2, 0, 8, 8],
+        [3, 16, 16, 32, 2, 0, 16, 16],
+        [2, 7, 9, 5, 2, 0, 2, 3],
+        [2, 6, 5, 3, 1, 0, 0, 4],
+        [1, 8, 8, 33, 3, 0, 1, 0],
+        [4, 1, 1, 10, 2, 0, 5, 5],
+        [2, 16, 16, 32, 2, 1, 0, 0],
+        [2, 8, 8, 16, 1, 1, 0, 0],
+        [2, 7, 9, 5, 2, 1, 2, 3],
+        [3, 8, 5, 3, 2, 3, 1, 0],
+        [2, 1, 1, 10, 1, 1, 0, 0],
     ];
     let mut cases: Vec<Case> = SHAPES.iter().map(|shape| case(*shape)).collect();
     // x is read twice, so that one of the two gradients is added to the other.
     let beside = Case::graph("2x6x6x4, of a value and of its ReLU, added", 2)
         .feed(&[6, 6, 4], Values::AwayFromZero)
-        .op(Op::PadShortcut(PadShortcut { stride: 2, before: 0, after: 0 }), &[Feed(0)])
+        .op(Op::PadShortcut(PadShortcut { stride: 2, shift: 1, before: 0, after: 0 }), &[Feed(0)])
         .op(Op::Relu, &[Feed(0)])
-        .op(Op::PadShortcut(PadShortcut { stride: 2, before: 0, after: 0 }), &[Result(1)])
+        .op(Op::PadShortcut(PadShortcut { stride: 2, shift: 0, before: 0, after: 0 }), &[Result(1)])
         .op(Op::Add, &[Result(0), Result(2)]);
     cases.push(beside);
     cases

@@ -140,15 +140,23 @@ def pools(fixture: Fixture):
 
 def pad_shortcut(fixture: Fixture):
     """Option A of "Deep Residual Learning" as akamaster/pytorch_resnet_cifar10 has it: every second pixel, then half of
-    the new channels before and half behind; and other numbers of each."""
-    for label, shape, stride, before, after in [("half", (2, 4, 6, 6), 2, 2, 2), ("odd", (2, 3, 5, 7), 2, 1, 3)]:
+    the new channels before and half behind; and other numbers of each. With a shift, every second pixel of the image moved
+    right and down: SpatialZeroPadding(1, -1, 1, -1) of xgastaldi/shake-shake."""
+    cases = [
+        ("half", (2, 4, 6, 6), 2, 0, 2, 2),
+        ("odd", (2, 3, 5, 7), 2, 0, 1, 3),
+        ("shifted", (2, 3, 6, 6), 2, 1, 0, 0),
+        ("shifted_odd", (2, 3, 5, 7), 2, 1, 1, 3),
+    ]
+    for label, shape, stride, shift, before, after in cases:
         case = f"pad_shortcut.{label}"
 
         def shortcut(input: torch.Tensor) -> torch.Tensor:
-            return F.pad(input[:, :, ::stride, ::stride], (0, 0, 0, 0, before, after))
+            moved = F.pad(input, (shift, -shift, shift, -shift))
+            return F.pad(moved[:, :, ::stride, ::stride], (0, 0, 0, 0, before, after))
 
         x = {"input": random(f"{case}.input", shape)}
-        fixture.run(case, shortcut, x, stride=stride, before=before, after=after)
+        fixture.run(case, shortcut, x, stride=stride, shift=shift, before=before, after=after)
 
 
 def linear(fixture: Fixture):

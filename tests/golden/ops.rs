@@ -77,8 +77,8 @@ impl<'a> Case<'a> {
             "avg_pool2d" => Op::AvgPool(AvgPool { window: number("window"), stride: number("stride") }),
             "global_avg_pool2d" => Op::AvgPool(AvgPool::GLOBAL),
             "pad_shortcut" => {
-                let (stride, before, after) = (number("stride"), number("before"), number("after"));
-                Op::PadShortcut(PadShortcut { stride, before, after })
+                let (stride, shift) = (number("stride"), number("shift"));
+                Op::PadShortcut(PadShortcut { stride, shift, before: number("before"), after: number("after") })
             }
             "linear" => {
                 let inner = graph.shape(x).len();

@@ -21,6 +21,7 @@ pub mod pool;
 pub mod pooling;
 pub mod rounding;
 mod run;
+pub mod shake;
 pub mod shortcut;
 pub mod simd;
 mod small;

@@ -7,7 +7,7 @@ use super::pooling::overlaps;
 use super::stored::Stored;
 use super::{
     Dataset, Workers, attack, conv, conv_weight, ingest, largest, linear, loss, norm, norm_backward, norm_stats,
-    pointwise, pooling, rounding, shortcut, vector, widen,
+    pointwise, pooling, rounding, shake, shortcut, vector, widen,
 };
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -19,8 +19,8 @@ use half::bf16;
 fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
     match kernel {
         Kernel::Ingest(_) => Some([&[], &[0]]),
-        Kernel::Relu | Kernel::Copy { .. } | Kernel::Dropout { .. } => Some([&[0], &[0]]),
-        Kernel::ReluBackward { .. } | Kernel::Add => Some([&[0, 1], &[0]]),
+        Kernel::Relu | Kernel::Copy { .. } | Kernel::Dropout { .. } | Kernel::ScaleRows { .. } => Some([&[0], &[0]]),
+        Kernel::ReluBackward { .. } | Kernel::Add | Kernel::MixRows(_) => Some([&[0, 1], &[0]]),
         Kernel::MaxPool(_) | Kernel::AvgPool(_) => Some([&[0], &[0]]),
         // What is added several times to one place is rounded once.
         Kernel::MaxPoolBackward { shape, .. } | Kernel::AvgPoolBackward { shape, .. } if overlaps(shape) => None,
@@ -190,6 +190,10 @@ fn compute<T: Stored>(
             let s = pointwise::Dropout { len, offset, p: f32::from_bits(p_bits), stream };
             pointwise::dropout(w, &s, add, counters, o.read::<T>(0)?, o.write(0)?);
         }
+        Kernel::MixRows(s) => shake::mix_rows(w, s, counters, o.read::<T>(0)?, o.read(1)?, o.write(0)?),
+        Kernel::ScaleRows { factors, add } => {
+            shake::scale_rows(w, factors, *add, counters, o.read::<T>(0)?, o.write(0)?);
+        }
         &Kernel::CrossEntropy { classes, smoothing_bits, bootstrap, .. } => {
             let s = loss::Targets { classes, smoothing: f32::from_bits(smoothing_bits), bootstrap };
             loss::cross_entropy(w, s, o.read(0)?, o.read(1)?, o.write(0)?, o.write(1)?);
@@ -292,25 +296,27 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use crate::device::Layout;
-    use crate::ops::call::{Memory, PoolShape, ShortcutShape};
+    use crate::ops::call::{Memory, PoolShape, RowFactors, ShortcutShape};
 
     /// Kernels that take bf16 as it is stored, with the elements of what they read and write.
     fn kernels() -> Vec<(Kernel, Vec<usize>, Vec<usize>)> {
         let len = 2 * 16_384 + 33;
         let pool = PoolShape { n: 5, h: 7, w: 8, c: 70, window_h: 2, window_w: 2, stride: 2, pad: 0 };
         let (x, y) = (pool.x_len(), pool.y_len());
-        let shortcut = ShortcutShape { n: 3, h: 5, w: 6, c: 9, stride: 2, before: 4, after: 5 };
+        let shortcut = ShortcutShape { n: 3, h: 5, w: 6, c: 9, stride: 2, shift: 1, before: 4, after: 5 };
         let (from, to) = (shortcut.n * shortcut.x_image(), shortcut.y_len());
         let both = |kernels: &dyn Fn(bool) -> Kernel, reads: &[usize], writes: usize| {
             [false, true].map(|add| (kernels(add), reads.to_vec(), vec![writes]))
         };
         let dropout = |add| Kernel::Dropout { n: 11, len: 301, offset: 3, p_bits: 0.3f32.to_bits(), stream: 9, add };
+        let factors = RowFactors { n: 11, len: 301, offset: 3, stream: 9, word: 1, base: 0.0, slope: 1.0, one: 0.5 };
         let mut all = vec![
             (Kernel::Relu, vec![len], vec![len]),
             (Kernel::Add, vec![len, len], vec![len]),
             (Kernel::MaxPool(pool), vec![x], vec![y]),
             (Kernel::AvgPool(pool), vec![x], vec![y]),
             (Kernel::PadShortcut(shortcut), vec![from], vec![to]),
+            (Kernel::MixRows(factors), vec![11 * 301; 2], vec![11 * 301]),
         ];
         all.extend(both(&|add| Kernel::Copy { add }, &[len], len));
         all.extend(both(&|add| Kernel::ReluBackward { add }, &[len, len], len));
@@ -318,6 +324,7 @@ mod tests {
         all.extend(both(&|add| Kernel::AvgPoolBackward { shape: pool, add }, &[y], x));
         all.extend(both(&|add| Kernel::PadShortcutBackward { shape: shortcut, add }, &[to], from));
         all.extend(both(&dropout, &[11 * 301], 11 * 301));
+        all.extend(both(&|add| Kernel::ScaleRows { factors, add }, &[11 * 301], 11 * 301));
         all
     }
 

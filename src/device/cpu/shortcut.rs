@@ -1,4 +1,4 @@
-//! The parameter-free shortcut of residual networks: every stride-th pixel, between channels of zeros.
+//! The parameter-free shortcut of residual networks: every stride-th pixel of the shifted image, between channels of zeros.
 
 use super::Workers;
 use super::pointwise::put;
@@ -6,12 +6,15 @@ use super::split::{images_a_job, split};
 use super::stored::Stored;
 use crate::ops::call::ShortcutShape;
 
-/// Where in its image the pixel of x starts that output pixel `out` copies.
-fn source(s: &ShortcutShape, out: usize) -> usize {
-    ((out / s.out_w() * s.w) + out % s.out_w()) * s.stride * s.c
+/// Where in its image the pixel of x starts that output pixel `out` copies; None beyond the border.
+fn source(s: &ShortcutShape, out: usize) -> Option<usize> {
+    let row = (out / s.out_w() * s.stride).checked_sub(s.shift)?;
+    let column = (out % s.out_w() * s.stride).checked_sub(s.shift)?;
+    Some((row * s.w + column) * s.c)
 }
 
-/// y `[n, out_h, out_w, before + c + after]` = every stride-th pixel of x `[n, h, w, c]`, zeros in the other channels.
+/// y `[n, out_h, out_w, before + c + after]` = every stride-th pixel of the shifted x `[n, h, w, c]`, zeros in the other
+/// channels.
 pub fn pad_shortcut<T: Stored>(workers: &Workers, s: &ShortcutShape, x: &[T], y: &mut [T]) {
     let (x_image, y_image) = (s.x_image(), s.y_image());
     let images = images_a_job(y_image);
@@ -20,7 +23,9 @@ pub fn pad_shortcut<T: Stored>(workers: &Workers, s: &ShortcutShape, x: &[T], y:
         for (x, y) in x.zip(y.chunks_exact_mut(y_image)) {
             for (out, y) in y.chunks_exact_mut(s.out_c()).enumerate() {
                 y.fill(T::round(0.0));
-                y[s.before..][..s.c].copy_from_slice(&x[source(s, out)..][..s.c]);
+                if let Some(from) = source(s, out) {
+                    y[s.before..][..s.c].copy_from_slice(&x[from..][..s.c]);
+                }
             }
         }
     });
@@ -37,7 +42,9 @@ pub fn pad_shortcut_backward<T: Stored>(workers: &Workers, s: &ShortcutShape, ad
         let dy = dy[job * images * y_image..].chunks_exact(y_image);
         for (dx, dy) in dx.chunks_exact_mut(x_image).zip(dy) {
             for (out, dy) in dy.chunks_exact(s.out_c()).enumerate() {
-                put(add, &dy[s.before..][..s.c], &mut dx[source(s, out)..][..s.c]);
+                if let Some(from) = source(s, out) {
+                    put(add, &dy[s.before..][..s.c], &mut dx[from..][..s.c]);
+                }
             }
         }
     });
@@ -51,7 +58,7 @@ mod tests {
     #[test]
     fn pixels_and_channels_go_where_they_belong_and_gradients_come_back() {
         // 3x2 pixels of 2 channels, every second one, with 1 channel of zeros before and 2 after.
-        let s = ShortcutShape { n: 2, h: 3, w: 2, c: 2, stride: 2, before: 1, after: 2 };
+        let s = ShortcutShape { n: 2, h: 3, w: 2, c: 2, stride: 2, shift: 0, before: 1, after: 2 };
         let x: Vec<f32> = (1..=24).map(|v| v as f32).collect();
         let y = same_for_all(|workers| {
             let mut y = poisoned(20);
@@ -75,8 +82,27 @@ mod tests {
     }
 
     #[test]
+    fn a_shift_brings_zeros_in_at_the_top_and_left_and_takes_other_pixels() {
+        // 4x4 pixels of 1 channel, every second one of the image moved by one: rows and columns -1 and 1.
+        let s = ShortcutShape { n: 1, h: 4, w: 4, c: 1, stride: 2, shift: 1, before: 0, after: 0 };
+        let x: Vec<f32> = (1..=16).map(|v| v as f32).collect();
+        let y = same_for_all(|workers| {
+            let mut y = poisoned(4);
+            pad_shortcut(workers, &s, &x, &mut y);
+            y
+        });
+        assert_eq!(y, [0.0, 0.0, 0.0, 6.0]);
+        let dx = same_for_all(|workers| {
+            let mut dx = poisoned(16);
+            pad_shortcut_backward(workers, &s, false, &[1.0, 2.0, 3.0, 4.0], &mut dx);
+            dx
+        });
+        assert_eq!(dx, std::array::from_fn::<f32, 16, _>(|i| if i == 5 { 4.0 } else { 0.0 }));
+    }
+
+    #[test]
     fn many_images_are_shared_out_whole() {
-        let s = ShortcutShape { n: 40, h: 8, w: 7, c: 16, stride: 2, before: 8, after: 8 };
+        let s = ShortcutShape { n: 40, h: 8, w: 7, c: 16, stride: 2, shift: 0, before: 8, after: 8 };
         let x = normal(1, s.n * s.x_image());
         let y = same_for_all(|workers| {
             let mut y = poisoned(s.n * s.y_image());

@@ -90,6 +90,7 @@ fn adds(kernel: &Kernel) -> bool {
         | Kernel::PadShortcutBackward { add, .. }
         | Kernel::LinearBackwardData { add, .. }
         | Kernel::Dropout { add, .. }
+        | Kernel::ScaleRows { add, .. }
         | Kernel::TapBackward { add, .. } => *add,
         _ => false,
     }

@@ -115,6 +115,8 @@ pub fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
         | Kernel::Add
         | Kernel::Copy { .. }
         | Kernel::Dropout { .. }
+        | Kernel::MixRows(_)
+        | Kernel::ScaleRows { .. }
         | Kernel::Tap { .. }
         | Kernel::TapBackward { .. }
         | Kernel::TapDelta { .. }

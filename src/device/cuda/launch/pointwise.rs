@@ -4,8 +4,8 @@ use super::operands::{aligned, flag, int, ints, line, must_be_f32, read, typed, 
 use super::{Launch, Operand, Target};
 use crate::device::cuda::driver::Module;
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Kernel, Loc, Pixels};
-use Operand::{Counters, F32, Read, U32, Write};
+use crate::ops::call::{Call, Kernel, Loc, Pixels, RowFactors};
+use Operand::{Counters, F32, I32, Read, U32, Write};
 
 /// Threads of a block, and the elements that each of them handles.
 const THREADS: usize = 256;
@@ -26,6 +26,8 @@ pub(super) fn launches(_target: &Target, call: &Call) -> Result<Vec<Launch>> {
             let groups = n * len.div_ceil(GROUP);
             Ok(line(&module(x, x, y), "dropout", groups.div_ceil(THREADS), THREADS as u32, args))
         }
+        Kernel::MixRows(factors) => scaled(call, "mix_rows", 2, &factors, &[]),
+        Kernel::ScaleRows { factors, add } => scaled(call, "scale_rows", 1, &factors, &[flag(add)]),
         Kernel::Tap { n, len } => {
             must_be_f32(call, read(call, 1)?, "perturbation")?;
             rows(call, "tap", n, len, [read(call, 0)?; 2], &[])
@@ -64,6 +66,19 @@ fn elementwise(call: &Call, kernel: &'static str, operands: usize, rest: &[Opera
     args.extend([Write(0), int(call, y.len)?, flag(aligned(&[first, last, y]))]);
     args.extend_from_slice(rest);
     Ok(line(&module(first, last, y), kernel, y.len.div_ceil(GROUP * THREADS), THREADS as u32, args))
+}
+
+/// A kernel over rows with random factors, a thread for eight elements of one row.
+fn scaled(call: &Call, kernel: &'static str, operands: usize, s: &RowFactors, rest: &[Operand]) -> Result<Launch> {
+    let (first, last, y) = (read(call, 0)?, read(call, operands - 1)?, write(call, 0)?);
+    let mut args: Vec<Operand> = (0..operands).map(Read).collect();
+    args.extend([Write(0), Counters]);
+    args.extend(ints(call, &[s.n, s.len, s.offset])?);
+    args.extend([U32(s.stream), I32(s.word as i32), F32(s.base), F32(s.slope), F32(s.one)]);
+    args.push(flag(s.len.is_multiple_of(GROUP) && aligned(&[first, last, y])));
+    args.extend_from_slice(rest);
+    let groups = s.n * s.len.div_ceil(GROUP);
+    Ok(line(&module(first, last, y), kernel, groups.div_ceil(THREADS), THREADS as u32, args))
 }
 
 /// A kernel with a block for each of `n` rows; `types` are the places of what it reads as TX and as TD.

@@ -83,7 +83,7 @@ fn shortcut(
 ) -> Result<Launch> {
     int(call, s.y_len().max(s.n * s.x_image()))?;
     let mut args = operands(call);
-    args.extend(ints(call, &[s.n, s.h, s.w, s.c, s.stride, s.before, s.after])?);
+    args.extend(ints(call, &[s.n, s.h, s.w, s.c, s.stride, s.shift, s.before, s.after])?);
     let groups = [s.before, s.c, s.after].iter().all(|c| c.is_multiple_of(GROUP));
     args.push(flag(groups && all_aligned(call)));
     args.extend(rest);

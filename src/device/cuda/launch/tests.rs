@@ -44,8 +44,8 @@ fn stored(call: &Call, element: Element) -> Call {
         NormApply(_) | Relu | Copy { .. } | MaxPool(_) | AvgPool(_) | PadShortcut(_) | Dropout { .. } | Tap { .. } => {
             (&[0], &[0])
         }
-        AvgPoolBackward { .. } | PadShortcutBackward { .. } => (&[0], &[0]),
-        ReluBackward { .. } | Add | MaxPoolBackward { .. } => (&[0, 1], &[0]),
+        AvgPoolBackward { .. } | PadShortcutBackward { .. } | ScaleRows { .. } => (&[0], &[0]),
+        ReluBackward { .. } | Add | MaxPoolBackward { .. } | MixRows(_) => (&[0, 1], &[0]),
         NormBackwardData { .. } => (&[0, 4], &[0]),
         NormBackwardSums(_) => (&[0, 4], &[]),
         TapBackward { .. } => (&[0, 2], &[0]),
