@@ -136,12 +136,21 @@ fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
 
 /// |got - expected| / |expected| in the 2-norm; the absolute error where |expected| is 0; NaN for unequal lengths.
 pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
+    let size = norm(expected.iter().copied());
+    difference(got, expected) / if size > 0.0 { size } else { 1.0 }
+}
+
+/// |got - expected| in the 2-norm; NaN for unequal lengths.
+fn difference(got: &[f32], expected: &[f64]) -> f64 {
     if got.len() != expected.len() {
         return f64::NAN;
     }
-    let error: f64 = got.iter().zip(expected).map(|(g, e)| (f64::from(*g) - e).powi(2)).sum();
-    let size: f64 = expected.iter().map(|e| e * e).sum();
-    if size > 0.0 { (error / size).sqrt() } else { error.sqrt() }
+    norm(got.iter().zip(expected).map(|(g, e)| f64::from(*g) - e))
+}
+
+/// 2-norm.
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
 }
 
 fn widen(values: &[f32]) -> Vec<f64> {
