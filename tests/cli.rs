@@ -103,7 +103,7 @@ fn info_tells_of_the_machine_and_of_models() {
     let wide = listed.iter().find(|m| m["name"] == "wrn-16-4").unwrap();
     assert_eq!((&wide["parameters"], &wide["recipe"]["epochs"]), (&2_748_890.into(), &200.into()));
     let text = run(&folder.0, "info models").well().stdout;
-    assert!(text.contains("\nwrn-D-K          --crop 4 --crop-padding reflect --warmup 0 --epochs 200\n"), "{text}");
+    assert!(text.contains("\nwrn-D-K            --crop 4 --crop-padding reflect --warmup 0 --epochs 200\n"), "{text}");
 }
 
 #[test]

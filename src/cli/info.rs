@@ -105,13 +105,15 @@ fn differences(recipe: &[models::Settings]) -> Result<Vec<(&'static Setting, Val
 /// Every model that can be listed, with its parameters for 10 classes, and every row's recipe.
 fn models_info(as_json: bool) -> Result<String> {
     let (mut text, mut objects) = (String::new(), vec![]);
-    text += &format!("{:<17} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
+    let longest = |names: &mut dyn Iterator<Item = &'static str>| names.map(str::len).max().unwrap_or(0);
+    let width = longest(&mut models::names());
+    text += &format!("{:<width$} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
     for name in models::names() {
         let model = models::find(name)?;
         let parameters =
             models::classifier(&model, &source(model.images, 10), &models::Setup::default())?.params().count();
         let images = model.images.map(|n| n.to_string()).join("x");
-        text += &format!("{name:<17} {images:>9} {parameters:>12}  {}\n", model.about);
+        text += &format!("{name:<width$} {images:>9} {parameters:>12}  {}\n", model.about);
         let recipe = differences(model.recipe)?.into_iter().map(|(s, value)| (s.key(), value.to_json()));
         objects.push(json!({
             "name": name,
@@ -125,10 +127,12 @@ fn models_info(as_json: bool) -> Result<String> {
         return Ok(format!("{:#}\n", json!({ "models": objects })));
     }
     text += "\nrecipe, where it differs from the defaults of 'samcore train --help'; flags and --config override it:\n";
+    let width = longest(&mut models::MODELS.iter().map(|row| row.name));
     for row in models::MODELS {
         let own = differences(row.recipe)?.into_iter().map(|(s, value)| format!("--{} {value}", s.name));
         let own: Vec<String> = own.collect();
-        text += &format!("{:<16} {}\n", row.name, if own.is_empty() { "the defaults".into() } else { own.join(" ") });
+        text +=
+            &format!("{:<width$} {}\n", row.name, if own.is_empty() { "the defaults".into() } else { own.join(" ") });
     }
     Ok(text)
 }

@@ -1,7 +1,9 @@
 //! The models: a function each, and a table.
 
 mod cnn;
+pub mod pyramidnet;
 pub mod resnet;
+pub mod shake_shake;
 mod table;
 pub mod wide_resnet;
 
@@ -123,6 +125,12 @@ pub fn classifier(model: &Model, source: &ImageSource, setup: &Setup) -> Result<
     let loss = Op::CrossEntropy(CrossEntropy { smoothing, bootstrap });
     g.op(loss, &[logits, batch.targets, batch.weights], "loss")?;
     Ok(g)
+}
+
+/// A whole number in the one way it is usually written. One that fits in no usize is too large in any case.
+fn number(word: &str) -> Option<usize> {
+    let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    (digits && (word == "0" || !word.starts_with('0'))).then(|| word.parse().unwrap_or(usize::MAX))
 }
 
 /// Name of the layer that makes the logits: the last linear layer.

@@ -1,7 +1,7 @@
 //! The table of models.
 
 use super::resnet::{RESNET18, RESNET18_IMAGENET, RESNET34, RESNET34_IMAGENET, WIDE_RESNET50_2, cifar_resnet};
-use super::{Build, Model, Settings, Spec, cnn, wide_resnet};
+use super::{Build, Model, Settings, Spec, cnn, pyramidnet, shake_shake, wide_resnet};
 use crate::error::Result;
 use crate::graph::{Graph, Var};
 
@@ -78,11 +78,22 @@ const REFLECT: Settings = &[("crop-padding", "reflect")];
 const LESS_DECAY: Settings = &[("weight-decay", "1e-4")];
 /// With 110 layers the full rate is too much at first (He et al., section 4.2): one epoch of warm-up.
 const WARM_UP: Settings = &[("warmup", "0.005")];
+/// Gastaldi's 1800 epochs at rate 0.2, with the SAM paper's rho for them.
+const SHAKEN: Settings = &[("epochs", "1800"), ("lr", "0.2"), ("weight-decay", "1e-4"), ("rho", "0.02")];
+/// Han, Kim and Kim's 300 epochs with their steps, for CIFAR-10; for CIFAR-100 their rate is 0.5.
+const PYRAMID: Settings = &[
+    ("epochs", "300"),
+    ("schedule", "step"),
+    ("milestones", "0.5,0.75"),
+    ("lr-decay", "0.1"),
+    ("weight-decay", "1e-4"),
+];
 /// The report that compares SAM with SGD at twice as many epochs.
 const REPORT: Settings = &[("epochs", "50")];
 
 /// Models that stand for all where none is named for a check: one for each way to build, small enough for f64.
-pub const REPRESENTATIVES: &[&str] = &["cnn", "wrn-10-1", "resnet18", "resnet20"];
+pub const REPRESENTATIVES: &[&str] =
+    &["cnn", "wrn-10-1", "resnet18", "resnet20", "shake-shake-8-2x16d", "pyramidnet-11-a12-bottleneck-shakedrop"];
 
 /// Every model.
 pub const MODELS: &[Row] = &[
@@ -176,5 +187,33 @@ pub const MODELS: &[Row] = &[
         check: [32, 32],
         recipe: &[ON_CIFAR, REPORT],
         names: Names::One(|g, x, spec| WIDE_RESNET50_2.record(g, x, spec)),
+    },
+    Row {
+        name: "shake-shake-D-BxWd",
+        about: "Shake-Shake of depth D = 6n + 2, B = 2 branches of W, 2W and 4W channels (Gastaldi 2017)",
+        images: CIFAR,
+        check: [4, 16],
+        recipe: &[ON_CIFAR, SHAKEN],
+        names: Names::Many {
+            examples: &["shake-shake-8-2x16d", "shake-shake-26-2x32d", "shake-shake-26-2x64d", "shake-shake-26-2x96d"],
+            parse: shake_shake::parse,
+        },
+    },
+    Row {
+        name: "pyramidnet-D-aA",
+        about: "PyramidNet of depth D = 6n + 2 that adds A channels; -bottleneck: D = 9n + 2; -shakedrop behind it",
+        images: CIFAR,
+        check: [4, 16],
+        recipe: &[ON_CIFAR, PYRAMID],
+        names: Names::Many {
+            examples: &[
+                "pyramidnet-8-a12",
+                "pyramidnet-110-a270",
+                "pyramidnet-110-a270-shakedrop",
+                "pyramidnet-272-a200-bottleneck",
+                "pyramidnet-272-a200-bottleneck-shakedrop",
+            ],
+            parse: pyramidnet::parse,
+        },
     },
 ];

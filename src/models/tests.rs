@@ -41,6 +41,18 @@ fn parameter_counts_are_the_published_ones() {
         ("resnet32", COLOUR, 10, 464_154),
         ("resnet32", COLOUR, 100, 470_004),
         ("wide_resnet50_2", COLOUR, 10, 66_854_730),
+        ("shake-shake-26-2x32d", COLOUR, 10, 2_923_162),
+        ("shake-shake-26-2x32d", COLOUR, 100, 2_934_772),
+        ("shake-shake-26-2x64d", COLOUR, 10, 11_653_978),
+        ("shake-shake-26-2x64d", COLOUR, 100, 11_677_108),
+        ("shake-shake-26-2x96d", COLOUR, 10, 26_192_922),
+        ("shake-shake-26-2x96d", COLOUR, 100, 26_227_572),
+        ("pyramidnet-110-a270", COLOUR, 10, 28_485_477),
+        ("pyramidnet-110-a270", COLOUR, 100, 28_511_307),
+        ("pyramidnet-272-a200-bottleneck", COLOUR, 10, 26_210_842),
+        ("pyramidnet-272-a200-bottleneck", COLOUR, 100, 26_288_692),
+        // ShakeDrop has no parameters.
+        ("pyramidnet-272-a200-bottleneck-shakedrop", COLOUR, 100, 26_288_692),
         // torchvision's own, with 1000 classes.
         ("resnet18-imagenet", [224, 224, 3], 1000, 11_689_512),
         ("resnet34-imagenet", [224, 224, 3], 1000, 21_797_672),
@@ -203,6 +215,77 @@ fn wide_resnets_and_cifar_resnets_have_the_names_and_shapes_of_the_usual_ports()
 }
 
 #[test]
+fn shake_shake_has_the_names_and_shapes_of_the_usual_port_but_for_its_stems_batch_norm() {
+    let mut all = Expected::default();
+    all.conv("c_in".into(), 16, 3, 3);
+    all.norm("bn_in".into(), 16);
+    let mut inputs = 16;
+    for stage in 1..=3 {
+        let channels = 8 << stage;
+        for i in 0..2 {
+            let layer = format!("layer{stage}.{i}");
+            for branch in 1..=2 {
+                for (n, ci) in [(1, inputs), (4, channels)] {
+                    all.conv(format!("{layer}.branch{branch}.{n}"), channels, ci, 3);
+                    all.norm(format!("{layer}.branch{branch}.{}", n + 1), channels);
+                }
+            }
+            // The first stage has the stem's 16 channels, and so no shortcut of its own.
+            if inputs != channels {
+                all.conv(format!("{layer}.shortcut.conv1"), channels / 2, inputs, 1);
+                all.conv(format!("{layer}.shortcut.conv2"), channels / 2, inputs, 1);
+                all.norm(format!("{layer}.shortcut.bn"), channels);
+            }
+            inputs = channels;
+        }
+    }
+    all.linear("fc_out", 64);
+    assert_eq!(shapes("shake-shake-14-2x16d"), all.0);
+}
+
+#[test]
+fn pyramidnets_have_the_names_and_shapes_of_the_usual_port() {
+    for (name, bottleneck) in [("pyramidnet-14-a12-shakedrop", false), ("pyramidnet-20-a12-bottleneck", true)] {
+        let mut all = Expected::default();
+        all.conv("conv1".into(), 16, 3, 3);
+        all.norm("bn1".into(), 16);
+        let mut inputs = 16;
+        for l in 1..=6usize {
+            // Six blocks add two channels each.
+            let (layer, channels) = (format!("layer{}.{}", l.div_ceil(2), (l + 1) % 2), 16 + 2 * l);
+            let outputs = if bottleneck { 4 * channels } else { channels };
+            let convolutions = match bottleneck {
+                false => vec![(channels, inputs, 3), (channels, channels, 3)],
+                true => vec![(channels, inputs, 1), (channels, channels, 3), (outputs, channels, 1)],
+            };
+            all.norm(format!("{layer}.bn1"), inputs);
+            for (n, (co, ci, k)) in (1..).zip(convolutions) {
+                all.conv(format!("{layer}.conv{n}"), co, ci, k);
+                all.norm(format!("{layer}.bn{}", n + 1), co);
+            }
+            inputs = outputs;
+        }
+        all.norm("bn_final".into(), inputs);
+        all.linear("fc", inputs);
+        assert_eq!(shapes(name), all.0, "{name}");
+    }
+}
+
+#[test]
+fn every_block_draws_for_itself_and_later_blocks_of_a_pyramid_are_dropped_more() {
+    use crate::ops::Op;
+    let g = graph("shake-shake-26-2x32d", COLOUR, 10);
+    let streams = g.vars().filter_map(|v| if let Op::Shake(s) = g.node(v).op { Some(s.stream) } else { None });
+    assert_eq!(streams.collect::<std::collections::BTreeSet<u32>>().len(), 12);
+    let g = graph("pyramidnet-272-a200-bottleneck-shakedrop", COLOUR, 10);
+    let drops = g.vars().filter_map(|v| if let Op::ShakeDrop(s) = g.node(v).op { Some(s) } else { None });
+    let drops: Vec<_> = drops.collect();
+    assert_eq!((drops.len(), drops[0].p, drops[89].p), (90, (1.0 - 0.5 / 90.0) as f32, 0.5));
+    assert!(drops.is_sorted_by(|a, b| a.p > b.p));
+    assert_eq!(drops.iter().map(|d| d.stream).collect::<std::collections::BTreeSet<u32>>().len(), 90);
+}
+
+#[test]
 fn initial_weights_follow_the_recipes() {
     let g = graph("wrn-16-2", COLOUR, 10);
     let values = |name: &str| g.params().list().iter().find(|p| p.name == name).unwrap().init(0);
@@ -273,12 +356,18 @@ fn other_sizes_channels_and_class_counts_build_and_too_small_ones_say_so() {
     for name in names() {
         let model = find(name).unwrap();
         for (images, classes) in [(COLOUR, 100), (GREY, 2), ([33, 47, 4], 7)] {
+            // Means of 2x2 pixels halve even sides alone.
+            let images = if name.starts_with("pyramidnet") && images[0] == 33 { [36, 48, 4] } else { images };
             let g = classifier(&model, &source(images, classes), &Setup::new(0.3, 0.1)).unwrap();
             assert_eq!(g.shape(g.node(g.loss().unwrap()).inputs[0]).0, [classes], "{name}");
         }
     }
     let error = classifier(&find("cnn").unwrap(), &source([3, 3, 1], 10), &Setup::default()).unwrap_err().to_string();
     assert!(error.contains("cnn") && error.contains("3x3"), "{error}");
+    let pyramid = find("pyramidnet-8-a12").unwrap();
+    let error = classifier(&pyramid, &source([33, 48, 3], 10), &Setup::default()).unwrap_err().to_string();
+    let told = "model pyramidnet-8-a12 on 33x48x3 images: both sides must be multiples of 4: ";
+    assert!(error.starts_with(told), "{error}");
 }
 
 #[test]
@@ -287,7 +376,7 @@ fn names_are_found_and_slips_are_put_right() {
         assert_eq!(find(name).unwrap().name, name);
     }
     let known = "known: cnn, wrn-D-K, resnet18, resnet34, resnet18-imagenet, resnet34-imagenet, resnet20, resnet32, \
-                 resnet56, resnet110, wide_resnet50_2";
+                 resnet56, resnet110, wide_resnet50_2, shake-shake-D-BxWd, pyramidnet-D-aA";
     for (name, message) in [
         ("cnm", "unknown model 'cnm'; did you mean 'cnn'?"),
         ("resnet19", "unknown model 'resnet19'; did you mean 'resnet18'?"),
@@ -296,6 +385,12 @@ fn names_are_found_and_slips_are_put_right() {
         ("wm-28-10", "unknown model 'wm-28-10'; did you mean 'wrn-28-10'?"),
         ("wrn-D-K", "wrn-D-K: a wide ResNet is named wrn-D-K, by depth and widening factor, such as wrn-28-10"),
         ("wrn-17-4", "wrn-17-4: D must be 6n + 4, such as 16 or 22"),
+        (
+            "shake-shake-26",
+            "shake-shake-26: a Shake-Shake network is named shake-shake-D-BxWd, by depth, branches and \
+                            channels of the first stage, such as shake-shake-26-2x32d",
+        ),
+        ("Shake_Shake_26_2x32d", "unknown model 'Shake_Shake_26_2x32d'; did you mean 'shake-shake-26-2x32d'?"),
         ("transformer", &format!("unknown model 'transformer'; {known}")),
         ("", &format!("unknown model ''; {known}")),
     ] {

@@ -1,7 +1,7 @@
 //! Wide residual networks, WRN-D-K (Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016): D layers, K times as
 //! wide as the pre-activation ResNet of that depth. Names as in the usual PyTorch port (xternalz/WideResNet-pytorch).
 
-use super::{Build, Spec};
+use super::{Build, Spec, number};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::nn;
@@ -37,12 +37,6 @@ fn size(numbers: &str) -> Result<(usize, usize)> {
         return Err(Error::usage("K must be at least 1"));
     }
     Ok((depth, width))
-}
-
-/// A whole number in the one way it is usually written. One that fits in no usize is too large in any case.
-fn number(word: &str) -> Option<usize> {
-    let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
-    (digits && (word == "0" || !word.starts_with('0'))).then(|| word.parse().unwrap_or(usize::MAX))
 }
 
 /// conv3x3 16, three stages of (depth - 4) / 6 blocks with 16, 32 and 64 times `width` channels (the second and third

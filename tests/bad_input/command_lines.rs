@@ -45,6 +45,13 @@ const WORDS: &[Row] = &[
     ("D beyond all bounds", "info --model wrn-9999999999999999999999-1", 2, &["wrn-9999999999999999999999-1"]),
     ("K beyond all bounds", "info --model wrn-16-99999999999", 2, &["wrn-16-99999999999: D may be at most"]),
     ("images too small", "info --model cnn --size 3", 2, &["model cnn on 3x3x1 images", "pool2: max_pool"]),
+    ("D that is not 6n + 2", "train --model shake-shake-27-2x32d", 2, &["27-2x32d: D must be 6n + 2, such as 26 or 32"]),
+    ("three branches", "train --model shake-shake-26-3x32d", 2, &["shake-shake-26-3x32d: B must be 2"]),
+    ("an odd width", "train --model shake-shake-26-2x33d", 2, &["shake-shake-26-2x33d: W must be even"]),
+    ("no width", "train --model shake-shake-26", 2, &["shake-shake-26: a Shake-Shake network is named shake-shake-D-BxWd"]),
+    ("a pyramid's D", "train --model pyramidnet-111-a270", 2, &["without bottlenecks D must be 6n + 2, such as 110 or 116"]),
+    ("a wrong order", "info --model pyramidnet-110-a9-shakedrop-bottleneck", 2, &["a PyramidNet is named pyramidnet-D-aA"]),
+    ("sides not halved", "info --model pyramidnet-8-a12 --size 30", 2, &["on 30x30x3 images: both sides must be multiples of 4"]),
 ];
 
 /// On the folder that [`world`] makes; all train `cnn` on 40 images of 14 x 14 into a new folder.
