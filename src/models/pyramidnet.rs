@@ -106,7 +106,7 @@ impl PyramidNet {
         for l in 1..=self.blocks() {
             let (stage, i) = ((l - 1) / stage_blocks, (l - 1) % stage_blocks);
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            h = self.block(g, h, &format!("layer{}.{i}", stage + 1), l, stride)?;
+            h = self.block(g, h, &format!("layer{}.{i}", stage + 1), l, stride, spec.taps)?;
         }
         h = nn::batch_norm(g, h, "bn_final")?;
         h = nn::relu(g, h, "relu_final")?;
@@ -116,7 +116,7 @@ impl PyramidNet {
 
     /// BN-conv-BN-ReLU-conv-BN, with bottlenecks BN-conv-BN-ReLU-conv-BN-ReLU-conv-BN, beside the input: where the image is
     /// halved the mean of 2x2 pixels, with channels of zeros behind those there are.
-    fn block(&self, g: &mut Graph, x: Var, name: &str, l: usize, stride: usize) -> Result<Var> {
+    fn block(&self, g: &mut Graph, x: Var, name: &str, l: usize, stride: usize, taps: bool) -> Result<Var> {
         let part = |what: &str| format!("{name}.{what}");
         let channels = self.channels(l);
         // Channels, kernel and stride of each convolution.
@@ -127,6 +127,7 @@ impl PyramidNet {
         let mut h = nn::batch_norm(g, x, &part("bn1"))?;
         for (n, &(channels, k, stride)) in (1..).zip(&convolutions) {
             h = nn::conv(g, h, &part(&format!("conv{n}")), channels, k, stride, k / 2)?;
+            h = nn::tap(g, h, &part(&format!("tap{n}")), taps)?;
             h = nn::batch_norm(g, h, &part(&format!("bn{}", n + 1)))?;
             if n < convolutions.len() {
                 h = nn::relu(g, h, &part(&format!("relu{n}")))?;

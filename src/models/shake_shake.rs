@@ -67,7 +67,7 @@ pub fn shake_shake(g: &mut Graph, x: Var, depth: usize, width: usize, spec: &Spe
     for stage in 0..3 {
         for i in 0..(depth - 2) / 6 {
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            h = block(g, h, &format!("layer{}.{i}", stage + 1), width << stage, stride)?;
+            h = block(g, h, &format!("layer{}.{i}", stage + 1), width << stage, stride, spec.taps)?;
         }
     }
     h = nn::relu(g, h, "relu")?;
@@ -76,12 +76,12 @@ pub fn shake_shake(g: &mut Graph, x: Var, depth: usize, width: usize, spec: &Spe
 }
 
 /// Two branches, mixed at random, beside the identity; where the number of channels changes, beside the shortcut.
-fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize) -> Result<Var> {
+fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps: bool) -> Result<Var> {
     let part = |what: &str| format!("{name}.{what}");
     // The branches and the shortcut begin with the same ReLU.
     let a = nn::relu(g, x, &part("relu"))?;
-    let first = branch(g, a, &part("branch1"), channels, stride)?;
-    let second = branch(g, a, &part("branch2"), channels, stride)?;
+    let first = branch(g, a, &part("branch1"), channels, stride, taps)?;
+    let second = branch(g, a, &part("branch2"), channels, stride, taps)?;
     let h = nn::shake(g, first, second, &part("shake"))?;
     let same = g.shape(x).0.last() == Some(&channels);
     let beside = if same { x } else { shortcut(g, a, &part("shortcut"), channels, stride)? };
@@ -89,12 +89,14 @@ fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize) -> R
 }
 
 /// conv-BN-ReLU-conv-BN. The numbers count the layers of the port's branch, whose first, the ReLU, stands before it here.
-fn branch(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize) -> Result<Var> {
+fn branch(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps: bool) -> Result<Var> {
     let part = |n: usize| format!("{name}.{n}");
     let h = nn::conv(g, x, &part(1), channels, 3, stride, 1)?;
+    let h = nn::tap(g, h, &format!("{name}.tap1"), taps)?;
     let h = nn::batch_norm(g, h, &part(2))?;
     let h = nn::relu(g, h, &part(3))?;
     let h = nn::conv(g, h, &part(4), channels, 3, 1, 1)?;
+    let h = nn::tap(g, h, &format!("{name}.tap2"), taps)?;
     nn::batch_norm(g, h, &part(5))
 }
 

@@ -317,14 +317,20 @@ fn taps_stand_behind_the_convolutions_of_residual_blocks_and_are_left_out_unless
         ("resnet18", COLOUR, 16),
         ("resnet20", COLOUR, 18),
         ("wide_resnet50_2", COLOUR, 48),
+        ("shake-shake-8-2x4d", COLOUR, 12),
+        ("pyramidnet-8-a6", COLOUR, 6),
+        ("pyramidnet-11-a12-bottleneck-shakedrop", COLOUR, 9),
     ] {
         let setup = Setup { taps: true, ..Setup::default() };
         let g = classifier(&find(name).unwrap(), &source(images, 10), &setup).unwrap();
         assert_eq!(g.taps().len(), count, "{name}");
         for v in g.taps() {
             let marked = g.node(g.node(*v).inputs[0]);
-            let (tap, conv) = (&g.node(*v).name, marked.name.replace("conv", "tap"));
-            assert_eq!((tap, matches!(marked.op, crate::ops::Op::Conv2d(_))), (&conv, true), "{name}");
+            assert!(matches!(marked.op, crate::ops::Op::Conv2d(_)), "{name}: {}", marked.name);
+            // Convolutions of Shake-Shake have numbers for names.
+            if marked.name.contains("conv") {
+                assert_eq!(g.node(*v).name, marked.name.replace("conv", "tap"), "{name}");
+            }
         }
         assert_eq!(graph(name, images, 10).taps().len(), 0, "{name}");
     }

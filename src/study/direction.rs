@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn corruptions_have_the_norm_and_the_entries_that_are_asked_for() {
-        let g: Vec<f32> = Direction::random(7, &layer(vec![0..5000]), 5000, Norm::Two, Draw::Normal)
+        let g: Vec<f32> = Direction::random(7, &layer(vec![0..2500, 2500..5000]), 5000, Norm::Two, Draw::Normal)
             .entries()
             .map(|(_, v)| v as f32)
             .collect();

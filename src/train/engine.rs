@@ -205,7 +205,7 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let row = optim::find(&recipe.opt)?;
     if row.taps && graph.taps().is_empty() {
         return Err(Error::usage(format!(
-            "--opt {} perturbs activations behind convolutions, and model {} marks none; take cnn, wrn-D-K or a resnet",
+            "--opt {} perturbs activations behind convolutions, and model {} marks none; take one of 'samcore info models'",
             row.name, recipe.model
         )));
     }

@@ -306,6 +306,11 @@ impl Session {
         if let Some(loader) = &mut self.loader {
             self.waited = loader.swap(&mut self.exec, epoch as u32)?;
         }
+        self.order(epoch)
+    }
+
+    /// Has the training images read in the order of `epoch`, from 0.
+    fn order(&mut self, epoch: u64) -> Result<()> {
         let order = permutation(self.recipe.seed, epoch as u32, self.train_order.len());
         let order: Vec<u32> = order.into_iter().map(|i| self.train_order[i as usize]).collect();
         self.exec.set_order(TRAIN, &order)
@@ -421,6 +426,12 @@ impl Session {
     fn end_epoch(&mut self, epoch: u64) -> Result<Scores> {
         let trained = self.position.seconds + self.epoch_begun.elapsed().as_secs_f64();
         self.keep_up()?;
+        let averages = self.programs.swa.is_some() && self.averaged() > 0;
+        if averages && self.loader.is_some() {
+            // The average's statistics are of the images as they are.
+            self.exec.set_dataset(TRAIN, &self.data.train.bytes())?;
+            self.order(epoch - 1)?;
+        }
         if let (Some(swa), count @ 1..) = (&self.programs.swa, self.averaged()) {
             swa.take(&mut self.exec, count, self.train_order.len())?;
         }
