@@ -37,8 +37,9 @@ fn bash_completes_commands_flags_and_values() {
     fs::create_dir(folder.path("my-images")).unwrap();
     for (words, expected) in [
         (&["samcore", "ev"][..], &["eval"][..]),
+        (&["samcore", "study", "c"], &["corrupt"]),
         (&["samcore", "train", "--check"], &["--checkpoint-every", "--checkpoint-steps"]),
-        (&["samcore", "train", "--opt", "s"], &["sam", "sgd"]),
+        (&["samcore", "train", "--opt", "s"], &["sam", "sam-on", "sgd"]),
         (&["samcore", "train", "--lr", "1", "--schedule", "co"], &["constant", "cosine"]),
         (&["samcore", "train", "--data", "fash"], &["fashion-mnist"]),
         (&["samcore", "train", "--nesterov", ""], &["false", "true"]),

@@ -48,7 +48,11 @@ pub fn build(command: Command) -> Command {
         switch("json", "end stdout with the result as one JSON object"),
         switch("quiet", "show no progress"),
     ];
-    let optimizers = OPTIMIZERS.iter().map(|o| format!("  {:<12} {:<40} {}\n", o.name, o.paper, own_settings(o)));
+    let optimizers = OPTIMIZERS.iter().map(|o| {
+        let own = own_settings(o);
+        let own = if own.is_empty() { own } else { format!("{:6}{own}\n", "") };
+        format!("  {:<12} {}\n{own}", o.name, o.paper)
+    });
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
          Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",

@@ -22,6 +22,7 @@ mod linear;
 mod pooling;
 mod relu;
 mod shake;
+mod shapes;
 mod shortcut;
 mod tap;
 mod vectors;

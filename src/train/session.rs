@@ -1,5 +1,7 @@
 //! The training loop: from a recipe to a run folder.
 
+mod pace;
+
 use super::checkpoint::{Checkpoint, Position};
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
@@ -11,20 +13,17 @@ use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
-use crate::data::augment::mixup_share;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
-use crate::ops::call::{Counters, MAX_GROUPS};
+use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{
-    C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, MIXUP_SHARE, ProgramId, RATES, Recorder, SKIPPED, W,
-};
+use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -314,54 +313,6 @@ impl Session {
         let order = permutation(self.recipe.seed, epoch as u32, self.train_order.len());
         let order: Vec<u32> = order.into_iter().map(|i| self.train_order[i as usize]).collect();
         self.exec.set_order(TRAIN, &order)
-    }
-
-    /// Program, counters and slots of step number `step`, counted from 0.
-    fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); MAX_GROUPS + 3]) {
-        let lr = self.lr(step);
-        let rates = self.programs.groups.rates(lr);
-        let radii = [self.recipe.rho_min, self.recipe.rho];
-        let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
-        // A young average forgets faster, or it would long remember the initial weights.
-        let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
-        let batch = self.recipe.batch as u32;
-        let first = (step % self.per_epoch) as u32 * batch;
-        let epoch = (step / self.per_epoch) as u32;
-        let counters = Counters { seed: self.recipe.seed, epoch, dataset: TRAIN, first, rows: batch };
-        let program = self.programs.steps[self.programs.optimizer.phase(step)];
-        let share = match self.recipe.mixup {
-            0.0 => 1.0,
-            alpha => mixup_share(alpha, self.recipe.seed, epoch, (step % self.per_epoch) as u32),
-        };
-        let others = [("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
-        let rate = |i: usize| (RATES[i], rates[i]);
-        let slots = std::array::from_fn(|i| if i < MAX_GROUPS { rate(i) } else { others[i - MAX_GROUPS] });
-        (program, counters, slots)
-    }
-
-    /// The learning rate of step number `step`.
-    fn lr(&self, step: u64) -> f32 {
-        let constant = self.recipe.swa > 0.0 && self.recipe.swa_lr > 0.0 && step >= self.recipe.swa_start(self.total);
-        if constant { self.recipe.swa_lr as f32 } else { self.schedule.lr(step, self.total) }
-    }
-
-    /// Before the first average of a run that makes one, the weights as they are take its place.
-    fn keep_up(&mut self) -> Result<()> {
-        match &self.programs.swa {
-            Some(swa) if self.averaged() == 0 => swa.copy(&mut self.exec),
-            _ => Ok(()),
-        }
-    }
-
-    /// How many epochs' ends there have been from the step on at which averaging begins.
-    fn averaged(&self) -> u64 {
-        let first = self.recipe.swa_start(self.total).div_ceil(self.per_epoch).max(1);
-        (self.position.step / self.per_epoch + 1).saturating_sub(first)
-    }
-
-    /// Whether a step of that program tells how much the loss rises by its perturbation.
-    fn looks(&self, program: ProgramId) -> bool {
-        self.exec.program(program).reports.iter().any(|r| r.0 == "sharpness_gain")
     }
 
     /// Does the steps up to `end`, and records them. A GPU is given steps ahead of those whose results are awaited.

@@ -1,0 +1,58 @@
+//! What each step of a run is given: its program, counters and slots, as functions of its number alone.
+
+use super::Session;
+use crate::data::augment::mixup_share;
+use crate::error::Result;
+use crate::ops::call::{Counters, MAX_GROUPS};
+use crate::step::{MIXUP_SHARE, ProgramId, RATES};
+use crate::train::engine::TRAIN;
+
+impl Session {
+    /// Program, counters and slots of step number `step`, counted from 0.
+    pub(super) fn planned(&self, step: u64) -> (ProgramId, Counters, [(&'static str, f32); MAX_GROUPS + 3]) {
+        let lr = self.lr(step);
+        let rates = self.programs.groups.rates(lr);
+        let radii = [self.recipe.rho_min, self.recipe.rho];
+        let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
+        // A young average forgets faster, or it would long remember the initial weights.
+        let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
+        let batch = self.recipe.batch as u32;
+        let first = (step % self.per_epoch) as u32 * batch;
+        let epoch = (step / self.per_epoch) as u32;
+        let counters = Counters { seed: self.recipe.seed, epoch, dataset: TRAIN, first, rows: batch };
+        let program = self.programs.steps[self.programs.optimizer.phase(step)];
+        let share = match self.recipe.mixup {
+            0.0 => 1.0,
+            alpha => mixup_share(alpha, self.recipe.seed, epoch, (step % self.per_epoch) as u32),
+        };
+        let others = [("ema_keep", keep as f32), ("rho", rho as f32), (MIXUP_SHARE, share)];
+        let rate = |i: usize| (RATES[i], rates[i]);
+        let slots = std::array::from_fn(|i| if i < MAX_GROUPS { rate(i) } else { others[i - MAX_GROUPS] });
+        (program, counters, slots)
+    }
+
+    /// The learning rate of step number `step`.
+    pub(super) fn lr(&self, step: u64) -> f32 {
+        let constant = self.recipe.swa > 0.0 && self.recipe.swa_lr > 0.0 && step >= self.recipe.swa_start(self.total);
+        if constant { self.recipe.swa_lr as f32 } else { self.schedule.lr(step, self.total) }
+    }
+
+    /// Before the first average of a run that makes one, the weights as they are take its place.
+    pub(super) fn keep_up(&mut self) -> Result<()> {
+        match &self.programs.swa {
+            Some(swa) if self.averaged() == 0 => swa.copy(&mut self.exec),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many epochs' ends there have been from the step on at which averaging begins.
+    pub(super) fn averaged(&self) -> u64 {
+        let first = self.recipe.swa_start(self.total).div_ceil(self.per_epoch).max(1);
+        (self.position.step / self.per_epoch + 1).saturating_sub(first)
+    }
+
+    /// Whether a step of that program tells how much the loss rises by its perturbation.
+    pub(super) fn looks(&self, program: ProgramId) -> bool {
+        self.exec.program(program).reports.iter().any(|r| r.0 == "sharpness_gain")
+    }
+}
