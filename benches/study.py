@@ -17,7 +17,7 @@ import measured
 KEYS = ("model", "data", "opt", "rho", "epochs", "batch", "lr", "seed")
 EPS = ["--eps", "0.1,0.3,1,3,10,30,100", "--eps-inf", "0.001,0.003,0.01,0.03,0.1,0.3,1"]
 STUDIES = {
-    "corrupt": ["--threads", "1", "--images", "2000", "--test-images", "500", "--n", "all", "--seeds", "2", "--depth", "0", *EPS],
+    "corrupt": ["--images", "5000", "--test-images", "2000", "--n", "all,1000", "--seeds", "3", *EPS],
     "sharpness": ["--images", "2048"],
 }
 

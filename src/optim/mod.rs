@@ -213,7 +213,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         paper: "Liu et al. 2022, arXiv:2203.02714",
         gradients: periodic,
         settings: &["rho", "every", "alpha", "m"],
-        // The paper's.
+        // What public implementations begin with.
         recipe: &[("every", "5"), ("alpha", "0.7")],
         state: &["momentum", looksam::ORTHOGONAL],
         taps: false,
