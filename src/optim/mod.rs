@@ -250,7 +250,8 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         paper: "Sun et al. 2021, arXiv:2006.05620",
         gradients: |_| 2.0,
         settings: &["corruption-p", "corruption-eps", "corruption-n"],
-        recipe: &[],
+        // With p = 2 in all places it would be SAM; the size is a starting point of ours.
+        recipe: &[("corruption-p", "inf"), ("corruption-eps", "2e-4")],
         state: &["momentum"],
         taps: false,
         build: |o| Box::new(CorruptionResistant { nesterov: o.nesterov, corruption: o.corruption }),

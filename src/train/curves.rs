@@ -35,7 +35,7 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
     ),
     (
         "Noisy labels",
-        "% of the training images, without augmentation",
+        "% of the training images",
         100.0,
         false,
         &[
