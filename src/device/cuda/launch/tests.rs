@@ -69,7 +69,15 @@ fn parameters(launch: &Launch) -> Vec<String> {
         (!between.contains('{')).then(|| text[at + name.len()..].split(')').next().unwrap_or_default())
     });
     let declared = declared.unwrap_or_else(|| panic!("{} has no kernel {}", launch.module.file, launch.kernel));
-    declared.split(',').map(|p| p.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    // A parameter without a type stands for those of a macro.
+    let unfolded = text.replace("\\\n", " ");
+    let whole = |name: &str| {
+        let line = unfolded.lines().find_map(|line| line.strip_prefix(&format!("#define {name} ")));
+        line.unwrap_or(name).to_owned()
+    };
+    let parameters: Vec<String> = declared.split(',').map(|p| whole(p.trim())).collect();
+    let each = parameters.iter().flat_map(|p| p.split(','));
+    each.map(|p| p.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
 #[test]
