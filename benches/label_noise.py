@@ -31,7 +31,7 @@ T95 = [
 ]
 # Okabe and Ito's colours, as samcore's own figures have them; black is for SGD.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-BLACK = "#000000"
+BLACK, GREY = "#000000", "#888888"
 
 
 def train(folder, flags):
@@ -126,10 +126,11 @@ def figure(result):
     groups = result["groups"]
     ends = [(100 * g["summary"]["test_accuracy"]["mean"], 100 * (g["summary"]["test_accuracy"]["half_width"] or 0)) for g in groups]
     y_ticks = ticks(max(0, min(m - h for m, h in ends)), min(100, max(m + h for m, h in ends)))
-    # SGD stands at the left; the values of rho are evenly spaced.
-    x_ticks = [(i, "SGD" if g["rho"] is None else f"{g['rho']:g}") for i, g in enumerate(groups)]
+    # SGD stands at the left, with its epochs; the values of rho are evenly spaced.
+    x_ticks = [(i, f"SGD, {g['epochs']}" if g["rho"] is None else f"{g['rho']:g}") for i, g in enumerate(groups)]
     over_rho = Axes(60, "Accuracy on clean test images", "rho of SAM", "%", x_ticks, y_ticks)
-    colours = [BLACK] + [COLOURS[i % len(COLOURS)] for i in range(len(groups) - 1)]
+    plain = [g for g in groups if g["rho"] is None]
+    colours = [BLACK, GREY][: len(plain)] + [COLOURS[i % len(COLOURS)] for i in range(len(groups) - len(plain))]
     for i, ((mean, half), colour) in enumerate(zip(ends, colours)):
         over_rho.whisker(i, mean, half, colour)
     passes = max(len(mean_curve(g["runs"], "learned")) * g["gradients"] for g in groups)
@@ -164,6 +165,7 @@ def main():
     ap.add_argument("--noise", type=float, default=0.4, help="share of the labels that are drawn anew, above 0")
     ap.add_argument("--images", type=int, default=10000, help="training images; 0: all")
     ap.add_argument("--epochs", type=int, default=20, help="of SAM; SGD gets twice as many")
+    ap.add_argument("--equal-epochs", action="store_true", help="SGD with as many epochs as SAM, too")
     ap.add_argument("--rhos", default="0.05,0.1,0.2", help="comma-separated")
     ap.add_argument("--seeds", default="0,1,2", help="comma-separated")
     ap.add_argument("--out", type=pathlib.Path, required=True, help="result as JSON")
@@ -174,15 +176,17 @@ def main():
     measured.build()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     common = ["--label-noise", args.noise, "--train-images", args.images, *args.flags]
-    plan = [(None, 2 * args.epochs, 1)] + [(float(rho), args.epochs, 2) for rho in args.rhos.split(",")]
+    plan = [("sgd", None, 2 * args.epochs, 1)]
+    if args.equal_epochs:
+        plan.append(("sgd-once", None, args.epochs, 1))
+    plan += [(f"sam-{float(rho):g}", float(rho), args.epochs, 2) for rho in args.rhos.split(",")]
     origin = measured.provenance("benches/label_noise.py")
     groups = []
     with contextlib.ExitStack() as stack:
         runs = (args.runs or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
         runs.mkdir(parents=True, exist_ok=True)
-        for rho, epochs, gradients in plan:
+        for name, rho, epochs, gradients in plan:
             own = ["--opt", "sgd"] if rho is None else ["--opt", "sam", "--rho", rho]
-            name = "sgd" if rho is None else f"sam-{rho:g}"
             group = {"opt": own[1], "rho": rho, "epochs": epochs, "gradients": gradients, "runs": []}
             for seed in seeds:
                 flags = [*common, *own, "--epochs", epochs, "--seed", seed]
