@@ -114,6 +114,11 @@ class Axes:
             low, high = (min(max(v, self.y_ends[0]), self.y_ends[1]) for v in (mean - half, mean + half))
             self.parts.append(f'<path d="M{self.x(x):.1f} {self.y(low):.1f}V{self.y(high):.1f}" stroke="{colour}" stroke-width="1.8"/>')
 
+    def runs(self, x, values, colour):
+        """Single runs, a little to the right of their mean."""
+        for v in values:
+            self.parts.append(f'<circle cx="{self.x(x) + 8:.1f}" cy="{self.y(v):.1f}" r="2.5" fill="none" stroke="{colour}"/>')
+
 
 def ticks(low, high):
     """Round values around both ends."""
@@ -126,13 +131,14 @@ def figure(result):
     groups = result["groups"]
     ends = [(100 * g["summary"]["test_accuracy"]["mean"], 100 * (g["summary"]["test_accuracy"]["half_width"] or 0)) for g in groups]
     y_ticks = ticks(max(0, min(m - h for m, h in ends)), min(100, max(m + h for m, h in ends)))
-    # SGD stands at the left, with its epochs; the values of rho are evenly spaced.
-    x_ticks = [(i, f"SGD, {g['epochs']}" if g["rho"] is None else f"{g['rho']:g}") for i, g in enumerate(groups)]
-    over_rho = Axes(60, "Accuracy on clean test images", "rho of SAM", "%", x_ticks, y_ticks)
+    # SGD stands at the left, each with its epochs; the values of rho are evenly spaced.
+    x_ticks = [(i, f"SGD, {g['epochs']}" if g["rho"] is None else f"{g['rho']:g}, {g['epochs']}") for i, g in enumerate(groups)]
+    over_rho = Axes(60, "Accuracy on clean test images", "rho of SAM, epochs", "%", x_ticks, y_ticks)
     plain = [g for g in groups if g["rho"] is None]
     colours = [BLACK, GREY][: len(plain)] + [COLOURS[i % len(COLOURS)] for i in range(len(groups) - len(plain))]
     for i, ((mean, half), colour) in enumerate(zip(ends, colours)):
         over_rho.whisker(i, mean, half, colour)
+        over_rho.runs(i, [100 * run["test_accuracy"] for run in groups[i]["runs"]], colour)
     passes = max(len(mean_curve(g["runs"], "learned")) * g["gradients"] for g in groups)
     x_label = "gradients taken of each image: epochs of SGD, twice those of SAM"
     over_time = Axes(500, "Images with wrong labels", x_label, "%", [(0, "0"), (passes / 2, f"{passes / 2:g}"), (passes, f"{passes:g}")], range(0, 101, 20))
@@ -144,7 +150,7 @@ def figure(result):
     over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 28 + 16 * len(groups), "— as they are")
     over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 44 + 16 * len(groups), "- - as labelled")
     seeds = len(result["seeds"])
-    title = f"{100 * result['noise']:g} % label noise: {result['subject']}, {seeds} seed{'s' * (seeds > 1)}; bars: 95 % t-intervals"
+    title = f"{100 * result['noise']:g} % label noise: {result['subject']}, {seeds} seed{'s' * (seeds > 1)}; bars: 95 % t-intervals, rings: runs"
     parts = [f'<text x="20" y="24" font-size="15" fill="#222">{html.escape(title)}</text>', *over_rho.parts, *over_time.parts]
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="340" font-family="sans-serif">'
     return "\n".join([head, '<rect width="960" height="340" fill="#fff"/>', *parts, "</svg>"]) + "\n"
@@ -166,6 +172,7 @@ def main():
     ap.add_argument("--images", type=int, default=10000, help="training images; 0: all")
     ap.add_argument("--epochs", type=int, default=20, help="of SAM; SGD gets twice as many")
     ap.add_argument("--equal-epochs", action="store_true", help="SGD with as many epochs as SAM, too")
+    ap.add_argument("--twice", type=float, help="a rho for which SAM gets as many epochs as SGD, too")
     ap.add_argument("--rhos", default="0.05,0.1,0.2", help="comma-separated")
     ap.add_argument("--seeds", default="0,1,2", help="comma-separated")
     ap.add_argument("--out", type=pathlib.Path, required=True, help="result as JSON")
@@ -180,6 +187,8 @@ def main():
     if args.equal_epochs:
         plan.append(("sgd-once", None, args.epochs, 1))
     plan += [(f"sam-{float(rho):g}", float(rho), args.epochs, 2) for rho in args.rhos.split(",")]
+    if args.twice is not None:
+        plan.append((f"sam-{args.twice:g}-twice", args.twice, 2 * args.epochs, 2))
     origin = measured.provenance("benches/label_noise.py")
     groups = []
     with contextlib.ExitStack() as stack:
