@@ -173,6 +173,7 @@ def main():
     ap.add_argument("--epochs", type=int, default=20, help="of SAM; SGD gets twice as many")
     ap.add_argument("--equal-epochs", action="store_true", help="SGD with as many epochs as SAM, too")
     ap.add_argument("--twice", type=float, help="a rho for which SAM gets as many epochs as SGD, too")
+    ap.add_argument("--twice-seeds", type=int, help="for how many of the seeds [all]")
     ap.add_argument("--rhos", default="0.05,0.1,0.2", help="comma-separated")
     ap.add_argument("--seeds", default="0,1,2", help="comma-separated")
     ap.add_argument("--out", type=pathlib.Path, required=True, help="result as JSON")
@@ -183,21 +184,22 @@ def main():
     measured.build()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     common = ["--label-noise", args.noise, "--train-images", args.images, *args.flags]
-    plan = [("sgd", None, 2 * args.epochs, 1)]
+    plan = [("sgd", None, 2 * args.epochs, 1, seeds)]
     if args.equal_epochs:
-        plan.append(("sgd-once", None, args.epochs, 1))
-    plan += [(f"sam-{float(rho):g}", float(rho), args.epochs, 2) for rho in args.rhos.split(",")]
+        plan.append(("sgd-once", None, args.epochs, 1, seeds))
+    plan += [(f"sam-{float(rho):g}", float(rho), args.epochs, 2, seeds) for rho in args.rhos.split(",")]
     if args.twice is not None:
-        plan.append((f"sam-{args.twice:g}-twice", args.twice, 2 * args.epochs, 2))
+        few = seeds[: args.twice_seeds]
+        plan.append((f"sam-{args.twice:g}-twice", args.twice, 2 * args.epochs, 2, few))
     origin = measured.provenance("benches/label_noise.py")
     groups = []
     with contextlib.ExitStack() as stack:
         runs = (args.runs or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
         runs.mkdir(parents=True, exist_ok=True)
-        for name, rho, epochs, gradients in plan:
+        for name, rho, epochs, gradients, its_seeds in plan:
             own = ["--opt", "sgd"] if rho is None else ["--opt", "sam", "--rho", rho]
             group = {"opt": own[1], "rho": rho, "epochs": epochs, "gradients": gradients, "runs": []}
-            for seed in seeds:
+            for seed in its_seeds:
                 flags = [*common, *own, "--epochs", epochs, "--seed", seed]
                 group["runs"].append({"seed": seed, **train(runs / f"{name}-seed{seed}", flags)})
                 print(f"{name} seed {seed}: test accuracy {100 * group['runs'][-1]['test_accuracy']:.2f} %", flush=True)
