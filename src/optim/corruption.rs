@@ -4,6 +4,7 @@
 //! worst to first order: with v the n entries of g of largest magnitude, 0 elsewhere, a = eps v/|v| for p = 2 and
 //! a = eps sign(v) for p = infinity. The base optimizer then descends from w with it. With p = 2 and all places this is SAM.
 
+use super::sam::second_pass;
 use super::{Corruption, Norm, Optimizer};
 use crate::error::Result;
 use crate::ops::call::Map;
@@ -18,27 +19,25 @@ impl Optimizer for CorruptionResistant {
     fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
         let Corruption { norm: p, n } = self.corruption;
         let eps = s.slot("corruption_eps");
-        let a = s.pass(At::of(C), By::params(), s.all(), G)?;
-        let worst = if n == 0 {
-            a.g
-        } else {
-            let places = s.vector("corruption", Space::Params);
-            s.largest(places, a.g, n)
-        };
-        match p {
-            Norm::Two => {
-                let size = s.norm(worst);
-                s.set(C, W + eps * worst / size)?;
+        let all = s.groups(|s, group| {
+            let a = s.pass(At::of(C), By::params(), group, G)?;
+            let norm = s.norm(a.g);
+            let worst = if n == 0 {
+                a.g
+            } else {
+                let places = s.vector("corruption", Space::Params);
+                s.largest(places, a.g, n)
+            };
+            match p {
+                Norm::Two => {
+                    let size = s.norm(worst);
+                    s.set(C, W + eps * worst / size)?;
+                }
+                Norm::Infinity => s.set(C, W + Expr::from(eps) * worst.mapped(Map::Sign))?,
             }
-            Norm::Infinity => s.set(C, W + Expr::from(eps) * worst.mapped(Map::Sign))?,
-        }
-        // The same random draws; the running statistics move by the first pass, as they do in SAM.
-        let b = s.pass(At::of(C), By::params(), s.all(), G)?;
-        let gain = s.scalar(Expr::from(b.loss) - a.loss);
-        let norm = s.finish(b.g, &[a.stats], self.nesterov);
-        for (name, scalar) in [("loss", a.loss), ("grad_norm", norm), ("sharpness_gain", gain), ("hits", a.hits)] {
-            s.report(name, scalar);
-        }
+            second_pass(s, group, &a, worst, norm)
+        })?;
+        s.finish(all.g, &all.stats, self.nesterov);
         Ok(())
     }
 }

@@ -90,14 +90,16 @@ impl Plan {
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
         let recipes: Vec<Recipe> = rows.iter().map(|row| recipe_of(row, recipe)).collect::<Result<_>>()?;
-        // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze,
-        // weights to begin with that are not there or fit nothing.
+        // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze. Weights to
+        // begin with, which may not be there or fit nothing, are those of all: parameters do not depend on the optimizer.
         let device = engine::device(&mut recipe.clone())?;
-        for recipe in &recipes {
+        for (i, recipe) in recipes.iter().enumerate() {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
             engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
-            beginning(recipe, &graph, Remembered::default())?;
+            if i == 0 {
+                beginning(recipe, &graph, Remembered::default())?;
+            }
         }
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
         let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();
