@@ -41,7 +41,7 @@ fn git(arguments: &[&str]) -> Option<String> {
     output(Command::new("git").args(arguments))
 }
 
-/// What a command that ends well prints, without the line's end.
+/// Returns the output of a command that ends well, without the line's end.
 fn output(command: &mut Command) -> Option<String> {
     let done = command.output().ok().filter(|done| done.status.success())?;
     Some(String::from_utf8(done.stdout).ok()?.trim().to_string())

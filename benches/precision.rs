@@ -1,5 +1,5 @@
-//! What low precision leaves of SAM's perturbation: c = cast(w + rho g / |g|) on a real batch, at initial or trained weights.
-//! For each dtype and rho the norm of c - w, its cosine with g, their product over rho (what is left along the gradient), and
+//! SAM's perturbation after rounding to low precision: c = cast(w + rho g / |g|) on a real batch, at initial or trained weights.
+//! For each dtype and rho: the norm of c - w, its cosine with g, their product over rho (the share along the gradient), and
 //! the gain L(c) - L(w) as that dtype computes it, beside the CPU's in f32.
 //!
 //!     cargo bench --bench precision -- --model wrn-28-10 --data cifar-10 --batch 4 --rho 0.05,0.1 --out FILE

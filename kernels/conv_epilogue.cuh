@@ -1,6 +1,6 @@
-// What happens to a tile of sums before it is stored, the same for every rung: a bias, a residual or the gradient that is
-// there already is added, the values are rounded to the type they are stored as, and sums over pixels are taken of them that
-// a batch-norm needs. Every tile leaves its own partial sums; a second kernel merges them in order.
+// The epilogue of a tile of sums, the same for every rung: it adds a bias, a residual or the gradient that is there already,
+// rounds the values to the type they are stored as, and takes the sums over pixels that a batch-norm needs. Every tile has
+// partial sums of its own, which a second kernel merges in order.
 //
 // A rung puts its sums into shared memory, a band of rows at a time. A thread has VEC neighbouring columns and every
 // LANES-th row, so that global accesses are wide and in a row, and the sums over a column merge in the order of lanes.
@@ -55,7 +55,7 @@ template <int ROWS, int COLS, int THREADS> struct Finish {
     static constexpr int BATCH = ROWS < TILE_M ? 4 : 8;
 #endif
     static constexpr int LD = COLS + BAND_PAD;
-    // What the lanes merge fits into a band's place: of few columns some threads have nothing to do.
+    // The lanes' partial sums fit into a band's place: with few columns some threads have nothing to do.
     static constexpr int ACROSS = COLS / VEC, LANES = THREADS / ACROSS * 3 <= ROWS ? THREADS / ACROSS : ROWS / 3;
     static_assert(LANES >= 1, "a thread for every group of columns");
     const Epilogue &e;
@@ -90,7 +90,7 @@ template <int ROWS, int COLS, int THREADS> struct Finish {
 #endif
     }
 
-    // Where row `row` of C begins.
+    // Returns the offset of row `row` of C.
     __device__ __forceinline__ int place(int row) const {
 #if PASS == BACKWARD_DATA
         if constexpr (STRIDE > 1) {

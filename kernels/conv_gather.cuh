@@ -1,5 +1,5 @@
 // A convolution as a matrix product C [M, N] = A [M, K] B [K, N] whose operands are never laid out: which element of a tensor
-// stands where in a tile, and whether there is one (outside the image, the batch or the channels a tile holds zeros).
+// lies where in a tile, and whether there is one (outside the image, the batch or the channels a tile holds zeros).
 //
 //   PASS             M              N          K              A                 B
 //   FORWARD          output pixels  co         (tap, ci)      x  by PixelRows   w by WeightRows
@@ -10,7 +10,7 @@
 //
 // A loader copies a tile in chunks of WIDE neighbouring elements, of which a thread has SLOTS. K-major tiles (PixelRows,
 // WeightRows) have a line for each row of M or N and chunks along K, the others a line for each of BK and chunks along M or N.
-// `find` gives the element a slot's chunk begins at, `advance` goes on by BK. Indices fit an int: the host sees to that.
+// `find` returns the element that a slot's chunk begins at, `advance` moves on by BK. The host checks that indices fit an int.
 #pragma once
 #include "prelude.cuh"
 
@@ -35,8 +35,8 @@ constexpr int COLUMNS = TAPS * CI;
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Which lines and chunks of a tile a thread copies: of K-major tiles chunks at one place in K, of others chunks along one
-// line, so that one address and steps known beforehand do for all; where the threads do not fill such a pattern, any.
+// The lines and chunks of a tile that a thread copies: in K-major tiles chunks at one place in K, in others chunks along one
+// line, so that one address and constant steps serve all; where the threads do not fill such a pattern, any.
 template <bool K_MAJOR, int LINES, int ACROSS, int THREADS> struct Slots {
     static constexpr int COUNT = (LINES * ACROSS + THREADS - 1) / THREADS;
     static constexpr int A_LINE = THREADS / LINES > 0 ? THREADS / LINES : 1;  // threads of a line
@@ -109,7 +109,7 @@ struct Tap {
         }
     }
     __device__ __forceinline__ bool inside() const { return y < taps_y && taps_x > 0; }
-    // Whether a pixel of that reach has this tap within the image.
+    // Returns true if a pixel of that reach has this tap within the image.
     __device__ __forceinline__ bool reached(u32 reach) const {
         if constexpr (BIT_A_TAP) {
             const u32 bit = inside() ? 1u << (y * KS + x) : 0u;

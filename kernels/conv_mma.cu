@@ -5,7 +5,7 @@
 // through a ring of STAGES in shared memory, filled by cp.async; zeros outside the image come from its predicate.
 //
 // Shared layouts, so that neither cp.async nor ldmatrix meet in a bank:
-//   K-major (PixelRows, WeightRows): a row of M or N is four 16-byte chunks; chunk c of row r stands at c ^ (r / 2 % 4).
+//   K-major (PixelRows, WeightRows): a row of M or N is four 16-byte chunks; chunk c of row r lies at c ^ (r / 2 % 4).
 //   else (WeightColumns, GradColumns, PixelColumns): a line of K is TILE elements and a padding of 8. ldmatrix turns its 8x8
 //   blocks; for tf32 there is no such instruction, and 4-byte loads of 4 lines by 8 columns hit 32 banks.
 //
@@ -44,7 +44,7 @@ __device__ __forceinline__ void copy(u8 *to, const TA *from, const Loader &loade
         const int turned = line * 64 + (chunk ^ (line >> 1 & 3)) * 16;
         const int plain = line * ((TILE + 8) * (int)sizeof(TA)) + chunk * 16;
         const int at = K_MAJOR ? turned : plain;
-        // Where nothing is there nothing is read, and the address may be anything.
+        // Without an element nothing is read, and the address may be anything.
         cp_async_16(to + at, from + offset, there);
     }
 }
@@ -55,7 +55,7 @@ template <bool K_MAJOR, int TILE, bool IS_A> struct Fragments {
     static constexpr int LINE = (TILE + 8) * (int)sizeof(TA);  // bytes of a line that is not K-major
     int base;                                                  // of this lane in the tile
 
-    // Of the warp's part, which begins at row or column `first`, a multiple of 16.
+    // The fragments of the warp's part, which begins at row or column `first`, a multiple of 16.
     __device__ __forceinline__ explicit Fragments(int first) {
         const int lane = (int)threadIdx.x & 31;
         if constexpr (K_MAJOR) {

@@ -1,4 +1,4 @@
-// What convolutions and linear layers need beside their matrix product. One thread an element (or four), blocks of 256.
+// Helpers of convolutions and linear layers beside their matrix product. One thread an element (or four), blocks of 256.
 #include "prelude.cuh"
 
 #ifndef TX

@@ -3,8 +3,8 @@
 //
 // A block computes TILE_M x TILE_N of C. The first CONSUMERS warpgroups multiply: block b of 64 rows belongs to warpgroup
 // b % CONSUMERS. One more has a thread that requests tiles, and leaves its registers to the others. Tiles go through a ring of
-// STAGES in shared memory; an mbarrier tells that a stage is full, another that all warps have done with it. In the end the
-// consumers bring their sums through the epilogue that all rungs share.
+// STAGES in shared memory; one mbarrier signals that a stage is full, another that all warps have finished with it. In the
+// end the consumers pass their sums to the epilogue that all rungs share.
 //
 // A tile of pixels is whole image rows: BOX_H rows of BOX_N images, PIXELS in all, one box of a tiled tensor map over [n, h,
 // w, c]. A tap moves where the box begins; what lies outside the image TMA fills with zeros: that is the padding. A tile has
@@ -46,7 +46,7 @@ static_assert(PIXELS <= TILE_M, "a box fits the tile");
 #endif
 constexpr int STAGE = A_BYTES + B_BYTES;
 
-// Where box number `tile` of pixels begins.
+// The origin of box number `tile` of pixels.
 struct Box {
     int y, image;
     __device__ __forceinline__ explicit Box(int tile) {

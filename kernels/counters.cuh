@@ -1,4 +1,4 @@
-// What the host tells a step anew, and where data sets lie. `counters_bytes` and `dataset_bytes` of launch/step.rs write both.
+// A step's counters from the host, and the places of data sets. `counters_bytes` and `dataset_bytes` of launch/step.rs write both.
 #pragma once
 #include "prelude.cuh"
 

@@ -7,7 +7,7 @@
 
 #define THREADS 256
 
-// What all images have in common.
+// The format that all images share.
 struct Format {
     int h, w, c;
     float mean[4], std[4];
@@ -20,7 +20,7 @@ struct Format {
 #define FORMAT \
     Format { h, w, c, {mean0, mean1, mean2, mean3}, {std0, std1, std2, std3}, crop, reflect, flip, cutout }
 
-// One image of a data set with what was drawn for it.
+// One image of a data set with its random draws.
 struct Picture {
     const u8 *bytes;
     int dx, dy, label;
@@ -43,7 +43,7 @@ __device__ __forceinline__ int source(int at, int len, bool reflect) {
     return at < 0 ? -at : 2 * (len - 1) - at;
 }
 
-// Whether a coordinate lies in the square that is cut out; its centre is drawn by 16 bits.
+// Returns true if a coordinate lies in the square that is cut out; its centre is drawn by 16 bits.
 __device__ __forceinline__ bool cut(int at, u32 half, int len, int side) {
     int first = (int)below(half << 16, (u32)len) - side / 2;
     return at >= first && at < first + side;

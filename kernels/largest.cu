@@ -1,15 +1,15 @@
 // The n entries of largest magnitude of a vector, by radix selection on the bits of |v|: integers as the magnitudes are ordered.
 //
-// Digit after digit of eight bits, from the highest: every block counts the digits of its elements that agree with what is
-// known of the n-th largest magnitude, then one block picks the next digit. Each block takes a run of chunks, so that blocks,
-// chunks and threads stand in the order of the elements: among equals those of lower index are kept, and no sum depends on
-// the order of atomics, for they count.
+// Digit after digit of eight bits, from the highest: every block counts the digits of its elements that agree with the known
+// digits of the n-th largest magnitude, then one block picks the next digit. Each block takes a run of chunks, so that
+// blocks, chunks and threads follow the order of the elements: among equals those of lower index are kept. The atomics count
+// integers, so no result depends on their order.
 #include "prelude.cuh"
 
 #define THREADS 256
 #define DIGITS 256
 
-// As in vector.cu: elements start..end.
+// Elements start..end, as in vector.cu.
 struct alignas(16) Chunk {
     u32 start, end, group, first;
 };
@@ -50,7 +50,7 @@ largest_pick(const u32 *counts, int blocks, u32 *state, u32 *starts, int shift, 
     __syncthreads();
     if (thread == 0) {
         u32 left = shift == 24 ? (u32)n : state[1], known = shift == 24 ? 0u : state[0], above = 0u;
-        // Of none the largest is sought, and then not kept.
+        // With n = 0 the search still runs and keeps nothing.
         u32 wanted = left > 0u ? left : 1u;
         int digit = DIGITS - 1;
         while (digit > 0 && above + sums[digit] < wanted) above += sums[digit--];
@@ -78,7 +78,7 @@ largest_keep(const f32 *v, f32 *u, const Chunk *chunks, int count, int each, con
     u32 least = state[0], kept = state[1], before = starts[blockIdx.x];
     for (int at = first; at < last; at++) {
         Chunk chunk = chunks[at];
-        // Neighbouring elements to one thread, so that threads stand in the elements' order.
+        // Gives neighbouring elements to one thread, so that threads follow the elements' order.
         u32 share = (chunk.end - chunk.start + THREADS - 1) / THREADS;
         u32 begin = min(chunk.start + share * (u32)thread, chunk.end), end = min(begin + share, chunk.end);
         u32 own = 0u;

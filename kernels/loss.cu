@@ -12,8 +12,8 @@ __device__ __forceinline__ float smoothed(float target, float smoothing, int cla
     return (1.f - smoothing) * target + smoothing / (float)classes;
 }
 
-// How much of the targets is the model's own prediction (Reed et al., 2015): beta of the smoothed target, and the rest of
-// the softmax q (through which the gradient goes: an entropy in the loss) or of the first largest logit's class.
+// The model's own prediction as part of the targets (Reed et al., 2015): beta of the smoothed target, and the rest of the
+// softmax q (through which the gradient goes: an entropy in the loss) or of the first largest logit's class.
 #define SOFT 1
 #define HARD 2
 
@@ -46,7 +46,7 @@ __device__ __forceinline__ float q_log_q(float log_q) {
     return q > 0.f ? q * log_q : q;
 }
 
-// losses [n] = sum over classes of target * -log(softmax), see SOFT and HARD; hits [n] = 1 where the first largest logit stands at a
+// losses [n] = sum over classes of target * -log(softmax), see SOFT and HARD; hits [n] = 1 where the first largest logit is at a
 // largest target. A row with NaN is no hit.
 extern "C" __global__ void __launch_bounds__(THREADS)
 cross_entropy(const TX *logits, const f32 *targets, f32 *losses, f32 *hits, int n, int classes, float smoothing,

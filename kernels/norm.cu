@@ -2,8 +2,8 @@
 //
 // A thread handles V neighbouring channels (8, 4 or 1, a divisor of C) of every ROWS-th pixel that falls to its block: COLS
 // threads side by side cover up to 256 V channels, so that a warp reads one run of memory. blockIdx.x says which pixels,
-// blockIdx.y which channels. What depends on the channel alone is worked out once a block, in shared memory, and held in
-// registers after that.
+// blockIdx.y which channels. Values that depend on the channel alone are computed once a block, in shared memory, and then
+// held in registers.
 //
 // With WINDOW > 1 a thread's pixels are those of a pool window; the values before the pool are never stored.
 // Types: TX of x, TY of y or dy, TDX of dx.
@@ -41,7 +41,7 @@ __device__ __forceinline__ Thread this_thread() {
     return Thread{row, local, channel, row < ROWS && channel < C};
 }
 
-// What the normalisation of a slab's channels needs, and how values are compared.
+// Coefficients that normalise a slab's channels, and the comparison of values.
 struct Coefficients {
     float mean[V], scale[V], bias[V];
 
@@ -73,8 +73,8 @@ __device__ __forceinline__ int first_pixel(int at, int rows, int columns, int h,
     return (row / rows * h + row % rows * WINDOW) * w + at % columns * WINDOW;
 }
 
-// Of each channel of a window of x the number of the first pixel that holds the largest value, and its x - mean; -1 and 0 where
-// no value is above `floor`. Values are compared as they would be stored, so that a pool of stored values has the same winners.
+// For each channel of a window of x: the number of the first pixel with the largest value, and its x - mean; -1 and 0 where no
+// value is above `floor`. Values are compared as they would be stored, so that a pool of stored values has the same winners.
 __device__ __forceinline__ void winners(const TX *x, int w, const Coefficients &co, float floor, int (&winner)[V],
                                         float (&centred)[V]) {
     float best[V];

@@ -1,5 +1,5 @@
-// Batch-norm's arithmetic, the same wherever a value is normalised: backward works out anew what the ReLU let through, so
-// the last bit must agree.
+// Batch-norm's arithmetic, the same wherever a value is normalised: backward computes again which values the ReLU let
+// through, so the last bit must agree.
 #pragma once
 #include "prelude.cuh"
 

@@ -1,4 +1,4 @@
-// What is done to each element by itself, and taps.
+// Elementwise kernels, and taps.
 //
 // A thread handles eight neighbouring elements; a tap's row has a block of its own. `whole`: all groups of eight are aligned.
 // Types: TX of the first operand, TD of the gradient beside it or the second summand, TY of the result. Perturbations of taps

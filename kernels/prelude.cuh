@@ -1,5 +1,5 @@
-// What every kernel includes: storage types, vector loads and stores, sums over a warp and a block, and the wrappers around
-// PTX. Nothing else may contain `asm`. The GPU's side of the wrappers is ptx.cuh; with -DCUDA_EMU the same names come from
+// The header of every kernel: storage types, vector loads and stores, sums over a warp and a block, and the wrappers around
+// PTX. No other file may contain `asm`. The GPU's side of the wrappers is ptx.cuh; with -DCUDA_EMU the same names come from
 // emu/, so that the same .cu file runs on a CPU.
 #pragma once
 

@@ -82,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(256)
 fold_stats(const f32 *stats, const f32 *fault, f32 *running, int c, float momentum) {
     int k = thread_number();
     if (k >= c || *fault != 0.f) return;
-    // One value a channel has no variance; the estimate is 0 then, not 0 / 0.
+    // A single value per channel has no variance; the estimate is then 0, not 0 / 0.
     float mean = stats[c + k], variance = stats[2 * c + k] / fmaxf(stats[k] - 1.f, 1.f);
     running[k] += 1.f;
     running[c + k] += momentum * (mean - running[c + k]);

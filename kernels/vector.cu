@@ -7,7 +7,7 @@
 
 #define THREADS 256
 
-// What `chunks` of launch/vector.rs writes: elements start..end, the group that says learning rate and decay, and the first
+// A chunk as `chunks` of launch/vector.rs writes it: elements start..end, the group of learning rate and decay, and the first
 // element of the parameter that is stored in two bytes an element, WIDE where it is stored as f32.
 struct alignas(16) Chunk {
     u32 start, end, group, first;
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_final(const f32 *part
     if (threadIdx.x == 0) *out = sqrtf(sum);
 }
 
-// What the compute copy really was moved by: partials [3, blocks] of e.e, e.g and g.g with e = c - w.
+// The real movement of the compute copy: partials [3, blocks] of e.e, e.g and g.g with e = c - w.
 extern "C" __global__ void __launch_bounds__(THREADS)
 perturbation_partial(const f32 *w, const void *c, const f32 *g, const Chunk *chunks, int count, f32 *partials, int whole) {
     float moved[4] = {}, along[4] = {}, size[4] = {};

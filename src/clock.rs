@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment of the proleptic Gregorian calendar in UTC, to the second; leap seconds are not told apart, as in Unix time.
+/// A moment of the proleptic Gregorian calendar in UTC, to the second; as in Unix time, leap seconds do not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Civil {
     pub year: i64,

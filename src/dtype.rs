@@ -1,6 +1,6 @@
 //! Number formats: what is stored, and what is computed in.
 
-/// How one element is stored.
+/// Storage of one element.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Element {
     #[default]
@@ -63,8 +63,8 @@ impl Element {
     }
 }
 
-/// What the multiplications of convolutions and linear layers are done in. Sums, statistics and master weights are f32 in
-/// all of them.
+/// Precision of the multiplications of convolutions and linear layers. Sums, statistics and master weights are f32 in all
+/// of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DType {
     #[default]
@@ -79,7 +79,7 @@ impl DType {
     /// Names as flags and config.toml have them, in the order of `ALL`.
     pub const NAMES: [&'static str; 4] = ["f32", "tf32", "bf16", "f16"];
     pub const ALL: [DType; 4] = [DType::F32, DType::Tf32, DType::Bf16, DType::F16];
-    /// How activations, their gradients and the compute copy of weights are stored.
+    /// Returns the storage of activations, their gradients and the compute copy of weights.
     pub const fn storage(self) -> Element {
         match self {
             DType::F32 | DType::Tf32 => Element::F32,
@@ -90,7 +90,7 @@ impl DType {
     pub fn name(self) -> &'static str {
         DType::NAMES[self as usize]
     }
-    /// As [`Element::round`], or as tensor cores round a factor.
+    /// Rounds a factor as [`Element::round`] does, or as tensor cores do.
     pub fn round(self, value: f32) -> f32 {
         match self {
             // cvt.rna.tf32: to nearest, ties away from zero; 13 bits of mantissa are dropped.

@@ -27,7 +27,7 @@ pub struct Exec {
 /// Slots that every run reports; a recording without steps has neither.
 const WATCHED: [&str; 2] = [FAULT, DROPPED];
 
-/// What one run of a program left.
+/// Results of one run of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
     /// In the order of [`Program::reports`].
@@ -38,7 +38,7 @@ pub struct Report<'a> {
     pub dropped: f32,
 }
 
-/// What a recorder knows beyond its borrow of graph and device.
+/// Programs and layout of a recorder, without its borrow of graph and device.
 pub struct Recording {
     programs: Vec<Program>,
     layout: Layout,
@@ -105,7 +105,7 @@ impl Exec {
         self.device.run(&self.programs[id.0].calls, counters)
     }
 
-    /// Seconds that one call of a program takes on the device; those before it must have run.
+    /// Times one call of a program on the device, in seconds; the calls before it must have run.
     ///
     /// # Errors
     /// Those of the device.
@@ -113,7 +113,7 @@ impl Exec {
         self.device.time(&self.programs[id.0].calls[call], counters)
     }
 
-    /// How many runs of the program may be submitted before the oldest is collected.
+    /// Returns how many runs of the program may be submitted before the oldest is collected.
     pub fn depth(&self, id: ProgramId) -> usize {
         self.device.depth(self.programs[id.0].flops())
     }
@@ -133,7 +133,7 @@ impl Exec {
         Ok(())
     }
 
-    /// Waits for the oldest run that was submitted, and gives what it left.
+    /// Waits for the oldest submitted run, and returns its results.
     ///
     /// # Errors
     /// Those of the device; internal if there is no such run.
@@ -170,7 +170,7 @@ impl Exec {
         Ok(())
     }
 
-    /// The label of the first call of the program that writes a value which is not finite, run call by call.
+    /// Runs the program call by call, and returns the label of the first call that writes a value which is not finite.
     ///
     /// # Errors
     /// Those of the device.
@@ -212,7 +212,7 @@ impl Exec {
         self.read_at(Loc::new(Memory::Scalars, offset, 1))
     }
 
-    /// Reads a scalar that a program left.
+    /// Reads a scalar from the device.
     ///
     /// # Errors
     /// Those of the device.
@@ -226,7 +226,7 @@ impl Exec {
         Ok(value[0])
     }
 
-    /// Where the vector of that name lies.
+    /// Returns the location of the vector of that name.
     ///
     /// # Errors
     /// Internal: no program uses it.

@@ -1,4 +1,4 @@
-//! What is to be computed: a model is a function that records operations on a [`Graph`].
+//! The computation graph: a model is a function that records operations on a [`Graph`].
 //!
 //! Shapes are per sample (`[h, w, c]` for images, `[features]` otherwise); the number of rows is chosen when a plan is made.
 
@@ -23,7 +23,7 @@ pub struct Node {
     pub name: String,
 }
 
-/// Where a batch-norm's statistics lie in every vector of statistics: `[3, channels]` from `offset` on.
+/// Place of a batch-norm's statistics in every vector of statistics: `[3, channels]` from `offset` on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statistics {
     /// Name of the layer, to which files append ".running_mean" and so on.
@@ -176,7 +176,7 @@ impl Graph {
         &self.taps
     }
 
-    /// The same graph with every tap passed by: who read a tap reads what it marks. Values keep their numbers.
+    /// Returns the graph without taps: the readers of a tap read its input instead. Values keep their numbers.
     pub fn without_taps(&self) -> Graph {
         let mut bare = self.clone();
         // A tap may mark another tap; in the order of recording that one's own input is settled first.
@@ -205,13 +205,13 @@ impl Graph {
         (offsets, len)
     }
 
-    /// Who reads `v`.
+    /// Returns the values that read `v`.
     pub fn consumers(&self, v: Var) -> impl Iterator<Item = Var> + '_ {
         self.vars().filter(move |c| self.node(*c).inputs.contains(&v))
     }
 
-    /// How the value of `v` is stored by a device that computes in `dtype`. Losses and what they are taken of stay f32: the
-    /// gradient of a softmax near 0 or 1 is a difference of near equals.
+    /// Returns the element type of `v` on a device that computes in `dtype`. Losses and logits stay f32, because the gradient of
+    /// a softmax near 0 or 1 is a difference of nearly equal numbers.
     pub fn element(&self, v: Var, dtype: DType) -> Element {
         let loss = |v: Var| matches!(self.node(v).op, Op::CrossEntropy(_));
         match self.node(v).op {

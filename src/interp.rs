@@ -5,13 +5,13 @@ use crate::ops::call::Counters;
 use crate::ops::{Branch, Op, SpecAt, Tap};
 use std::collections::HashMap;
 
-/// What a graph is evaluated on.
+/// Parameters, feeds and perturbations at which a graph is evaluated.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     pub rows: usize,
-    /// One vector a parameter, in the graph's order.
+    /// One vector for each parameter, in the graph's order.
     pub params: Vec<Vec<f64>>,
-    /// One vector a feed, `[rows, len]`.
+    /// One vector for each feed, `[rows, len]`.
     pub feeds: Vec<Vec<f64>>,
     /// Images, target rows and row weights, where the graph has an image source.
     pub batch: Option<(Vec<f64>, Vec<f64>, Vec<f64>)>,
@@ -37,9 +37,9 @@ impl Values {
 
 /// Gradients of a scalar.
 pub struct Gradients {
-    /// Of every node's value; empty where nothing depends on it.
+    /// Gradients of every node's value; empty where nothing depends on it.
     pub values: Vec<Vec<f64>>,
-    /// Of every tap's perturbation.
+    /// Gradients of every tap's perturbation.
     pub taps: Vec<Vec<f64>>,
 }
 

@@ -13,11 +13,11 @@
 //! # Ok::<(), samcore::error::Error>(())
 //! ```
 //!
-//! Below that: [`plan`] turns a graph into calls over one arena, [`step`] says an optimizer's step as a program of passes
-//! and vector operations, [`exec`] replays it on a [`device::Device`], and [`check`] holds all of it to the definitions in
+//! Below that: [`plan`] turns a graph into calls over one arena, [`step`] records an optimizer's step as a program of passes
+//! and vector operations, [`exec`] replays it on a [`device::Device`], and [`check`] compares all of it with the definitions in
 //! [`ops`] through the f64 interpreter [`interp`].
 
-// `unsafe` stands in device code, and at the one memory map of `data`.
+// `unsafe` is allowed in device code and for the one memory map of `data`.
 #![deny(unsafe_code)]
 
 pub mod bench;

@@ -29,9 +29,9 @@ pub(crate) struct Lowering<'a> {
     wanted: Vec<bool>,
     gradients: Vec<Option<Loc>>,
     tails: Vec<Tail>,
-    /// For each convolution the sum that it writes instead of its own value.
+    /// The sum that each convolution writes instead of its own value.
     sums: Vec<Option<Sum>>,
-    /// For each batch-norm the partial sums of its backward pass that a convolution has left, and in how many groups.
+    /// Partial sums that a convolution has left for each batch-norm's backward pass, and the number of groups.
     norm_sums: Vec<Option<(Loc, usize)>>,
     /// Nodes that another one computes along with its own value.
     absorbed: Vec<bool>,
@@ -88,7 +88,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Whether the batch-norm `v` normalises by running statistics: its weight says to which part of the model it belongs.
+    /// Returns true if batch-norm `v` normalises by running statistics; its weight tells which part of the model it is in.
     fn running(&self, v: Var) -> bool {
         let weight = self.graph.node(v).inputs.get(1).map(|w| &self.graph.node(*w).op);
         match weight {
@@ -97,7 +97,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Whether `v` is a tap whose value is that of what it marks: nothing perturbs it, it is differentiated by at most.
+    /// Returns true if tap `v` is the identity in this plan, so that its value is its input's.
     fn passed_by(&self, v: Var) -> bool {
         let plain = !self.key.taps && self.key.keep != Keep::Unfused && v != self.root;
         plain && matches!(self.graph.node(v).op, Op::Tap(_))
@@ -229,7 +229,7 @@ impl<'a> Lowering<'a> {
         self.calls.push(Call { kernel, reads, writes, workspace: None, label });
     }
 
-    /// Where the gradient of `v` is collected, and whether something is there already.
+    /// Returns the location where the gradient of `v` is collected, and true if it has content already.
     fn gradient(&mut self, v: Var) -> (Loc, bool) {
         if let Some(loc) = self.gradients[v.0 as usize] {
             return (loc, true);
@@ -254,7 +254,7 @@ fn role(role: Role, offset: usize, len: usize) -> Loc {
     Loc::new(Memory::Role(role), offset, len)
 }
 
-/// One node as its operation sees it.
+/// A node as its operation sees it.
 struct NodeSite<'l, 'a> {
     lowering: &'l mut Lowering<'a>,
     node: Var,

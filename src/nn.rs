@@ -56,7 +56,7 @@ pub fn linear(g: &mut Graph, x: Var, name: &str, outputs: usize) -> Result<Var> 
     linear_with(g, x, name, outputs, ParamKind::LinearBias { inputs })
 }
 
-/// The same with a bias that begins at 0.
+/// Records a linear layer whose bias begins at 0.
 ///
 /// # Errors
 /// If a parameter's name is taken.
@@ -124,7 +124,7 @@ pub fn dropout(g: &mut Graph, x: Var, name: &str, p: f32) -> Result<Var> {
     if p == 0.0 { Ok(x) } else { g.op(Op::Dropout(Dropout::new(p, name)), &[x], name) }
 }
 
-/// Marks where all-layer margins perturb an activation; nothing is recorded unless `on`.
+/// Marks an activation that all-layer margins perturb; records nothing unless `on`.
 ///
 /// # Errors
 /// None in practice; the shape always fits.

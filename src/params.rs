@@ -5,10 +5,10 @@ use crate::ops::call::{BLOCK, Cast, Ranges};
 use crate::ops::value::ParamKind;
 use crate::rng::{Draws, stream};
 
-/// How the tensor's dimensions stand in files, which follow PyTorch.
+/// Order of the tensor's dimensions in files, which follow PyTorch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileLayout {
-    /// As in memory.
+    /// The order in memory.
     Same,
     /// KRSC here, `[co, ci, k, k]` there.
     ConvOihw,
@@ -149,7 +149,7 @@ impl Params {
         ranges.into()
     }
 
-    /// How the vector is stored with weights of convolutions and linear layers as `element`.
+    /// Returns the storage of the vector with weights of convolutions and linear layers as `element`.
     pub fn cast(&self, element: Element) -> Cast {
         let mut starts = vec![Cast::WIDE; self.len / BLOCK];
         for p in self.list.iter().filter(|p| p.kind.is_factor()) {

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Var};
 use crate::lower::Lowering;
 use crate::ops::call::{Call, Loc, Memory, Ranges};
 
-/// What a pass differentiates by.
+/// Variables that a pass differentiates by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wrt {
     /// The parameters whose gradient is written; None for none. An empty list is none as well.
@@ -15,7 +15,7 @@ pub struct Wrt {
     pub input: bool,
 }
 
-/// What a plan is made for. Everything else comes with the binding of its roles.
+/// Specification of a plan. Everything else comes with the binding of its roles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Rows of the batch.
@@ -36,14 +36,14 @@ pub struct Key {
     pub keep: Keep,
 }
 
-/// What a plan leaves for tests to read.
+/// Values that a plan keeps for tests to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Keep {
     /// Nothing: buffers are used again as soon as they can be.
     Nothing,
     /// Every value that is written at all, in the bits of a plan that keeps nothing.
     Values,
-    /// Every value of the graph: no call stands for several nodes.
+    /// Every value of the graph: no call computes several nodes.
     Unfused,
 }
 
@@ -85,7 +85,7 @@ pub struct Plan {
     pub calls: Vec<Call>,
     /// Elements of arena that the calls need.
     pub arena: usize,
-    /// Where each value of the graph lies (meaningful after the run only with `Key::keep`).
+    /// Location of each value of the graph (after a run its content is valid only with `Key::keep`).
     pub values: Vec<Option<Loc>>,
 }
 

@@ -37,8 +37,8 @@ pub fn draw(seed: u64, stream: u32, epoch: u32, index: u32, block: u32) -> [u32;
     philox([block, index, epoch, stream], [seed as u32, (seed >> 32) as u32])
 }
 
-/// What [`draw`] gives at the `N` blocks from `first` on. Word by word for all blocks at once, so that a caller compiled for
-/// wide vectors does the ten rounds in them.
+/// Returns the draws of the `N` blocks from `first` on, as [`draw`] has them. Works word by word on all blocks at once, so that
+/// a caller compiled for wide vectors does the ten rounds in them.
 #[inline(always)]
 pub fn draw_blocks<const N: usize>(seed: u64, stream: u32, epoch: u32, index: u32, first: u32) -> [[u32; 4]; N] {
     let mut key = [seed as u32, (seed >> 32) as u32];

@@ -41,7 +41,7 @@ impl Mask {
     pub const ALL: Mask = Mask(0);
 }
 
-/// What a vector is laid out like.
+/// Layout of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
     Params,
@@ -63,7 +63,7 @@ impl Vector {
     const fn fixed(id: u16) -> Vector {
         Vector { id, mask: Mask::ALL }
     }
-    /// The same vector, narrowed to the parameters of `mask`.
+    /// Returns the vector restricted to the parameters of `mask`.
     pub fn on(self, mask: Mask) -> Vector {
         Vector { mask, ..self }
     }
@@ -87,7 +87,7 @@ pub const M: Vector = Vector::fixed(3);
 /// Running statistics of batch-norm.
 pub const RUNNING: Vector = Vector::fixed(4);
 
-/// Where the loss is taken.
+/// Point at which the loss is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
     /// The parameters.
@@ -115,7 +115,7 @@ impl At {
     }
 }
 
-/// What a pass differentiates by; see [`crate::plan::Wrt`].
+/// Variables that a pass differentiates by; see [`crate::plan::Wrt`].
 #[derive(Clone, Copy, Debug)]
 pub struct By {
     params: Option<Mask>,
@@ -149,7 +149,7 @@ pub struct Part {
     pub rows: usize,
 }
 
-/// What a pass leaves behind.
+/// Results of a pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass {
     /// The gradient, narrowed to the pass's mask.
@@ -196,12 +196,12 @@ impl Step<'_, '_> {
         self.recorder.vector(name, space, rows)
     }
 
-    /// Those of the trained parameters that `chosen` picks, as a mask.
+    /// Returns the mask of the trained parameters that `chosen` picks.
     pub fn mask(&mut self, chosen: impl Fn(&Param) -> bool) -> Mask {
         self.recorder.mask(chosen)
     }
 
-    /// Whether no parameter is in `mask`.
+    /// Returns true if no parameter is in `mask`.
     pub fn is_empty(&self, mask: Mask) -> bool {
         self.recorder.masks[mask.0 as usize].is_empty()
     }
@@ -341,7 +341,7 @@ impl Step<'_, '_> {
         let mut call = Call { kernel, reads, writes, workspace: None, label: label.to_owned() };
         let len = self.recorder.device.workspace(&call);
         if len > 0 {
-            // Vector calls stand between passes, when nothing in the arena is alive.
+            // Vector calls run between passes, when nothing in the arena is alive.
             call.workspace = Some(Loc::new(Memory::Arena, 0, len));
             self.recorder.arena = self.recorder.arena.max(len);
         }

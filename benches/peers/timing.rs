@@ -1,4 +1,4 @@
-//! What the Rust peers share: flags, the timing of steps, and the line of JSON that they print, as `common.py` has them.
+//! Code that the Rust peers share: flags, the timing of steps, and the line of JSON that they print, as `common.py` has them.
 
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ pub fn args() -> Args {
     args
 }
 
-/// Of one image, a multiply-add of convolutions and linear layers counted as two; 0 for an unknown model.
+/// Returns the forward cost of one image, a multiply-add of convolutions and linear layers counted as two; 0 for an unknown model.
 fn forward_flops(model: &str) -> u64 {
     match model {
         "cnn" => 37_383_680,

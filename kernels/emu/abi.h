@@ -1,6 +1,6 @@
-// What a kernel module and the emulator's runtime say to each other. A module is one .cu file compiled by a C++ compiler; the
-// runtime (runtime.cpp) is loaded once. One OS thread runs one block; each CUDA thread is a fiber; what a warp or a block
-// does together is a meeting of fibers.
+// The interface between a kernel module and the emulator's runtime. A module is one .cu file compiled by a C++ compiler; the
+// runtime (runtime.cpp) is loaded once. One OS thread runs one block; each CUDA thread is a fiber; a collective operation of
+// a warp or a block is a meeting of fibers.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -32,7 +32,7 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-// Who runs: a copy of the running fiber's identity, so that threadIdx costs one load. It lies in static TLS, of which a
+// The running thread: a copy of the fiber's identity, so that threadIdx costs one load. It lies in static TLS, of which a
 // library that is loaded late gets little: keep it small.
 struct EmuThread {
     uint3 thread, block;
@@ -61,7 +61,7 @@ struct EmuWgmma {
     uint64_t a, b;
 };
 
-// What the lanes of a warp do together: slots[lane] is what each lane brought, `present` who takes part.
+// A collective operation of a warp: slots[lane] is each lane's argument, `present` the lanes that take part.
 typedef void (*EmuWarpFunction)(void **slots, unsigned present);
 
 // A kernel as its module exports it. `sizes` are bytes of its parameters.

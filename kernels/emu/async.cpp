@@ -1,5 +1,5 @@
-// What hardware does beside the threads: cp.async, mbarriers, TMA. A copy lands at once (eager), or as late as it may: then a
-// wait that is missing or too weak shows in the values.
+// Asynchronous hardware: cp.async, mbarriers, TMA. A copy lands at once (eager), or as late as it may: then a wait that is
+// missing or too weak shows in the values.
 
 static bool in_shared(const Worker *w, const byte *p, size_t bytes) {
     return p >= w->arena && p + bytes <= w->dynamics + w->launch->call->shared;
@@ -57,7 +57,7 @@ static Mbar *mbar_at(uint64_t *bar, const char *what, EmuPlace at) {
     return (Mbar *)bar;
 }
 
-// Ends the phase if nothing is missing, and lets those go on who waited for it.
+// Ends the phase if nothing is missing, and resumes the fibers that waited for it.
 static void advance(Worker *w, Mbar *bar) {
     if (bar->pending || bar->transactions) return;
     bar->phase ^= 1;

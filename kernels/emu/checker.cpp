@@ -33,7 +33,7 @@ static void order_block(Worker *w) {
 static void order_barrier(Worker *w) {
     if (!checking(w)) return;
     w->epoch = next_epoch++;
-    // What TMA and wgmma do goes on over a barrier, so what is known of them stays.
+    // TMA and wgmma continue over a barrier, so their entries stay.
     for (unsigned agent = w->threads; agent < row_length(w); agent++) {
         uint32_t latest = 0;
         for (unsigned t = 0; t < w->threads; t++) latest = std::max(latest, row(w, t)[agent]);
@@ -100,7 +100,7 @@ static void order_wgmma(Worker *w, unsigned first, uint32_t clock) {
     }
 }
 
-// Whether that access, of this block, happened before what `thread` does now.
+// Returns true if that access, of this block, happened before the present access of `thread`.
 static bool is_ordered(Worker *w, const Access &a, unsigned thread) {
     if (a.thread == thread || a.thread == ATOMIC) return true;
     bool agent = a.thread >= w->threads;
@@ -133,7 +133,7 @@ static void name_thread(char (&text)[60], Worker *w, const Access &a) {
     }
 }
 
-// What is being done to memory, and by whom.
+// The present access to memory, and the thread that makes it.
 struct Accessor {
     unsigned thread;
     uint32_t clock;
@@ -279,7 +279,7 @@ static void check_tma_issue(Worker *w, byte *p, size_t bytes, uint32_t clock, Em
     }
 }
 
-// It is ordered as the thread that issues it, but goes on until wgmma_wait.
+// It is ordered as the thread that issues it, but continues until wgmma_wait.
 static void check_wgmma_read(Worker *w, byte *p, size_t bytes, uint32_t clock, EmuPlace at) {
     if (!checking(w)) return;
     check(p, bytes, READ_ASYNC, at);

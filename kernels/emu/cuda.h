@@ -216,7 +216,7 @@ EMU_UNCHECKED static inline unsigned __ballot_sync(unsigned mask, int vote, EmuP
 static inline int __any_sync(unsigned mask, int vote, EmuPlace at = EMU_HERE) { return __ballot_sync(mask, vote, at) != 0; }
 static inline int __all_sync(unsigned mask, int vote, EmuPlace at = EMU_HERE) { return __ballot_sync(mask, !vote, at) == 0; }
 
-// ---- A kernel's entry: takes cuLaunchKernel's void** apart, and tells the sizes of the parameters.
+// ---- A kernel's entry: takes cuLaunchKernel's void** apart, and lists the sizes of the parameters.
 template <typename... Types, size_t... INDEX>
 EMU_UNCHECKED static inline void emu_apply(void (*kernel)(Types...), void **arguments, std::index_sequence<INDEX...>) {
     kernel(*(Types *)arguments[INDEX]...);

@@ -117,11 +117,11 @@ struct MbarWaiter {
     unsigned parity;
 };
 
-// How threads that may run are ordered: by number, the other way, or at random.
+// The order of threads that may run: ascending, descending, or shuffled.
 enum Order { ASCENDING, DESCENDING, SHUFFLED };
 
 extern "C" {
-// As the loader (runtime.rs) declares them.
+// The loader (library.rs) declares the same.
 struct EmuLaunch {
     void (*entry)(void **);
     void **arguments;

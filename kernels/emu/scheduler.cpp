@@ -1,5 +1,5 @@
-// Runs blocks. A block's threads are fibers that run until they wait for others; the last thread to come to a barrier or a
-// warp's meeting lets the others go on, in the launch's order. A thread that never waits costs no switch.
+// Runs blocks. A block's threads are fibers that run until they wait for others; the last thread to reach a barrier or a
+// warp's meeting resumes the others, in the launch's order. A thread that never waits costs no switch.
 
 static uint64_t next_random(uint64_t &state) {
     state ^= state << 13;
@@ -24,7 +24,7 @@ static void make_ready(Worker *w, unsigned fiber) {
     w->ready[w->ready_count++] = fiber;
 }
 
-// Lets these fibers go on: the list is taken from its end.
+// Makes these fibers ready: the list is taken from its end.
 static void make_all_ready(Worker *w, const unsigned *fibers, unsigned count) {
     unsigned begin = w->ready_count;
     bool descending = w->launch->call->order == DESCENDING;

@@ -1,4 +1,4 @@
-// Fibers: saving the registers that a function call must keep, and going on with another stack.
+// Fibers: saves the registers that a function call must keep, and switches to another stack.
 
 #if defined(__x86_64__)
 asm(R"(

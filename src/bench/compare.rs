@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// Where a result keeps the figure that is compared: the key of its spread, its unit, and whether more is faster.
+/// Figures that are compared: the key of the spread in a result, its unit, and true if more is faster.
 const FIGURES: [(&str, &str, bool); 4] =
     [("images_per_s", "images/s", true), ("ms", "ms", false), ("gflops", "GFLOP/s", true), ("gb_per_s", "GB/s", true)];
 
@@ -107,7 +107,7 @@ pub struct Pair {
     pub speed: f64,
 }
 
-/// What two results have in common, and what one of them lacks.
+/// Names that two results share, and names that one of them lacks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
     pub pairs: Vec<Pair>,
@@ -137,7 +137,7 @@ impl Comparison {
         comparison
     }
 
-    /// How much faster the machine itself was now: its multiply-add and copy limits, where both results have them.
+    /// Returns how much faster the machine itself is now, by its multiply-add and copy limits, where both results have them.
     pub fn drift(&self) -> Option<(f64, f64)> {
         let speed = |name: &str| self.pairs.iter().find(|p| p.name == name).map(|p| p.speed);
         Some((speed(FMA)?, speed(COPY)?))

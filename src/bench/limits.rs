@@ -1,4 +1,4 @@
-//! What this machine can do at most, by loops that do nothing else: the scale that every other figure is held against.
+//! Limits of this machine, measured by loops that do nothing else: the scale for every other figure.
 
 use super::{Spread, repeat};
 use crate::device::cpu::simd::Isa;
@@ -22,9 +22,9 @@ const BUDGET: Duration = Duration::from_millis(300);
 /// The limits of a device's threads and instructions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// As the device describes itself.
+    /// The device's description of itself.
     pub device: String,
-    /// What it computes by: "avx512", "sm_90 x132 bf16".
+    /// Its instruction set: "avx512", "sm_90 x132 bf16".
     pub instructions: String,
     pub threads: usize,
     /// On a CPU f32 multiply-adds in registers, counted as two flops, in GFLOP/s: on one thread, and on all. On a GPU a large
@@ -62,7 +62,7 @@ impl Limits {
         }
     }
 
-    /// Those of a device of kernels: a matrix product and a copy, as calls.
+    /// Measures the limits of a device of kernels: a matrix product and a copy, as calls.
     ///
     /// # Errors
     /// Those of the device.
@@ -89,7 +89,7 @@ impl Limits {
         }
         let cells = element.cells(side * side);
         device.allocate(&Layout { arena, vectors: vec![cells, cells, side, cells, buffer, buffer], scalars: 16 })?;
-        // Of zeros a GPU computes faster than of anything else.
+        // A GPU computes faster on zeros than on any other values.
         let mut draws = Draws::new(0, stream("bench.limits"), 0, 0);
         let some: Vec<f32> = (0..65_537).map(|_| draws.normal() as f32).collect();
         for to in product.reads.iter().chain(&copy.reads) {
@@ -112,7 +112,7 @@ impl Limits {
         if compute > memory { (compute, "fma") } else { (memory, "copy") }
     }
 
-    /// Those of a round-numbered machine: 100 GFLOP/s, 20 GB/s.
+    /// Returns the limits of a round-numbered machine: 100 GFLOP/s, 20 GB/s.
     #[cfg(test)]
     pub(crate) fn example() -> Limits {
         let at = |v| Spread { median: v, min: v, max: v };
@@ -120,7 +120,7 @@ impl Limits {
         Limits { device, instructions, threads: 2, fma_one: Some(at(50.0)), fma: at(100.0), copy: at(20.0) }
     }
 
-    /// One result a limit; the first carries the environment.
+    /// Returns one result for each limit; the first carries the environment.
     pub fn to_json(&self) -> Vec<Value> {
         let mut environment = environment(&self.instructions, self.threads);
         if let Some(entries) = environment.as_object_mut() {

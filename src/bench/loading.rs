@@ -18,10 +18,10 @@ const AUGMENTED: usize = 1024;
 
 /// Images of one ingest call.
 const BATCH: usize = 128;
-/// What CIFAR is trained with: a crop out of 4 mirrored pixels on each side, and mirroring.
+/// The usual augmentation of CIFAR: a crop out of 4 mirrored pixels on each side, and mirroring.
 const AUGMENT: Augment = Augment { crop: 4, reflect: true, flip: true, cutout: 0, mixup: false };
 
-/// How fast a data set is loaded and read.
+/// Speed of loading and reading a data set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loading {
     pub data: String,
@@ -112,7 +112,7 @@ fn ingesting(device: Box<dyn Device>, data: &DataSet, batch: usize, augment: Aug
     Ok((rig, call))
 }
 
-/// How fast one core does AutoAugment on the host, and crop, mirroring and cutout as it ingests.
+/// Speed of one core for AutoAugment on the host, and for crop, mirroring and cutout during ingest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Augmenting {
     pub data: String,

@@ -1,5 +1,5 @@
-//! How fast is it? This machine's limits, every operation of the table at real sizes, whole steps and
-//! their calls, and data loading.
+//! Speed: this machine's limits, every operation of the table at real sizes, whole steps and their calls, and data
+//! loading.
 //!
 //! Every result is one JSON object with a unique name and a figure with its spread, so that a later run can be compared
 //! with it by name. A machine drifts by 10 to 25 % from hour to hour, so each run measures the machine's limits first.
@@ -28,7 +28,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value; NaN of none.
+    /// Returns the spread of `values`; NaN if there are none.
     pub fn of(values: &[f64]) -> Spread {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);

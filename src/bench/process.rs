@@ -1,4 +1,4 @@
-//! What the system knows of this process; None where it does not tell.
+//! Figures of this process from the system; None where it has none.
 
 use std::fs;
 use std::time::Duration;

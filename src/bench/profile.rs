@@ -1,4 +1,4 @@
-//! Where a step's time goes: each call of its program by itself, and what of the machine's limits that reaches.
+//! Profile of a step: the time of each call of its program, and its share of the machine's limits.
 
 use super::limits::Limits;
 use super::operations::{CallTime, number_repeated_parts};
@@ -24,11 +24,11 @@ pub struct Profiled {
     pub writes: Vec<usize>,
 }
 
-/// What the calls of one work's step took.
+/// Times of the calls of one step.
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub work: Work,
-    /// Of whole steps, as training runs them, taken in turns with the steps that were run call by call.
+    /// Seconds of whole steps, as training runs them, in turns with the steps that were run call by call.
     pub whole: Spread,
     /// In the order of the program.
     pub calls: Vec<Profiled>,
@@ -41,11 +41,11 @@ pub struct Profile {
 pub struct Row {
     pub name: String,
     pub calls: usize,
-    /// Of all of them together in one step.
+    /// Seconds of all of them together in one step.
     pub seconds: Spread,
     pub flops: u64,
     pub bytes: u64,
-    /// Of the step: the calls' medians over the sum of all calls' medians.
+    /// Share of the step: the calls' medians over the sum of all calls' medians.
     pub share: f64,
     /// The least time by the machine's limits over the time taken; see [`CallTime::share`].
     pub of_limit: f64,

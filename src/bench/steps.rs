@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 /// Untimed steps: the first ones meet cold caches and memory that the system has not handed out yet.
 pub(super) const WARM_UP: usize = 3;
-/// Rounds that the timed steps are told in; their medians show how the machine drifted meanwhile.
+/// Rounds that the timed steps are divided into; their medians show how the machine drifted meanwhile.
 const ROUNDS: u32 = 5;
 
-/// What a step does.
+/// The work of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
     /// A step of the optimizer of that name.
@@ -44,7 +44,7 @@ impl Task {
         }
     }
 
-    /// What it computes, in forward passes of the batch: a gradient counts three, one by activations or the input alone two.
+    /// Returns its cost in forward passes of the batch: a gradient counts three, one by activations or the input alone two.
     ///
     /// # Errors
     /// Usage: an unknown optimizer.
@@ -62,7 +62,7 @@ impl Task {
     }
 }
 
-/// What is timed.
+/// A model and a step to be timed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
     pub model: String,
@@ -77,7 +77,7 @@ impl Work {
         format!("step {} {}, batch {}, {}", self.model, self.task.name(), self.batch, self.dtype.name())
     }
 
-    /// That all names are known.
+    /// Checks that all names are known.
     ///
     /// # Errors
     /// Usage: the first one that is not, with the nearest that is.
@@ -97,11 +97,11 @@ impl Work {
     }
 }
 
-/// What the steps of one work took.
+/// Times of the steps of one work.
 #[derive(Clone, Debug)]
 pub struct StepTimes {
     pub work: Work,
-    /// Of each timed step.
+    /// Seconds of each timed step.
     pub seconds: Spread,
     pub steps: usize,
     /// Median seconds a step of each round.
@@ -114,7 +114,7 @@ pub struct StepTimes {
     pub peak_rss: Option<u64>,
     pub arena_bytes: usize,
     pub vector_bytes: usize,
-    /// As the device describes itself, and what it computes by.
+    /// The device's description of itself, and its instruction set.
     pub device: String,
     pub instructions: String,
     pub threads: usize,
@@ -127,7 +127,7 @@ impl StepTimes {
     pub fn gflops(&self) -> f64 {
         self.step_flops / self.seconds.median / 1e9
     }
-    /// Of the multiply-add limit.
+    /// Returns the share of the multiply-add limit that the steps reach.
     pub fn share(&self, limits: &Limits) -> f64 {
         self.gflops() / limits.fma.max
     }
@@ -244,7 +244,7 @@ impl Steps {
         self.exec.set_slot(FAULT, 0.0)
     }
 
-    /// Puts everything that steps move back to where they began.
+    /// Resets everything that steps move to its first value.
     ///
     /// # Errors
     /// Those of the device.

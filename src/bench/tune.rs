@@ -1,4 +1,4 @@
-//! Which kernel is the fastest for each convolution of a model: the table that the device picks rungs from.
+//! Search for the fastest kernel of each convolution of a model: the table that the device picks rungs from.
 
 use super::{Spread, repeat, rounded};
 use crate::check::ready;
@@ -21,7 +21,7 @@ const BATCH: usize = 128;
 /// One product on one rung.
 #[derive(Clone, Debug)]
 pub struct Timed {
-    /// As in the table.
+    /// Its key in the table.
     pub key: String,
     pub rung: Rung,
     pub seconds: Spread,
@@ -44,7 +44,7 @@ impl Timed {
 /// Makes a device that takes a rung wherever it can be taken.
 pub type OnRung<'a> = &'a dyn Fn(Rung, DType) -> Result<Box<dyn Device>>;
 
-/// Times every rung on every convolution of the models and tells each result; returns the table of the fastest.
+/// Times every rung on every convolution of the models, reports each result, and returns the table of the fastest.
 ///
 /// # Errors
 /// Unknown models; those of the device.

@@ -111,7 +111,7 @@ fn stored(body: &VectorCase, element: Element) -> VectorCase {
     body
 }
 
-/// Which operand, reads before writes, is the compute copy, and how many blocks it has.
+/// Returns the number of the operand, reads before writes, that is the compute copy, and how many blocks it has.
 fn compute_copy(body: &VectorCase) -> Option<(usize, usize)> {
     let operand = match &body.kernel {
         // A sum over what it writes has f32 operands on both sides.
@@ -207,7 +207,7 @@ fn compare_vector(body: &VectorCase, outcome: &Outcome, tolerance: Tolerance, ou
     let wide = |all: &[Vec<f32>]| -> Vec<Vec<f64>> { all.iter().map(|v| widen(v)).collect() };
     let expected = (body.spec)(&body.kernel, &wide(&body.reads), &wide(&body.writes));
     for (i, (got, expected)) in outcome.values.iter().zip(&expected).enumerate() {
-        // What overflowed in f32 has no relative error; that it did is an output of its own.
+        // An overflow in f32 has no relative error; whether there was one is an output of its own.
         let finite: Vec<f32> = got.iter().map(|v| if v.is_infinite() { 0.0 } else { *v }).collect();
         out.compare(format!("output {i}"), &finite, expected, tolerance.forward);
     }

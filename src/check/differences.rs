@@ -9,7 +9,7 @@ use crate::rng::{Draws, stream};
 
 /// Largest |error| as a share of eps sqrt(K) spec(|inputs|), for an operation that is linear in each input.
 ///
-/// What a result loses by being stored in low precision is not counted as error; tf32's factors are rounded already.
+/// The rounding of a result that is stored in low precision does not count as error; tf32's factors are rounded already.
 pub(super) fn componentwise(
     g: &Graph,
     v: Var,

@@ -33,7 +33,7 @@ pub(super) struct GraphRun<'a> {
     projection: Vec<f32>,
 }
 
-/// What a pass writes beside the output.
+/// Results of a pass beside the output.
 #[derive(Clone, Copy)]
 enum Written {
     Input(usize, Var),
@@ -42,9 +42,9 @@ enum Written {
     Statistics(usize, Var),
 }
 
-/// What the device made of a case.
+/// Results of a case on the device.
 pub(super) struct Done {
-    /// What each plan wrote, then the output.
+    /// The outputs of each plan, then the graph's output.
     pub(super) outcome: Outcome,
     /// The branches that each plan took.
     branches: [HashMap<Var, Branch>; 2],

@@ -1,8 +1,8 @@
-//! Is it right? Every operation against its spec in f64, every model's gradients, on any device.
+//! Correctness: every operation against its spec in f64, every model's gradients, on any device.
 //!
-//! One body walks the table of operations: forward and backward against the spec, the spec's gradient against central
-//! differences of the spec, memory poisoned with NaN first, twice the same bits. The same code serves `cargo test` and
-//! `samcore check`.
+//! One function walks the table of operations. It compares forward and backward with the spec and the spec's gradient with
+//! central differences of the spec, fills memory with NaN first, and asks for the same bits twice. `cargo test` and
+//! `samcore check` share it.
 
 mod cases;
 mod differences;
@@ -26,13 +26,13 @@ pub type MakeDevice<'a> = &'a dyn Fn() -> Result<Box<dyn Device>>;
 pub struct Tolerance {
     pub forward: f64,
     pub backward: f64,
-    /// Of a whole model's gradients.
+    /// Tolerance of a whole model's gradients.
     pub model: f64,
 }
 
 impl Tolerance {
-    /// What a dtype is held to. The spec is evaluated on the rounded inputs, so that what remains in low precision is the
-    /// rounding of results, and of values between the calls of a case.
+    /// Returns the tolerances of a dtype. The spec is evaluated on the rounded inputs, so that the only error left in low
+    /// precision is the rounding of results, and of values between the calls of a case.
     ///
     /// A whole model's gradients: in the last block of wide_resnet50_2 PyTorch's own float32 is off by 1.1e-4, with the
     /// branches of float64. A single flipped branch costs ten times as much.
@@ -47,7 +47,7 @@ impl Tolerance {
     }
 }
 
-/// Of the spec's own gradient against central differences of the spec, both in f64.
+/// Tolerance of the spec's own gradient against central differences of the spec, both in f64.
 pub const DIFFERENCE: f64 = 1e-6;
 /// Factor of the componentwise bound |error| <= c eps sqrt(K) spec(|inputs|), K being the terms of one sum: an L2 norm
 /// hides a wrong border pixel, this does not.
@@ -56,7 +56,7 @@ pub const COMPONENT: f64 = 4.0;
 /// One comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What was compared: "output", "gradient of conv.weight", "bits of a second run".
+    /// The compared value: "output", "gradient of conv.weight", "bits of a second run".
     pub what: String,
     /// The error found, as a share of what is allowed in `limit`'s unit.
     pub error: f64,
@@ -70,7 +70,7 @@ impl Finding {
     }
 }
 
-/// What one case came to.
+/// Result of one case.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub label: String,
@@ -99,13 +99,13 @@ impl Verdict {
     }
 }
 
-/// What a device wrote for one case.
+/// Output of a device for one case.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub values: Vec<Vec<f32>>,
-    /// Whether a second run on the same device wrote the same bits.
+    /// True if a second run on the same device wrote the same bits.
     pub repeats: bool,
-    /// Whether nothing was written beside what calls write.
+    /// True if the calls wrote nothing but their outputs.
     pub stays_within: bool,
 }
 
@@ -121,7 +121,7 @@ impl Outcome {
         self.repeats &= same_bits(&first, second);
         self.values.extend(first);
     }
-    /// Whether all values have the same bits; a NaN equals itself.
+    /// Returns true if all values have the same bits; a NaN equals itself.
     pub fn same_bits(&self, other: &Outcome) -> bool {
         same_bits(&self.values, &other.values)
     }

@@ -70,7 +70,7 @@ impl Rig {
         Loc::new(Memory::Vector(id as u16), 0, self.layout.vectors[id])
     }
 
-    /// Where a place of a plan lies on this rig.
+    /// Returns the location of a plan's place on this rig.
     fn settle(&self, loc: Loc) -> Loc {
         match loc.memory {
             Memory::Role(Role::Outcome) => Loc { memory: Memory::Scalars, ..loc },
@@ -113,7 +113,7 @@ impl Rig {
         parts.into_iter().try_for_each(|part| self.upload(part, &values[part.offset..part.offset + part.len]))
     }
 
-    /// The value of a graph's node that a plan with `Key::keep` has left; empty where the plan does not compute it.
+    /// Returns a node's value after a plan with `Key::keep`; empty where the plan does not compute it.
     ///
     /// # Errors
     /// Those of the device.
@@ -129,7 +129,7 @@ impl Rig {
         Ok(values)
     }
 
-    /// Fills the arena and all that plans write with NaN, so that a value which is read before it is written shows.
+    /// Fills the arena and all outputs of plans with NaN, so that a value which is read before it is written shows.
     ///
     /// # Errors
     /// Those of the device.
@@ -143,8 +143,8 @@ impl Rig {
         Ok(())
     }
 
-    /// Whether everything that [`Rig::poison`] filled and `calls` do not write is still as it was: a kernel that writes one
-    /// element too many mostly hits what nobody reads.
+    /// Returns true if everything that [`Rig::poison`] filled and `calls` do not write is unchanged: a kernel that writes one
+    /// element too many mostly hits memory that nobody reads.
     ///
     /// # Errors
     /// Those of the device.
@@ -184,7 +184,7 @@ impl Ready {
         &self.calls
     }
 
-    /// Seconds that one call takes on the device; those before it must have run.
+    /// Times one call on the device, in seconds; the calls before it must have run.
     ///
     /// # Errors
     /// Those of the device.

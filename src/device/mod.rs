@@ -16,7 +16,7 @@ pub struct DatasetBytes<'a> {
 }
 
 impl DatasetBytes<'_> {
-    /// What it comes to.
+    /// Counts images and classes, checking that images and labels agree.
     ///
     /// # Errors
     /// Internal: the bytes are not those of as many images as there are labels.
@@ -30,19 +30,19 @@ impl DatasetBytes<'_> {
     }
 }
 
-/// How much there is of a data set on a device.
+/// Extent of a data set on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     pub count: usize,
     pub image_len: usize,
-    /// One more than the largest label.
+    /// The largest label plus 1.
     pub classes: usize,
     /// Positions of the order in which it is visited.
     pub visited: usize,
 }
 
 impl Extent {
-    /// That an order names images that there are.
+    /// Checks that an order names existing images.
     ///
     /// # Errors
     /// Internal: it does not.
@@ -54,7 +54,7 @@ impl Extent {
         }
     }
 
-    /// Whether ingest finds everything that it is about to read.
+    /// Returns true if ingest finds everything that it is about to read.
     pub fn fits(&self, spec: &Ingest, counters: &Counters) -> bool {
         let end = counters.first as usize + counters.rows as usize;
         let same_images = self.image_len == spec.h * spec.w * spec.c && self.classes <= spec.classes;
@@ -96,7 +96,7 @@ pub struct Run<'a> {
 pub trait Device {
     /// Name for logs and `info`: "cpu (AVX-512, 2 threads)".
     fn describe(&self) -> String;
-    /// What the bits of results depend on: "avx512", "sm_90a bf16".
+    /// Names everything that the bits of results depend on: "avx512", "sm_90a bf16".
     fn instructions(&self) -> String;
     /// CPU threads that it computes on.
     fn threads(&self) -> usize {
@@ -104,20 +104,20 @@ pub trait Device {
     }
     /// Cells of scratch that `call` needs on this device.
     fn workspace(&self, call: &Call) -> usize;
-    /// Whether this device runs `kernel` fused as it stands; the planner asks before it fuses.
+    /// Returns true if this device runs `kernel` in its fused form; the planner asks before it fuses.
     fn fuses(&self, kernel: &Kernel) -> bool;
-    /// Whether a convolution adds a second summand to what it writes.
+    /// Returns true if a convolution can add a second summand to its output.
     fn fuses_sums(&self) -> bool {
         false
     }
-    /// How this device groups the sums over pixels that `kernel`, a convolution, takes beside its output; None where it takes
+    /// Returns the groups of the sums over pixels that `kernel`, a convolution, writes beside its output; None where it writes
     /// none.
     fn groups(&self, kernel: &Kernel) -> Option<Groups>;
-    /// What convolutions and linear layers multiply in.
+    /// Returns the dtype that convolutions and linear layers multiply in.
     fn dtype(&self) -> DType {
         DType::F32
     }
-    /// Bytes of device memory that are free, where the device has memory of its own.
+    /// Returns the free bytes of device memory, where the device has memory of its own.
     ///
     /// # Errors
     /// Those of the device.
@@ -137,7 +137,7 @@ pub trait Device {
     /// Runs the calls in order.
     fn run(&mut self, calls: &[Call], counters: &Counters) -> Result<()>;
 
-    /// Seconds that the call takes on the device.
+    /// Times the call on the device, in seconds.
     ///
     /// # Errors
     /// Those of the device.
@@ -147,11 +147,11 @@ pub trait Device {
         Ok(begun.elapsed().as_secs_f64())
     }
 
-    /// How many runs of a program of that many flops may be submitted before the oldest is collected.
+    /// Returns how many runs of a program of that many flops may be submitted before the oldest is collected.
     fn depth(&self, _flops: u64) -> usize {
         1
     }
-    /// Starts a run; it may go on after this returns. Everything else that is asked of the device waits for it.
+    /// Starts a run, which may still be running when this returns. Every other request to the device waits for it.
     fn submit(&mut self, run: &Run<'_>) -> Result<()> {
         for &(slot, value) in run.slots {
             self.upload(Loc::new(Memory::Scalars, slot, 1), &[value])?;

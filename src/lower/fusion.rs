@@ -1,6 +1,6 @@
-//! What is computed along with something else: which nodes another node absorbs, and what it needs for that.
+//! Fusion: which nodes another node absorbs, and what it needs for that.
 //!
-//! One rule: an epilogue belongs to its producer. Whether there is one is the device's to say.
+//! One rule: an epilogue belongs to its producer. The device says which epilogues it has.
 
 use super::Lowering;
 use crate::dtype::Element;
@@ -10,7 +10,7 @@ use crate::ops::site::NormBehind;
 use crate::ops::{MaxPool, Op};
 use crate::plan::Keep;
 
-/// What is fused behind a batch-norm.
+/// Operations fused behind a batch-norm.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tail {
     pub(super) relu: Option<Var>,

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Var};
 use crate::nn;
 
 /// conv3x3 32, 32, pool 2, 64, 64, pool 2, fc 128, fc classes; batch-norm and ReLU after each convolution, ReLU (and
-/// dropout) after fc 128. It has no residual blocks: taps stand behind every convolution.
+/// dropout) after fc 128. It has no residual blocks, so there is a tap behind every convolution.
 ///
 /// # Errors
 /// If the image is smaller than 4x4.

@@ -15,23 +15,23 @@ use crate::ops::call::Augment;
 use crate::ops::value::ParamKind;
 use crate::ops::{Bootstrap, CrossEntropy, Op};
 
-/// What a model is built for, beside its input.
+/// Specification of a model, beside its input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
     pub classes: usize,
     /// Probability of dropout where the model has it; 0 is none.
     pub dropout: f32,
-    /// Whether the model marks the activations that all-layer margins perturb: its residual blocks' convolutions.
+    /// True if the model marks the activations that all-layer margins perturb: its residual blocks' convolutions.
     pub taps: bool,
 }
 
-/// How a classifier is set up for a run, beside model and images.
+/// Settings of a classifier, beside model and images.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Setup {
     pub dropout: f32,
     /// Share of each target that is spread over all classes.
     pub smoothing: f32,
-    /// What of the model's own predictions is part of the targets that it is trained on.
+    /// Share of the model's own predictions in its training targets.
     pub bootstrap: Bootstrap,
     /// As in [`Spec`].
     pub taps: bool,
@@ -52,7 +52,7 @@ pub type Settings = &'static [(&'static str, &'static str)];
 
 /// One model under its own name: `cnn`, `wrn-28-10`.
 pub struct Model {
-    /// What checkpoints and the folders of runs call it.
+    /// Its name in checkpoints and run folders.
     pub name: String,
     pub about: &'static str,
     /// Images `[h, w, c]` that it is made for; listings use them.

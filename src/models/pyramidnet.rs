@@ -28,7 +28,7 @@ pub struct PyramidNet {
     pub shake_drop: bool,
 }
 
-/// The network that `name` stands for; None unless it begins with "pyramidnet".
+/// Returns the builder of the network called `name`; None unless it begins with "pyramidnet".
 ///
 /// # Errors
 /// Usage: D is not 6n + 2 (9n + 2 with bottlenecks) with n >= 1, alpha is 0, or the name is not of the form.

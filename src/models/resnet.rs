@@ -7,7 +7,7 @@ use crate::graph::{Graph, Var};
 use crate::nn;
 use crate::ops::{MaxPool, PadShortcut};
 
-/// What comes before the first block.
+/// The layers before the first block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stem {
     /// conv3x3: for images of 32x32 pixels.

@@ -16,7 +16,7 @@ const WIDEST: usize = 4096;
 /// Branches of a block.
 const BRANCHES: usize = 2;
 
-/// The network that `name` stands for; None unless it begins with "shake-shake".
+/// Returns the builder of the network called `name`; None unless it begins with "shake-shake".
 ///
 /// # Errors
 /// Usage: D is not 6n + 2 with n >= 1, the branches are not two, W is not even, or the name is not of the form.
@@ -88,7 +88,7 @@ fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps
     nn::add(g, beside, h, &part("add"))
 }
 
-/// conv-BN-ReLU-conv-BN. The numbers count the layers of the port's branch, whose first, the ReLU, stands before it here.
+/// conv-BN-ReLU-conv-BN. The numbers count the layers of the port's branch, whose first, the ReLU, comes before it here.
 fn branch(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, taps: bool) -> Result<Var> {
     let part = |n: usize| format!("{name}.{n}");
     let h = nn::conv(g, x, &part(1), channels, 3, stride, 1)?;

@@ -20,7 +20,7 @@ pub struct Row {
     pub names: Names,
 }
 
-/// What a row's name stands for.
+/// The models that a row names.
 pub enum Names {
     /// One model of that name.
     One(fn(&mut Graph, Var, &Spec) -> Result<Var>),
@@ -56,8 +56,8 @@ impl Row {
 const CIFAR: [usize; 3] = [32, 32, 3];
 const IMAGENET: [usize; 3] = [224, 224, 3];
 
-/// What the field trains residual networks on CIFAR with: Zagoruyko and Komodakis' 200 epochs at batch 128, with the cosine
-/// of the SAM paper's code, down to 0 without warm-up, in place of their steps (x 0.2 at 30, 60 and 80 %).
+/// The usual recipe of residual networks on CIFAR: Zagoruyko and Komodakis' 200 epochs at batch 128, with the cosine of the
+/// SAM paper's code, down to 0 without warm-up, in place of their steps (x 0.2 at 30, 60 and 80 %).
 const ON_CIFAR: Settings = &[
     ("epochs", "200"),
     ("batch", "128"),
@@ -91,7 +91,7 @@ const PYRAMID: Settings = &[
 /// The report that compares SAM with SGD at twice as many epochs.
 const REPORT: Settings = &[("epochs", "50")];
 
-/// Models that stand for all where none is named for a check: one for each way to build, small enough for f64.
+/// Models that a check takes where none is named: one for each way to build, small enough for f64.
 pub const REPRESENTATIVES: &[&str] =
     &["cnn", "wrn-10-1", "resnet18", "resnet20", "shake-shake-8-2x16d", "pyramidnet-11-a12-bottleneck-shakedrop"];
 

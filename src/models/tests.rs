@@ -104,7 +104,7 @@ fn shapes(name: &str) -> BTreeMap<String, Vec<usize>> {
     g.params().list().iter().map(|p| (p.name.clone(), p.file_shape())).collect()
 }
 
-/// The same of a network that a function spells out: `tensor(name, dimensions)`, for batch-norms `norm(name, channels)`.
+/// Parameters of a network that a function spells out: `tensor(name, dimensions)`, for batch-norms `norm(name, channels)`.
 #[derive(Default)]
 struct Expected(BTreeMap<String, Vec<usize>>);
 

@@ -10,7 +10,7 @@ use crate::nn;
 const DEEPEST: usize = 1000;
 const WIDEST: usize = 1000;
 
-/// The network that `name` stands for; None unless it begins with "wrn".
+/// Returns the builder of the network called `name`; None unless it begins with "wrn".
 ///
 /// # Errors
 /// Usage: D is not 6n + 4 with n >= 1, K is not a number from 1, or the name is not of the form wrn-D-K.
@@ -59,7 +59,7 @@ pub fn wide_resnet(g: &mut Graph, x: Var, depth: usize, width: usize, spec: &Spe
 }
 
 /// BN-ReLU-conv-BN-ReLU-dropout-conv beside the identity. Where the number of channels changes, a 1x1 convolution of the
-/// activated input takes the identity's place. Taps stand behind both 3x3 convolutions.
+/// activated input takes the identity's place. There is a tap behind both 3x3 convolutions.
 fn block(g: &mut Graph, x: Var, name: &str, channels: usize, stride: usize, spec: &Spec) -> Result<Var> {
     let part = |what: &str| format!("{name}.{what}");
     let a = nn::batch_norm(g, x, &part("bn1"))?;

@@ -1,4 +1,4 @@
-//! What a device is told to do: a [`Call`] is plain data, and a program is a list of them.
+//! The instructions of a device: a [`Call`] is plain data, and a program is a list of calls.
 //!
 //! Operands are [`Loc`]s, always in the order that the [`Kernel`] variant documents. All values are dense; images are NHWC,
 //! convolution weights KRSC, linear weights `[outputs, inputs]`. On a device that computes in bf16 or f16 activations, their
@@ -9,7 +9,7 @@ use super::cross_entropy::Bootstrap;
 pub use super::shapes::{ConvShape, LinearShape, NormShape, PoolShape, RowFactors, ShortcutShape};
 use crate::dtype::Element;
 
-/// Which memory a value lives in.
+/// The memory that a value lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Memory {
     /// A buffer of a plan that has no place yet; the planner replaces it by `Arena`.
@@ -24,14 +24,14 @@ pub enum Memory {
     Scalars,
 }
 
-/// What a vector is to a plan. One plan serves every binding of its roles.
+/// The role of a vector in a plan. One plan serves every binding of its roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// The parameters that kernels read.
     Weights,
     /// The gradient with respect to the parameters.
     Gradient,
-    /// Where the pass leaves its batch statistics.
+    /// The batch statistics that the pass writes.
     Statistics,
     /// Running statistics that batch-norm reads instead of the batch's own.
     Running,
@@ -75,7 +75,7 @@ impl Loc {
     }
 }
 
-/// What ingest does to the images it reads. Each draw is keyed by (seed, epoch, index of the image in its data set).
+/// Augmentation by ingest. Each draw is keyed by (seed, epoch, index of the image in its data set).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Augment {
     /// Random crop out of the image padded by this many pixels on each side; 0 is none.
@@ -101,13 +101,13 @@ pub struct Ingest {
     pub c: usize,
     pub classes: usize,
     pub offset: usize,
-    /// Of each channel, of pixel values scaled to 0..1. At most 4 channels.
+    /// Mean of each channel, for pixel values scaled to 0..1. At most 4 channels.
     pub mean: [f32; 4],
     pub std: [f32; 4],
     pub augment: Augment,
 }
 
-/// How pixel values from 0 to 1 are normalised, by channel; at most 4 channels.
+/// Mean and deviation by which pixel values from 0 to 1 are normalised, by channel; at most 4 channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pixels {
     pub c: usize,
@@ -136,7 +136,7 @@ pub enum Scale {
     Select,
 }
 
-/// What a term of `Set` does to each element before scaling it.
+/// The elementwise function that a term of `Set` applies before scaling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Map {
     Identity,
@@ -159,7 +159,7 @@ impl Term {
         terms.len() + terms.iter().filter(|t| t.factor.is_some()).count()
     }
 
-    /// For each term, where in the reads of its `Set` the vector of its factor stands.
+    /// Returns for each term the position of its factor's vector among the reads of its `Set`.
     pub fn factors(terms: &[Term]) -> impl Iterator<Item = Option<usize>> {
         let mut next = terms.len();
         terms.iter().map(move |term| {
@@ -178,11 +178,11 @@ pub struct Update {
     /// Group of each [`BLOCK`] of the parameter vector, below [`MAX_GROUPS`]: which learning rate and decay it has.
     pub groups: std::sync::Arc<[u8]>,
     pub nesterov: bool,
-    /// How c is stored; None is f32.
+    /// Storage of c; None is f32.
     pub cast: Option<Cast>,
 }
 
-/// How a kernel that sums over pixels as it writes them has grouped them: `count` groups of `pixels`, the last of `last`.
+/// Groups of pixels whose partial sums a kernel has written: `count` groups of `pixels`, the last of `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Groups {
     pub count: usize,
@@ -198,8 +198,8 @@ impl Groups {
     }
 }
 
-/// How a parameter vector is stored in low precision: a parameter's elements lie packed from the cell on at which it begins,
-/// so that its place is the same as in f32. Biases and batch-norm's parameters stay f32.
+/// Storage of a parameter vector in low precision: each parameter's elements lie packed from its first cell on, so that it
+/// begins at the same offset as in f32. Biases and batch-norm's parameters stay f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cast {
     pub element: Element,
@@ -232,7 +232,7 @@ pub const MAX_GROUPS: usize = 8;
 /// Elements a parameter's segment is padded to, so that one block never holds two parameters.
 pub const BLOCK: usize = 256;
 
-/// What a call computes. `reads` and `writes` list its operands in order; `+=` stands for `=` where the variant has
+/// The computation of a call. `reads` and `writes` list its operands in order; `+=` is `=` where the variant has
 /// `add: false`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kernel {
@@ -325,7 +325,7 @@ pub enum Kernel {
     /// With `cast` dst is stored so; the read vectors are f32.
     Set { ranges: Ranges, terms: Vec<Term>, cast: Option<Cast> },
     /// reads w, c, g, c stored as `cast` says; writes the scalars |c - w| and the cosine of c - w and g (0 where either is 0)
-    /// over `ranges`: what is left of a perturbation once it has been rounded.
+    /// over `ranges`: how much of a perturbation survives rounding.
     Perturbation { ranges: Ranges, cast: Option<Cast> },
     /// reads v; writes u = v at the `n` places of largest magnitude within `ranges`, those of lower index first among equals,
     /// and 0 at the others. u may be v.
@@ -359,13 +359,13 @@ pub struct Call {
     pub label: String,
 }
 
-/// What the host tells a device anew at each step, beside the scalar slots.
+/// Values that the host sends to a device at each step, beside the scalar slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Key of all random draws of the run.
     pub seed: u64,
     pub epoch: u32,
-    /// Which uploaded data set ingest reads.
+    /// Number of the uploaded data set that ingest reads.
     pub dataset: u32,
     /// Position in that data set's order of the batch's first image.
     pub first: u32,

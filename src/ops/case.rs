@@ -5,7 +5,7 @@ use super::call::{Augment, Counters, Kernel};
 use super::value::{ParamKind, Shape};
 use crate::rng::{Draws, stream};
 
-/// How the values of an input are drawn.
+/// Distribution of an input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
     /// Standard normal.
@@ -126,7 +126,7 @@ pub struct IngestCase {
     pub c: usize,
     pub images: usize,
     pub augment: Augment,
-    /// Of mixup.
+    /// Share of mixup.
     pub share: f32,
     pub counters: Counters,
 }
@@ -170,7 +170,7 @@ impl Case {
     pub fn with_taps(self) -> Case {
         self.edit(|g| g.taps = true)
     }
-    /// The same as evaluation plans it; its label says so.
+    /// Returns the case as evaluation plans it, with a label that says so.
     pub fn evaluated(mut self) -> Case {
         self.label.push_str(", in evaluation");
         self.edit(|g| g.evaluate = true)

@@ -1,4 +1,4 @@
-//! What a call costs at the least: floating-point operations, and bytes that must move.
+//! Lower bounds on the cost of a call: floating-point operations, and bytes that must move.
 
 use super::call::{Call, Kernel};
 

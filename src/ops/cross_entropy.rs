@@ -3,7 +3,7 @@
 //! loss = - sum_k t_k log softmax(z)_k with t smoothed to (1 - s) t + s / classes (Szegedy et al. 2016). As the root of a
 //! pass it is averaged over the rows' weights; its gradient is then weight / sum(weights) * (softmax(z) sum(t) - t).
 //!
-//! In training the smoothed target may be mixed with what the model itself says, see [`Bootstrap`].
+//! In training the smoothed target may be mixed with the model's own prediction, see [`Bootstrap`].
 
 use super::call::Kernel;
 use super::case::{Case, Operand, Values};
@@ -12,7 +12,7 @@ use super::value::Shape;
 use super::{Op, Operation, SpecAt, exactly};
 use crate::error::{Error, Result};
 
-/// What part of a target is the model's own prediction (Reed et al., "Training deep neural networks on noisy labels with
+/// Share of the model's own prediction in a target (Reed et al., "Training deep neural networks on noisy labels with
 /// bootstrapping", 2015): the loss is - sum_k (beta t_k + (1 - beta) p_k) log q_k with q = softmax(z).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bootstrap {
@@ -40,7 +40,7 @@ impl Bootstrap {
             Bootstrap::Soft { beta_bits } | Bootstrap::Hard { beta_bits } => f32::from_bits(beta_bits),
         }
     }
-    /// As kernels take it: 0, 1 soft, 2 hard.
+    /// Returns the number that kernels take: 0 none, 1 soft, 2 hard.
     pub fn code(self) -> usize {
         match self {
             Bootstrap::None => 0,
@@ -72,7 +72,7 @@ impl CrossEntropy {
         targets
     }
 
-    /// What a pass mixes in: evaluation nothing.
+    /// Returns the bootstrap of a pass; evaluation has none.
     fn mixed(&self, train: bool) -> Bootstrap {
         if train { self.bootstrap } else { Bootstrap::None }
     }

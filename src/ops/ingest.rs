@@ -4,7 +4,7 @@ use super::call::{Augment, Counters, Ingest};
 use super::case::{Body, Case, IngestCase};
 use crate::rng::{below, draw, stream};
 
-/// What ingest writes, in f64, without mixup: images `[n, h, w, c]`, targets `[n, classes]`, weights `[n]`.
+/// Returns the output of ingest without mixup, in f64: images `[n, h, w, c]`, targets `[n, classes]`, weights `[n]`.
 ///
 /// `images` are bytes `[count, c, h, w]`. The image is padded by `crop` pixels on each side (zero after normalisation, or
 /// mirrored without repeating the border), a window of its own size is cut out at a drawn place, and that is mirrored
@@ -52,8 +52,8 @@ pub fn ingest_spec(
     out
 }
 
-/// What ingest writes, in f64, with mixup: `share` of each row, and of its target, and the rest of the row which would stand
-/// in its place if the batch were turned round.
+/// Returns the output of ingest with mixup, in f64: each row and its target with weight `share`, plus the row at the mirrored
+/// position of the batch with weight 1 - `share`.
 pub fn mixup_spec(
     spec: &Ingest,
     images: &[u8],
@@ -72,7 +72,7 @@ pub fn mixup_spec(
     (x, targets, weights)
 }
 
-/// Which pixel a padded coordinate shows; None for a zero.
+/// Returns the pixel that a padded coordinate shows; None is zero.
 fn source(at: i64, size: i64, reflect: bool) -> Option<usize> {
     let at = match at {
         _ if (0..size).contains(&at) => at,

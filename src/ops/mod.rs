@@ -1,8 +1,7 @@
-//! The vocabulary of operations: one file an operation, and the table of them all.
+//! The operations: one file each, and the table [`OPS`].
 //!
-//! An operation says its name, infers shapes, lowers itself to device calls forward and backward, and gives a spec: the
-//! naive definition in f64 that a reader checks against a textbook. Everything that is proven of operations is proven by
-//! walking [`OPS`].
+//! An operation has a name, infers shapes, lowers itself to device calls forward and backward, and has a spec: the naive
+//! definition in f64 that a reader can check against a textbook. Every proof about operations walks [`OPS`].
 
 pub mod call;
 pub mod case;
@@ -93,7 +92,7 @@ impl Op {
     }
 }
 
-/// What an operation knows of itself.
+/// The interface of an operation.
 pub trait Operation {
     fn name(&self) -> &'static str;
 
@@ -120,8 +119,8 @@ pub trait Operation {
     /// The gradient of `sum(dy * output)` with respect to each input, in f64; None where there is none.
     fn spec_backward(&self, at: &SpecAt<'_>, output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>>;
 
-    /// Whether in training `spec_backward` is the derivative of `spec`. Where by design it is not, it is the definition,
-    /// and differences of the spec are taken as in evaluation, where it is.
+    /// Returns true if `spec_backward` is the derivative of `spec` in training. Where it is not, by design, `spec_backward`
+    /// is the definition, and the difference quotients are those of evaluation, where it is the derivative.
     fn has_derivative(&self) -> bool {
         true
     }
@@ -137,7 +136,7 @@ pub trait Operation {
 /// winner's index in x for a max pool.
 pub type Branch = Vec<u32>;
 
-/// What a spec is evaluated on.
+/// Inputs and parameters at which a spec is evaluated.
 pub struct SpecAt<'a> {
     pub rows: usize,
     pub inputs: Vec<&'a [f64]>,
@@ -159,7 +158,7 @@ pub struct Row {
     pub about: &'static str,
     /// Shapes, strides, odd sizes and input distributions that the row is checked with.
     pub cases: fn() -> Vec<Case>,
-    /// What it is timed with: sizes that occur in `cnn` at batch 128 and in WRN-16-4 at batch 32.
+    /// Cases of the benchmark: sizes that occur in `cnn` at batch 128 and in WRN-16-4 at batch 32.
     pub bench: fn() -> Vec<Case>,
 }
 

@@ -19,13 +19,13 @@ pub struct MaxPool {
 /// The mean of each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AvgPool {
-    /// Side of the window; 0 stands for the whole image (global average pool).
+    /// Side of the window; 0 is the whole image (global average pool).
     pub window: usize,
     pub stride: usize,
 }
 
 impl AvgPool {
-    /// One value a channel.
+    /// The global average pool: one value for each channel.
     pub const GLOBAL: AvgPool = AvgPool { window: 0, stride: 1 };
 
     fn shape(&self, rows: usize, x: &Shape) -> PoolShape {

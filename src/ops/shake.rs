@@ -301,7 +301,7 @@ mod tests {
         assert!(forward.iter().zip(&backward).all(|(f, b)| (*f == 1.0) == (*b == 1.0)));
         assert!(forward.iter().any(|v| *v < -0.9) && forward.iter().all(|v| (-1.0..=1.0).contains(v)));
         assert!(backward.iter().all(|v| (0.0..=1.0).contains(v)));
-        // What evaluation takes is the expectation.
+        // Evaluation uses the expectation.
         let expected = mean(forward.iter().copied());
         assert!((expected - 0.75).abs() < 0.01, "{expected}");
         assert!(factors_of(&drop, counters, false).iter().flatten().all(|v| *v == 0.75));

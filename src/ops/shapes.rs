@@ -125,7 +125,7 @@ pub struct RowFactors {
     /// Position in the batch of the first row.
     pub offset: usize,
     pub stream: u32,
-    /// Which word u is, 0 or 1; the chance is word 2.
+    /// Word that u is taken from, 0 or 1; the chance is word 2.
     pub word: usize,
     pub base: f32,
     pub slope: f32,

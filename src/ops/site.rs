@@ -1,4 +1,4 @@
-//! What the planner offers an operation that lowers itself to calls.
+//! The planner's interface for an operation that lowers itself to calls.
 
 use super::call::{Groups, Kernel, Loc, NormShape};
 use super::value::Shape;
@@ -8,7 +8,7 @@ pub struct NormBehind {
     pub shape: NormShape,
     /// Its x, statistics, weight and bias.
     pub reads: [Loc; 4],
-    /// Where the partial sums go.
+    /// Destination of the partial sums.
     pub sums: Loc,
 }
 
@@ -18,16 +18,16 @@ pub trait Site {
     fn rows(&self) -> usize;
     fn input_shape(&self, i: usize) -> &Shape;
     fn shape(&self) -> &Shape;
-    /// Where the i-th input's value lies.
+    /// Returns the location of the i-th input's value.
     fn input(&self, i: usize) -> Loc;
-    /// Where the node's value lies (the value of the last node fused into it).
+    /// Returns the location of the node's value (the value of the last node fused into it).
     fn output(&self) -> Loc;
     /// The gradient with respect to the output, complete.
     fn grad_output(&self) -> Loc;
-    /// Where to put the gradient with respect to the i-th input, and whether to add to what is there; None if nobody asks.
-    /// Whether a fan-out writes or adds is decided here and nowhere else.
+    /// Returns the location of the gradient with respect to the i-th input, and true if it must be added to the content there;
+    /// None if nothing needs it. Nowhere else is it decided whether a fan-out writes or adds.
     fn grad_input(&mut self, i: usize) -> Option<(Loc, bool)>;
-    /// The same for a kernel that can only write; the planner adds the result where that is needed.
+    /// Returns that location for a kernel that can only write; the planner adds the result where needed.
     fn grad_input_written(&mut self, i: usize) -> Option<Loc>;
     /// Lets the i-th input's gradient be the output's gradient itself, where no copy is needed; false if it must be copied
     /// or nobody asks.
@@ -37,13 +37,13 @@ pub trait Site {
     /// Appends a call labelled "node.part".
     fn emit(&mut self, part: &str, kernel: Kernel, reads: Vec<Loc>, writes: Vec<Loc>);
 
-    /// Whether batch-norm reads running statistics in this plan.
+    /// Returns true if batch-norm reads running statistics in this plan.
     fn running(&self) -> bool;
-    /// Whether dropout and augmentation are on.
+    /// Returns true if dropout and augmentation are on.
     fn train(&self) -> bool;
     /// The `len` statistics of batch-norm number `index`: the pass's own, or the running ones.
     fn statistics(&self, index: usize, len: usize) -> Loc;
-    /// What is fused behind a batch-norm: a ReLU, and the window of a max pool (1 for none).
+    /// Returns the operations fused behind a batch-norm: true for a ReLU, and the window of a max pool (1 for none).
     fn norm_tail(&self) -> (bool, usize);
     /// A buffer for the partial statistics of this node's output of `channels` channels, if a batch-norm that reads it wants
     /// them and the device computes them along with `kernel`.
@@ -55,17 +55,17 @@ pub trait Site {
     /// The batch-norm whose backward sums can be taken along with `kernel` of its shape, this node's gradient with respect
     /// to its first input, which must be emitted next.
     fn norm_behind(&mut self, kernel: &dyn Fn(NormShape) -> Kernel) -> Option<NormBehind>;
-    /// Where partial sums of this batch-norm's backward pass lie already, and the number of groups.
+    /// Returns the location of partial sums that a convolution has left for this batch-norm's backward pass, and how many groups.
     fn norm_sums(&self) -> Option<(Loc, usize)>;
     /// The scalar that the loss is multiplied by before it is differentiated, if the device needs one.
     fn loss_scale(&self) -> Option<Loc>;
     /// The perturbation of tap number `index`, if this plan carries taps.
     fn tap_delta(&self, index: usize) -> Option<Loc>;
-    /// Where to write the gradient with respect to that perturbation, if it is asked for.
+    /// Returns the location of the gradient with respect to that perturbation, if it is asked for.
     fn tap_gradient(&self, index: usize) -> Option<Loc>;
     /// Position in the batch of this plan's first row, for random draws.
     fn row_offset(&self) -> usize;
-    /// Where the pass leaves mean loss, hits and weight sum.
+    /// Returns the location of mean loss, hits and weight sum.
     fn outcome(&self) -> Loc;
     /// Dotted name of the node.
     fn name(&self) -> &str;

@@ -1,4 +1,4 @@
-//! What flows between operations: shapes, and the kinds of parameters.
+//! Shapes of values, and kinds of parameters.
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -37,7 +37,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// What a parameter is to its layer. Decides weight decay groups, perturbation masks and initial values.
+/// The role of a parameter in its layer. Decides weight decay groups, perturbation masks and initial values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ParamKind {
     /// Convolution weight `[co, k, k, ci]`, initially N(0, 2 / fan-out), fan-out = co k k (He et al. 2015).
@@ -55,7 +55,7 @@ pub enum ParamKind {
 }
 
 impl ParamKind {
-    /// Whether it is a factor of the multiplications that a low precision applies to.
+    /// Returns true if the parameter is a factor of multiplications that run in low precision.
     pub fn is_factor(self) -> bool {
         matches!(self, ParamKind::ConvWeight | ParamKind::LinearWeight)
     }

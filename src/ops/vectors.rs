@@ -5,7 +5,7 @@
 use super::call::{BLOCK, Kernel, MAX_GROUPS, Map, Ranges, Scale, Term, Update};
 use super::case::{Body, Case, Values, VectorCase, VectorSpec as Spec};
 
-/// Elements of the vectors in the cases: the parameters of `cnn` come to about this many, and an odd number of blocks.
+/// Elements of the vectors in the cases: about as many as `cnn` has parameters, in an odd number of blocks.
 const LONG: usize = 1837 * BLOCK;
 
 fn ranges(list: &[std::ops::Range<usize>]) -> Ranges {
@@ -363,7 +363,7 @@ fn unscales(masks: Vec<Masked>) -> Vec<Case> {
         elements(ranges).for_each(|i| g[i] /= reads[0][0]);
         let lost = |g: &f64| !(*g as f32).is_finite();
         let overflow = elements(ranges).any(|i| lost(&g[i]));
-        // What overflowed is not compared: an infinity has no relative error.
+        // Overflowed values are not compared, because an infinity has no relative error.
         g.iter_mut().filter(|g| lost(g)).for_each(|g| *g = 0.0);
         vec![g, vec![f64::from(u8::from(overflow))]]
     };

@@ -61,7 +61,7 @@ fn descend(s: &mut Step<'_, '_>, at: At, inner_steps: usize, nesterov: bool) -> 
     Ok(())
 }
 
-/// Climbs the loss at `at` in the taps' perturbation, from 0; returns the first pass and where the perturbation stands.
+/// Climbs the loss at `at` in the taps' perturbation, from 0; returns the first pass and the perturbation reached.
 fn perturb(s: &mut Step<'_, '_>, at: At, steps: usize) -> Result<(Pass, Vector)> {
     let (delta, gradient) = (s.vector("delta", Space::Taps), s.vector("delta_gradient", Space::Taps));
     let (eta, decay) = (s.slot("inner_lr"), s.slot("inner_decay"));

@@ -1,8 +1,8 @@
 //! Surrogate gap guided SAM (Zhuang et al. 2022, arXiv:2203.08065, algorithm 1).
 //!
-//! Of the gradient g at w the part across gs, that at w + rho g / |g|, is taken away: the step descends with gs - alpha g',
-//! g' = g - (g.gs / gs.gs) gs, which leaves the perturbed loss as it is to the first order and lowers the gap between it and
-//! the loss. rho falls with the learning rate, from rho at its peak to rho-min where it is 0.
+//! With g the gradient at w and gs that at w + rho g / |g|, the step descends with gs - alpha g', where
+//! g' = g - (g.gs / gs.gs) gs is the part of g orthogonal to gs. To first order this leaves the perturbed loss as it is and
+//! lowers the gap between it and the loss. rho falls with the learning rate, from rho at its peak to rho-min at 0.
 
 use super::Optimizer;
 use super::sam::second_pass;

@@ -28,15 +28,15 @@ use crate::step::Step;
 
 /// Records steps. An optimizer holds no values: learning rate, rho and the like are slots that are set before each step.
 pub trait Optimizer {
-    /// How many different steps there are; `phase` is below this.
+    /// Returns the number of different steps; `phase` is below it.
     fn phases(&self) -> usize {
         1
     }
-    /// Which of them step `t` (from 0) is.
+    /// Returns the phase of step `t` (from 0).
     fn phase(&self, _t: u64) -> usize {
         0
     }
-    /// How many of all steps are of `phase`, in the long run.
+    /// Returns the share of steps that have `phase`, in the long run.
     fn share(&self, phase: usize) -> f64 {
         // Other phases than the last are those of first steps.
         f64::from(u8::from(phase + 1 == self.phases()))
@@ -52,7 +52,7 @@ pub trait Optimizer {
     fn record(&self, phase: usize, step: &mut Step<'_, '_>) -> Result<()>;
 }
 
-/// What is decided when a step is recorded, unlike the slots.
+/// Options that are fixed when a step is recorded, unlike the slots.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     pub nesterov: bool,
@@ -79,7 +79,7 @@ pub struct Corruption {
     pub n: usize,
 }
 
-/// Which norm a corruption has.
+/// Norm of a corruption.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Norm {
     /// Euclidean: p = 2.
@@ -108,7 +108,7 @@ pub struct OptimizerRow {
     pub recipe: &'static [(&'static str, &'static str)],
     /// Vectors of parameters' layout that outlive a step, by name; checkpoints keep them.
     pub state: &'static [&'static str],
-    /// Whether it perturbs activations, so that the model has to mark where.
+    /// True if it perturbs activations, so that the model must mark them.
     pub taps: bool,
     pub build: fn(&Options) -> Box<dyn Optimizer>,
 }
@@ -213,7 +213,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         paper: "Liu et al. 2022, arXiv:2203.02714",
         gradients: periodic,
         settings: &["rho", "every", "alpha", "m"],
-        // What public implementations begin with.
+        // The defaults of public implementations.
         recipe: &[("every", "5"), ("alpha", "0.7")],
         state: &["momentum", looksam::ORTHOGONAL],
         taps: false,

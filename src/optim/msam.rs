@@ -1,8 +1,8 @@
 //! Momentum-SAM (Becker et al. 2024, arXiv:2401.12033, algorithm 1).
 //!
-//! The one gradient of a step is taken at w - rho v / |v|, v being the momentum: the direction in which the weights are
-//! moving anyway stands for that of SAM's first gradient, with the sign of the paper and of the authors' code. The running
-//! statistics of batch-norm are those of the perturbed pass, there being no other.
+//! The one gradient of a step is taken at w - rho v / |v|, where v is the momentum: the direction in which the weights move
+//! anyway replaces that of SAM's first gradient, with the sign of the paper and of the authors' code. Batch-norm's running
+//! statistics are those of the perturbed pass, because there is no other.
 
 use super::Optimizer;
 use crate::error::Result;

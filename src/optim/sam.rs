@@ -41,8 +41,8 @@ impl Optimizer for Sam {
     }
 }
 
-/// The gradient of `group` at the compute copy, which has been perturbed along `direction`, and what the log tells of it:
-/// `a` is the pass at the weights, `norm` that of its gradient.
+/// Records the gradient of `group` at the compute copy, which has been perturbed along `direction`, and its log entries:
+/// `a` is the pass at the weights and `norm` its gradient's norm.
 pub(super) fn second_pass(
     s: &mut Step<'_, '_>,
     group: Part,
@@ -51,7 +51,7 @@ pub(super) fn second_pass(
     norm: Scalar,
 ) -> Result<Share> {
     let rounded = s.rounded_perturbation(direction);
-    // The same random draws, and statistics of its own that are dropped: the running ones move by the first pass.
+    // Uses the same random draws. Its batch statistics are dropped: the running ones move by the first pass.
     let b = s.pass(At::of(C), By::params(), group, G)?;
     let gain = s.scalar(Expr::from(b.loss) - a.loss);
     let mut values = vec![("loss", a.loss), ("grad_norm", norm), ("sharpness_gain", gain)];

@@ -16,7 +16,7 @@ impl Step<'_, '_> {
         self.keep_some(running, RUNNING)
     }
 
-    /// The same of the weights alone.
+    /// Moves the average of the weights alone.
     ///
     /// # Errors
     /// As for `average`.

@@ -4,7 +4,7 @@ use super::{At, By, C, Expr, Part, Pass, PassStats, Scalar, Space, Step, Vector,
 use crate::error::{Error, Result};
 use crate::ops::call::Map;
 
-/// How the images of a step are divided.
+/// Division of a step's images into groups and parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
     /// Images of a step.
@@ -16,7 +16,7 @@ pub struct Division {
 }
 
 impl Division {
-    /// One group, in one part.
+    /// Returns the division into one group with one part.
     pub fn whole(rows: usize) -> Division {
         Division { rows, group: rows, part: rows }
     }
@@ -53,7 +53,7 @@ impl Division {
     }
 }
 
-/// What one group contributes to a step.
+/// Contribution of one group to a step.
 #[derive(Clone, Debug)]
 pub struct Share {
     /// The gradient to descend with.

@@ -55,9 +55,9 @@ pub struct Recorder<'a> {
     pub(super) masks: Vec<Ranges>,
     /// Parameters that are not trained; see [`Recorder::freeze`].
     pub(super) frozen: Ranges,
-    /// For each block of the parameter vector the group whose learning rate it has; see [`Recorder::rates`].
+    /// Learning-rate group of each block of the parameter vector; see [`Recorder::rates`].
     pub(super) groups: Arc<[u8]>,
-    /// Whether weight decay is a part of the loss; see [`Recorder::decay_in_loss`].
+    /// True if weight decay is a part of the loss; see [`Recorder::decay_in_loss`].
     pub(super) decay_in_loss: bool,
     pub(super) slots: Vec<String>,
     plans: HashMap<Key, Rc<Plan>>,
@@ -158,7 +158,7 @@ impl<'a> Recorder<'a> {
         graph.statistics().iter().filter(move |s| !still(s))
     }
 
-    /// How the vector is stored: the compute copy in what the device computes with, every other in f32.
+    /// Returns the storage of vector `v`: the compute copy in the device's element type, every other in f32.
     pub(crate) fn cast_of(&self, v: Vector) -> Option<Cast> {
         let element = self.device.dtype().storage();
         (v.id == C.id && element != Element::F32).then(|| self.graph.params().cast(element))
@@ -210,7 +210,7 @@ impl<'a> Recorder<'a> {
         self.evaluation_at(At::of(W).running(RUNNING), rows)
     }
 
-    /// The same at the running averages of weights and statistics.
+    /// Records an evaluation at the running averages of weights and statistics.
     ///
     /// # Errors
     /// If the graph cannot be planned.

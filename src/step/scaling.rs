@@ -24,7 +24,7 @@ const PATIENCE: f32 = 2000.0;
 const LARGEST: f32 = 16_777_216.0;
 
 impl Step<'_, '_> {
-    /// Whether losses are scaled: f16's gradients vanish below 6e-8, those of other formats do not.
+    /// Returns true if losses are scaled: f16's gradients vanish below 6e-8, those of other formats do not.
     pub(super) fn scales_loss(&self) -> bool {
         self.recorder.device.dtype() == DType::F16
     }

@@ -32,7 +32,7 @@ pub enum Place<'a> {
     Low(&'a [bf16]),
 }
 
-/// Where the elements of `range` lie in `cells`, part by part.
+/// Returns the places of the elements of `range` in `cells`, part by part.
 pub fn places<'a>(
     cells: &'a [f32],
     cast: Option<&'a Cast>,
@@ -71,7 +71,7 @@ impl<'a> CastMut<'a> {
         self.len
     }
 
-    /// Where the elements of `range` lie, part by part.
+    /// Returns the places of the elements of `range`, part by part.
     ///
     /// # Safety
     /// The ranges of places that are alive at the same time may not overlap.

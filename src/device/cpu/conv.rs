@@ -1,8 +1,8 @@
 //! Convolution of `x [n, h, w, ci]` with `w [co, k, k, ci]` to `y [n, out_h, out_w, co]`: any k, stride and pad.
 //!
-//! [`super::method::Methods`] says by which method. Values are stored as f32 or bf16; arithmetic is f32. Bits depend on the
-//! shape, the method and `workers.isa`, never on the number of threads. Work buffers hold what the function of the same name
-//! with `_workspace` asks for; their content is garbage before and after. Slices of a length other than the shape's panic.
+//! [`super::method::Methods`] chooses the method. Values are stored as f32 or bf16; arithmetic is f32. Bits depend on the
+//! shape, the method and `workers.isa`, never on the number of threads. The length of a work buffer is that of the function of
+//! the same name with `_workspace`; its content is garbage before and after. Slices of any other length than the shape's panic.
 
 pub use super::conv_weight::{backward_weight, backward_weight_workspace};
 
@@ -300,7 +300,7 @@ mod tests {
             };
             with_methods(Methods::default(), &format!("{s:?} + {shift}"), run, |what, got| {
                 for (image, c) in (0..s.n).flat_map(|i| (0..s.co).map(move |c| (i, c))) {
-                    // Of the values as they are stored: their own rounding is no part of the promise.
+                    // Compares the values as stored, because their own rounding is no part of the promise.
                     let at = |p: usize| f64::from(got[0][(image * pixels(&s) + p) * s.co + c]);
                     let count = pixels(&s) as f64;
                     let mean = (0..pixels(&s)).map(at).sum::<f64>() / count;

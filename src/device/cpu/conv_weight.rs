@@ -30,7 +30,7 @@ const BLOCK: usize = 32 * 1024;
 /// Elements that one job of the last sum adds.
 const CHUNK: usize = 4096;
 
-/// How the work is split: by shape and instruction set alone.
+/// Division of the work, by shape and instruction set alone.
 struct Plan {
     s: ConvShape,
     isa: Isa,
@@ -71,8 +71,8 @@ impl Plan {
         self.copy_len() + dy.next_multiple_of(16)
     }
 
-    /// What output rows `rows` of one image contribute to the gradient of some output channels: `sum` is that of these
-    /// channels, added to where `add`; `dy` starts at the first of these rows and channels.
+    /// Computes the contribution of output rows `rows` of one image to the gradient `sum` of some output channels, and adds it
+    /// where `add`; `dy` starts at the first of these rows and channels.
     fn block<T: Stored>(&self, x: &[T], dy: &[T], rows: Range<usize>, sum: &mut [f32], add: bool, scratch: &mut [f32]) {
         let (s, isa) = (&self.s, self.isa);
         let down = Axis::forward(s.h, s.out_h(), s);
@@ -80,7 +80,7 @@ impl Plan {
         let dy = match T::f32s(dy) {
             Some(dy) => dy,
             None => {
-                // Of the last row only the channels of `sum` are there.
+                // The last row holds only the channels of `sum`.
                 let wide = &mut wide[..dy.len().min(rows.len() * s.out_w() * s.co)];
                 wide.iter_mut().zip(dy).for_each(|(to, from)| *to = from.widen());
                 &*wide
@@ -189,7 +189,7 @@ pub fn backward_weight<T: Stored>(
     });
     let sums = &*partials;
     if plan.swapped {
-        // Of a first layer there are a few thousand.
+        // A first layer has a few thousand.
         for (at, dw) in dw.iter_mut().enumerate() {
             let (channel, tap) = (at / depth, at % depth);
             *dw = (0..slots).map(|slot| sums[slot * len + tap * s.co + channel]).sum();

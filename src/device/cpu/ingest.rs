@@ -53,8 +53,8 @@ pub fn mixed_workspace(workers: &Workers, spec: &Ingest) -> usize {
     2 * spec.c * spec.h * spec.w * workers.pool.threads()
 }
 
-/// The same with each row, and its target, mixed with those of the row that lies as far from the end of the whole batch as
-/// its own from the beginning: `share` of the own one. Both images are augmented, each by its own draws.
+/// Reads images with mixup: mixes row i and its target, with weight `share`, and row rows - 1 - i of the whole batch, with
+/// weight 1 - `share`. Both images are augmented, each by its own draws.
 ///
 /// # Panics
 /// As for [`ingest`], and if `work` is shorter than [`mixed_workspace`].
@@ -114,7 +114,7 @@ struct Row {
 }
 
 impl Row {
-    /// Of row `i` of the call.
+    /// Returns row `i` of the call.
     fn of(spec: &Ingest, counters: &Counters, i: usize) -> Row {
         let (row, first) = (spec.offset + i, counters.first as usize);
         let last = (counters.rows as usize).saturating_sub(1);
@@ -152,7 +152,7 @@ fn tables<T: Stored>(spec: &Ingest) -> [[T; 256]; 4] {
     tables
 }
 
-/// Which part of the padded image is taken, whether it is mirrored, and what is cut out of it then.
+/// The part of the padded image that is taken, its mirroring, and the square cut out of it then.
 struct Crop {
     pad: usize,
     reflect: bool,

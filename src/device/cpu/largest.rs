@@ -67,7 +67,7 @@ pub fn largest(
             counts.iter_mut().zip(found).for_each(|(count, found)| *count = f32::from_bits(found));
         });
         let sum = |digit: usize| (0..JOBS).map(|job| count(counts, job, digit)).sum::<usize>();
-        // Of none the largest is sought, and then not kept.
+        // With n = 0 the search still runs and keeps nothing.
         let mut above = 0;
         digit = DIGITS - 1;
         while digit > 0 && above + sum(digit) < left.max(1) {

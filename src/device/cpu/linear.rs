@@ -126,7 +126,7 @@ struct Product {
     transposed: bool,
 }
 
-/// How a product is cut into jobs, by its shape: so many columns, rows and steps along the depth each.
+/// Size of a product's jobs, by its shape: columns, rows, and steps along the depth.
 ///
 /// A job packs the part of B that it needs and uses it while it is in cache. Where the depth is cut, the parts of a sum
 /// are added in order by a second round of jobs.

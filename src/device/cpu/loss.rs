@@ -9,7 +9,7 @@ use crate::ops::Bootstrap;
 /// Rows that make one job.
 const ROWS: usize = 32;
 
-/// How targets are made of those that are given.
+/// Changes to the given targets: label smoothing and bootstrap.
 #[derive(Clone, Copy)]
 pub struct Targets {
     pub classes: usize,
@@ -51,8 +51,8 @@ fn shifted_log_sum(row: &[f32]) -> (f64, f64) {
     (f64::from(largest), sum.ln())
 }
 
-/// From logits and targets `[n, classes]`: losses `[n]`, sum over classes of smoothed target * -log(softmax), and hits `[n]`,
-/// 1 where the first largest logit stands at a largest target. A row with NaN is no hit.
+/// Computes from logits and targets `[n, classes]` the losses `[n]`, sum over classes of smoothed target * -log(softmax), and
+/// hits `[n]`, 1 where the first largest logit is at a largest target. A row with NaN is no hit.
 pub fn cross_entropy(
     workers: &Workers,
     how: Targets,

@@ -152,7 +152,7 @@ impl View {
         View { start: values.as_mut_ptr(), len: values.len(), ..View::EMPTY }
     }
 
-    /// That the elements are stored as `T`, empty or not.
+    /// Checks that the elements are stored as `T`, empty or not.
     fn check<T: Stored>(&self) -> Result<()> {
         if self.element == T::ELEMENT {
             return Ok(());
@@ -241,7 +241,7 @@ impl<'a> Operands<'a> {
         unsafe { std::slice::from_raw_parts_mut(view.start, view.len) }
     }
 
-    /// The same operands with `work` as scratch space, for as long as that lives.
+    /// Returns the operands with `work` as scratch space, for as long as that lives.
     pub(super) fn with_work<'b>(self, work: &'b mut [f32]) -> Operands<'b>
     where
         'a: 'b,
@@ -249,12 +249,12 @@ impl<'a> Operands<'a> {
         Operands { reads: self.reads, writes: self.writes, work: View::of(work), life: PhantomData }
     }
 
-    /// Has the i-th operand that is read stand elsewhere, as f32.
+    /// Replaces the i-th operand that is read by `values`, as f32.
     pub(super) fn replace_read(&mut self, i: usize, values: &'a mut [f32]) {
         self.reads.0[i] = View::of(values);
     }
 
-    /// Has the i-th operand that is written stand elsewhere, as f32.
+    /// Replaces the i-th operand that is written by `values`, as f32.
     pub(super) fn replace_write(&mut self, i: usize, values: &'a mut [f32]) {
         self.writes.0[i] = View::of(values);
     }

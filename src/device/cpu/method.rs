@@ -1,10 +1,10 @@
-//! Which method computes a convolution: a written rule by shape, which SAMCORE_CONV or `--exact` overrides.
+//! Choice of a convolution's method: a rule by shape, which SAMCORE_CONV or `--exact` overrides.
 
 use crate::dtype::Element;
 use crate::error::{Error, Result, unknown};
 use crate::ops::call::ConvShape;
 
-/// How a convolution is computed. The Winograd methods are for 3x3 kernels of stride 1 alone; others are direct always.
+/// Method of a convolution. The Winograd methods are for 3x3 kernels of stride 1 alone; all others are direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// Every product of the definition.
@@ -32,7 +32,7 @@ pub enum Product {
     BackwardWeight,
 }
 
-/// How methods are chosen.
+/// Rule by which methods are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Methods {
     /// The method of every convolution that it can compute; None: by the rule.
@@ -68,12 +68,12 @@ impl Methods {
         Ok(Methods { forced: Some(method.0) })
     }
 
-    /// The method that computes `product` of a convolution of shape `s`.
+    /// Returns the method that computes `product` of a convolution of shape `s`.
     ///
-    /// Of the methods that are precise enough the one with the fewest products, each weighed by what its transforms cost
-    /// beside them: F(2x2) forward, as its rounding errors are no wider than those of direct convolution and so flip no more
-    /// ReLUs; F(4x4) as well for gradients, and forward where storing in bf16 rounds a thousand times as much. Direct where
-    /// channels or tiles are so few that transforming tiles or weights costs what the products save.
+    /// Among the methods that are precise enough it is the one with the fewest products, weighed by the cost of its
+    /// transforms. Forward that is F(2x2), whose rounding errors are no wider than those of direct convolution and flip no more
+    /// ReLUs. Gradients may take F(4x4), and so may forward where storing in bf16 rounds a thousand times as much. Direct
+    /// convolution is taken where channels or tiles are so few that the transforms cost more than the products save.
     pub fn choose(&self, s: &ConvShape, product: Product, stored: Element) -> Method {
         if s.k != 3 || s.stride != 1 || s.pad > 2 {
             return Method::Direct;

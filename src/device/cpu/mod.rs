@@ -47,7 +47,7 @@ use method::Methods;
 use pool::Pool;
 use simd::Isa;
 
-/// What every CPU kernel is given: threads to run on, instructions to use, and how convolutions are computed.
+/// Resources of every CPU kernel: threads, instruction set, and the methods of convolutions.
 pub struct Workers {
     pub pool: Pool,
     pub isa: Isa,
@@ -79,8 +79,8 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// A device of `threads` threads (0: all that the machine has) with the best instructions that the CPU has, and methods
-    /// of convolution by the rule, unless SAMCORE_ISA or SAMCORE_CONV says otherwise.
+    /// Returns a device of `threads` threads (0: all of the machine's) with the CPU's best instruction set and the rule's methods
+    /// of convolution, unless SAMCORE_ISA or SAMCORE_CONV says otherwise.
     ///
     /// # Errors
     /// If SAMCORE_ISA asks for instructions that the CPU lacks, or a name is unknown.
@@ -90,7 +90,7 @@ impl CpuDevice {
         Ok(device)
     }
 
-    /// The same with the instructions given.
+    /// Returns a device of `threads` threads with the given instruction set.
     ///
     /// # Errors
     /// If the CPU lacks them.
@@ -101,8 +101,8 @@ impl CpuDevice {
         Ok(CpuDevice { workers, dtype: DType::F32, banks: None, datasets: vec![] })
     }
 
-    /// The same device storing activations, their gradients and the compute copy of weights as `dtype` has them. Arithmetic
-    /// is f32.
+    /// Returns the device with activations, their gradients and the compute copy of weights stored as `dtype` has them.
+    /// Arithmetic is f32.
     ///
     /// # Errors
     /// Unavailable: anything but f32 and bf16.
@@ -116,7 +116,7 @@ impl CpuDevice {
         Ok(self)
     }
 
-    /// The same device with direct convolution alone.
+    /// Returns the device with direct convolution alone.
     ///
     /// # Errors
     /// Usage: SAMCORE_CONV has named another method.
@@ -182,7 +182,7 @@ impl Device for CpuDevice {
         true
     }
 
-    /// One group an image.
+    /// Returns one group for each image.
     fn groups(&self, kernel: &Kernel) -> Option<Groups> {
         let (n, pixels) = match kernel {
             Kernel::ConvForward(s) => (s.n, s.out_h() * s.out_w()),

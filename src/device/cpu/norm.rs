@@ -7,7 +7,7 @@ use super::stored::Stored;
 use super::strips::{lanes, lanes_mut, strips};
 use crate::ops::call::NormShape;
 
-/// What a strip of channels needs to be normalised: y = (x - mean) * scale + bias.
+/// Coefficients that normalise a strip of channels: y = (x - mean) * scale + bias.
 ///
 /// Not x * scale + shift: with a mean of 1000 and a deviation of 1 that would lose three digits.
 pub(super) struct Coefficients<const W: usize> {
@@ -141,7 +141,7 @@ fn pool_strip<const W: usize, T: Stored>(
     }
 }
 
-/// Where in its image the `i`-th pixel (in row order) of the window is that starts at `start`.
+/// Returns the place in its image of the `i`-th pixel (in row order) of the window that starts at `start`.
 #[inline(always)]
 pub(super) fn pixel(window: usize, s: &NormShape, start: usize, i: usize) -> usize {
     start + (i / window * s.w + i % window) * s.c

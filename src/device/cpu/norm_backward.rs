@@ -1,7 +1,7 @@
 //! Backward of batch-norm with ReLU and max-pool, in two passes over x: the sums over the batch, then dx.
 //!
-//! Nothing is stored but x and the statistics: which values the ReLU let through and which the pool took is worked out anew,
-//! by the arithmetic of the forward.
+//! Only x and the statistics are stored: which values the ReLU let through and which the pool took is computed again, by the
+//! arithmetic of the forward pass.
 
 use super::Workers;
 use super::norm::{Coefficients, images_a_job, pixel};
@@ -278,7 +278,7 @@ impl<const W: usize, const ADD: bool> Slope<W, ADD> {
         Slope { co, level, lean }
     }
 
-    /// What dx becomes where it was `before`.
+    /// Returns the new value of dx where it was `before`.
     #[inline(always)]
     fn step<T: Stored>(&self, k: usize, d: f32, centred: f32, before: T) -> T {
         let value = self.co.scale[k] * d + self.level[k] + self.lean[k] * centred;

@@ -88,7 +88,7 @@ pub fn fold_stats(c: usize, momentum: f32, stats: &[f32], fault: f32, running: &
     }
     for k in 0..c {
         let (count, mean, m2) = (stats[k], stats[c + k], stats[2 * c + k]);
-        // One value a channel has no variance; the estimate is 0 then, not 0 / 0.
+        // A single value per channel has no variance; the estimate is then 0, not 0 / 0.
         let variance = m2 / (count - 1.0).max(1.0);
         running[k] += 1.0;
         running[c + k] += momentum * (mean - running[c + k]);

@@ -102,7 +102,7 @@ fn apply_is_its_formula() {
     }
 }
 
-/// One unit of f32 at 1000 is 6e-5, which is what a mean stored in f32 may be off by.
+/// One unit of f32 at 1000 is 6e-5, so a mean stored in f32 may be off by that.
 #[test]
 fn a_mean_of_a_thousand_deviations_keeps_the_digits_that_x_has() {
     for s in [shape(4, 7, 9, 33, false, true, 1), shape(4, 7, 9, 32, false, false, 2)] {
@@ -161,7 +161,7 @@ fn backward_is_the_derivative_of_the_forward() {
     }
 }
 
-/// What a convolution that writes dx does: sums of one image after the other, in any order.
+/// Imitates a convolution that writes dx: sums of one image after the other, in any order.
 #[test]
 fn sums_of_single_images_merge_to_those_of_the_batch() {
     for s in shapes() {

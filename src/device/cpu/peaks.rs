@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_loops_do_the_work_that_they_count() {
-        // x -> 0.999999 x + 1e-7 tends to 0.1; after ROUNDS steps from 1 it has come to 0.1 + 0.9 exp(-0.0655).
+        // x -> 0.999999 x + 1e-7 tends to 0.1; after ROUNDS steps from 1 it is 0.1 + 0.9 exp(-0.0655).
         let expected = SUMS as f32 * (0.1 + 0.9 * (-(ROUNDS as f32) * 1e-6).exp());
         // SAFETY: plain code.
         let plain = unsafe { sums::<[f32; 4]>(1.0) };

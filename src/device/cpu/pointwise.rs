@@ -1,4 +1,4 @@
-//! What is done to each element by itself, and taps.
+//! Elementwise kernels, and taps.
 
 use super::Workers;
 use super::simd::per_isa;

@@ -27,7 +27,7 @@ unsafe impl Send for Work {}
 struct Shared {
     work: Mutex<Work>,
     gate: Gate,
-    /// Of each thread's stretch of jobs the next one that nobody has begun.
+    /// The next job of each thread's stretch that nobody has begun.
     next: Vec<Next>,
     panicked: AtomicBool,
     stop: AtomicBool,
@@ -226,7 +226,7 @@ impl<'a, T> Parts<'a, T> {
         Parts { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
-    /// Whether there are at least `len` elements.
+    /// Returns true if there are at least `len` elements.
     pub fn holds(&self, len: usize) -> bool {
         len <= self.len
     }

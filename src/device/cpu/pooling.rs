@@ -56,7 +56,7 @@ impl Window {
         Window { row, column, w, area: h * w }
     }
 
-    /// Where in its image the `at`-th pixel, in row order, starts.
+    /// Returns the offset in its image of the `at`-th pixel, in row order.
     #[inline(always)]
     fn place(&self, s: &PoolShape, at: usize) -> usize {
         ((self.row + at / self.w) * s.w + self.column + at % self.w) * s.c
@@ -102,7 +102,7 @@ fn average_body<T: Stored>(s: &PoolShape, x: &[T], y: &mut [T]) {
     }
 }
 
-/// Whether a pixel may be in several windows: the backwards then add to dx once for each.
+/// Returns true if a pixel may be in several windows: the backward kernels then add to dx once for each.
 pub fn overlaps(s: &PoolShape) -> bool {
     s.stride < s.window_h.max(s.window_w)
 }

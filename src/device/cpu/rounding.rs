@@ -1,4 +1,4 @@
-//! What low precision asks for.
+//! Diagnostics of low precision: how much of a perturbation survives rounding.
 
 use super::Workers;
 use super::cast::{Place, places};
@@ -13,7 +13,7 @@ pub fn perturbation_workspace(ranges: &[Range<usize>]) -> usize {
     sums_workspace(ranges, 3)
 }
 
-/// |c - w|, and the cosine of c - w and g, over `ranges`; the cosine is 0 where either is 0. c is stored as `cast` says.
+/// Returns |c - w| and the cosine of c - w and g over `ranges`; the cosine is 0 where either is 0. `cast` is c's storage.
 pub fn perturbation(
     workers: &Workers,
     (ranges, cast): (&[Range<usize>], Option<&Cast>),

@@ -22,7 +22,7 @@ fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
         Kernel::Relu | Kernel::Copy { .. } | Kernel::Dropout { .. } | Kernel::ScaleRows { .. } => Some([&[0], &[0]]),
         Kernel::ReluBackward { .. } | Kernel::Add | Kernel::MixRows(_) => Some([&[0, 1], &[0]]),
         Kernel::MaxPool(_) | Kernel::AvgPool(_) => Some([&[0], &[0]]),
-        // What is added several times to one place is rounded once.
+        // A place that is added to several times is rounded once.
         Kernel::MaxPoolBackward { shape, .. } | Kernel::AvgPoolBackward { shape, .. } if overlaps(shape) => None,
         Kernel::MaxPoolBackward { .. } => Some([&[0, 1], &[0]]),
         Kernel::AvgPoolBackward { .. } => Some([&[0], &[0]]),
@@ -40,7 +40,7 @@ fn taken_as_stored(kernel: &Kernel) -> Option<[&'static [usize]; 2]> {
     }
 }
 
-/// What the operands of a call are stored as; None where its kernel knows them as f32 alone, or not in this mixture.
+/// Returns the element type of a call's operands; None where its kernel takes f32 alone, or not this mixture.
 fn stored_as(call: &Call) -> Option<Element> {
     let is_low = |loc: &Loc| loc.element == Element::Bf16;
     if !call.reads.iter().chain(&call.writes).any(is_low) {
@@ -328,7 +328,7 @@ mod tests {
         all
     }
 
-    /// What the call leaves in its output.
+    /// Returns the content of the call's output.
     fn output(workers: &Workers, call: &Call, copies: bool) -> Vec<f32> {
         let end = |loc: &Loc| loc.offset + loc.cells();
         let arena = call.reads.iter().chain(&call.writes).chain(&call.workspace).map(end).max().unwrap_or(0);

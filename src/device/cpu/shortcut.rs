@@ -6,7 +6,7 @@ use super::split::{images_a_job, split};
 use super::stored::Stored;
 use crate::ops::call::ShortcutShape;
 
-/// Where in its image the pixel of x starts that output pixel `out` copies; None beyond the border.
+/// Returns the offset in its image of the pixel of x that output pixel `out` copies; None beyond the border.
 fn source(s: &ShortcutShape, out: usize) -> Option<usize> {
     let row = (out / s.out_w() * s.stride).checked_sub(s.shift)?;
     let column = (out % s.out_w() * s.stride).checked_sub(s.shift)?;
@@ -74,7 +74,7 @@ mod tests {
                 dx
             });
             let old = if add { before } else { 0.0 };
-            // Of each image the first and the fifth pixel were copied.
+            // The first and the fifth pixel of each image were copied.
             let copied = |i: usize| matches!(i % 12 / 2, 0 | 4);
             let expected: Vec<f32> = (0..24).map(|i| old + if copied(i) { x[i] } else { 0.0 }).collect();
             assert_eq!(dx, expected, "add {add}");

@@ -1,4 +1,4 @@
-//! Which instructions the CPU has, and how one loop is compiled once for each.
+//! The CPU's instruction sets, and the compilation of one loop for each of them.
 
 use crate::error::{Error, Kind, Result, unknown};
 

@@ -20,7 +20,7 @@ use std::ops::Range;
 const MOST_COLUMNS: usize = 8;
 const LEAST_IMAGES: usize = 8;
 
-/// Whether the rows of a block are images, for a batch of `n` whose wider side has `columns`.
+/// Returns true if the rows of a block are images, for a batch of `n` whose wider side has `columns`.
 pub fn is_small(n: usize, columns: usize) -> bool {
     columns <= MOST_COLUMNS && n >= LEAST_IMAGES
 }
@@ -28,7 +28,7 @@ pub fn is_small(n: usize, columns: usize) -> bool {
 /// Images whose sums a job keeps at once.
 const GROUP: usize = 64;
 
-/// What jobs read and nobody writes.
+/// Operands that jobs only read.
 struct Operands<'a, T> {
     isa: Isa,
     /// The source by position: `[rows, columns, n, pitch]`.

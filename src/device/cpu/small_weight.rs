@@ -16,7 +16,7 @@ use std::ops::Range;
 /// Elements of the channels of x that a job keeps at hand: 256 KB, a quarter of the L2 cache of a current server core.
 const SLAB: usize = 64 * 1024;
 
-/// How the work is split: by shape and instruction set alone.
+/// Division of the work, by shape and instruction set alone.
 struct Plan {
     s: ConvShape,
     isa: Isa,
@@ -88,8 +88,8 @@ impl Plan {
         }
     }
 
-    /// What `images` contribute to one tap's gradient for a block of output channels: `sums` `[rows, width]`. `dy` is the
-    /// block's packed part and starts at the first of these images.
+    /// Adds the contribution of `images` to one tap's gradient for a block of output channels: `sums` `[rows, width]`. `dy` is
+    /// the block's packed part and starts at the first of these images.
     fn tap(&self, (i, j): (usize, usize), images: usize, rows: usize, dy: &[f32], x: &[f32], sums: &mut [f32]) {
         let s = &self.s;
         let width = sums.len() / rows;

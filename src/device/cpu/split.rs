@@ -39,7 +39,7 @@ pub fn images_a_job(len: usize) -> usize {
     (CHUNK / 2 / len.max(1)).max(1)
 }
 
-/// What `ranges` (ascending) have in common with `window`.
+/// Returns the intersections of `ranges` (ascending) with `window`.
 pub fn within(ranges: &[Range<usize>], window: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
     let first = ranges.partition_point(|r| r.end <= window.start);
     ranges[first..]

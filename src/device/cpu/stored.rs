@@ -1,4 +1,4 @@
-//! What activations are stored as: f32, or bf16 that is widened when read and rounded when written.
+//! Storage of activations: f32, or bf16 that is widened when read and rounded when written.
 
 use super::tile::Vector;
 use crate::dtype::Element;
@@ -17,7 +17,7 @@ pub unsafe trait Stored: Copy + Send + Sync + 'static {
     fn round(value: f32) -> Self;
     /// The values themselves, where they are f32.
     fn f32s(values: &[Self]) -> Option<&[f32]>;
-    /// As [`Stored::f32s`].
+    /// Returns the values as f32 to be written, as [`Stored::f32s`] does to be read.
     fn f32s_mut(values: &mut [Self]) -> Option<&mut [f32]>;
     /// The first `count` values at `from`, then zeros.
     ///
@@ -93,12 +93,12 @@ unsafe impl Stored for bf16 {
     }
 }
 
-/// The same memory as bf16, two to a cell.
+/// Returns the memory as bf16, two to a cell.
 pub(super) fn low(cells: &[f32]) -> &[bf16] {
     bytemuck::cast_slice::<f32, u16>(cells).reinterpret_cast()
 }
 
-/// The same memory as bf16, two to a cell.
+/// Returns the memory as bf16, two to a cell.
 pub(super) fn low_mut(cells: &mut [f32]) -> &mut [bf16] {
     bytemuck::cast_slice_mut::<f32, u16>(cells).reinterpret_cast_mut()
 }

@@ -25,14 +25,14 @@ pub fn lanes_mut<const W: usize, T>(from: &mut [T], first: usize) -> &mut [T; W]
     from[first..first + W].first_chunk_mut().expect("a slice of W elements")
 }
 
-/// How far ahead of a loop over pixels of `c` channels to [`prefetch`], in elements: 4 KB of what it reads. With that a core
-/// reads up to twice as fast from memory as with what the CPU fetches ahead by itself.
+/// Returns how many elements ahead a loop over pixels of `c` channels should [`prefetch`]: 4 KB of its input. With that a core
+/// reads up to twice as fast from memory as with the CPU's own prefetching.
 #[inline(always)]
 pub fn ahead<const W: usize, T>(c: usize) -> usize {
     4096 / size_of::<T>() / W * c
 }
 
-/// Asks for the `W` elements that stand `ahead` of `strip`, so that they are in cache when a loop over pixels comes to them.
+/// Asks for the `W` elements that lie `ahead` of `strip`, so that they are in cache when a loop over pixels reaches them.
 #[inline(always)]
 pub fn prefetch<const W: usize, T>(strip: &[T; W], ahead: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -77,7 +77,7 @@ impl Axis {
         Phase { taps, start, outputs: self.out.saturating_sub(a).div_ceil(self.out_step) }
     }
 
-    /// Which kernel row (or column) the `j`-th tap of phase `a` is.
+    /// Returns the kernel row (or column) of the `j`-th tap of phase `a`.
     pub(super) fn tap(&self, a: usize, j: usize) -> usize {
         if self.flipped { (a + self.pad) % self.out_step + self.out_step * (self.taps(a) - 1 - j) } else { j }
     }
@@ -163,7 +163,7 @@ impl Sweep {
         [if wide && self.in_place() { 0 } else { copy }, if wide { 0 } else { sums }].map(|l| l.next_multiple_of(16))
     }
 
-    /// Whether outputs meet no position outside the source, so that no padded copy is needed.
+    /// Returns true if no output meets a position outside the source, so that no padded copy is needed.
     fn in_place(&self) -> bool {
         [self.rows, self.cols].iter().all(|a| a.lead == 0 && a.extent(a.units()) <= a.source)
     }
@@ -347,7 +347,7 @@ impl Sweep {
     }
 }
 
-/// What is done with an image's outputs while they are in cache: `(image, outputs)`.
+/// Epilogue that runs on an image's outputs while they are in cache: `(image, outputs)`.
 pub type Finish<'a, T> = dyn Fn(usize, &[T]) + Sync + 'a;
 
 /// An image that is copied with zeros around it.
@@ -379,18 +379,18 @@ pub fn padded_rows<T: Stored>(from: &[T], source: &Source, first: usize, to: &mu
     }
 }
 
-/// What is added to the outputs of a convolution.
+/// Summand of a convolution's outputs.
 #[derive(Clone, Copy, Debug)]
 pub enum Addend<'a, T> {
     Nothing,
-    /// What the output holds.
+    /// The old content of the output.
     Old,
     /// Values of the output's form.
     Other(&'a [T]),
 }
 
 impl<'a, T: Stored> Addend<'a, T> {
-    /// What is added to the outputs in `range` alone.
+    /// Returns the summand of the outputs in `range` alone.
     pub fn part(self, range: Range<usize>) -> Addend<'a, T> {
         match self {
             Addend::Other(other) => Addend::Other(&other[range]),

@@ -1,4 +1,4 @@
-//! What the tests of all CPU kernels share.
+//! Helpers of the tests of all CPU kernels.
 
 use super::Workers;
 use super::method::Methods;
@@ -31,7 +31,7 @@ pub fn on_all_workers(what: &str, f: impl Fn(&Workers) -> Vec<Vec<f32>>, check: 
     with_methods(Methods::EXACT, what, f, check);
 }
 
-/// The same with convolutions computed by `methods`.
+/// Runs it with convolutions computed by `methods`.
 pub fn with_methods(
     methods: Methods,
     what: &str,

@@ -39,7 +39,7 @@ pub fn cut(total: usize, parts: usize, i: usize) -> Range<usize> {
     i * total / parts..(i + 1) * total / parts
 }
 
-/// How a block walks over its operands; all distances count elements.
+/// Strides of a block over its operands, in elements.
 ///
 /// `C[i c_row + j] += A[i a_row + r a_run + t a_step] * B[r b_run + t b_step + j]`, summed over r < `runs`, t < `len`;
 /// `=` without `add`.

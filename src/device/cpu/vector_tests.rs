@@ -9,7 +9,7 @@ fn range_sets() -> Vec<Vec<Range<usize>>> {
     vec![vec![], whole(LEN), vec![3..5, 7..8], vec![256..512, 8_000..8_448, 16_000..33_024, 39_936..LEN]]
 }
 
-/// One range, as the functions take it.
+/// Returns the single range `0..len`, as the functions take it.
 fn whole(len: usize) -> Vec<Range<usize>> {
     std::iter::once(0..len).collect()
 }

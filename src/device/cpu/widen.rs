@@ -29,8 +29,8 @@ fn copy_len(len: usize) -> usize {
     len.next_multiple_of(ALIGN)
 }
 
-/// Runs `kernel` on f32 copies of the call's bf16 operands, which stand in the first cells of its scratch space; what it
-/// writes is rounded back. Where it adds, what was there is widened first.
+/// Runs `kernel` on f32 copies of the call's bf16 operands, in the first cells of its scratch space, and rounds its outputs
+/// back. Where it adds, the old content is widened first.
 ///
 /// # Errors
 /// Those of `kernel`.
@@ -78,7 +78,7 @@ pub fn run(
     Ok(())
 }
 
-/// Whether the kernel adds to what it writes.
+/// Returns true if the kernel adds to its output.
 fn adds(kernel: &Kernel) -> bool {
     match kernel {
         Kernel::ConvBackwardData { add, .. }

@@ -25,7 +25,7 @@ pub struct Datasets {
 }
 
 impl Datasets {
-    /// None yet.
+    /// Returns an empty table.
     ///
     /// # Errors
     /// Those of the driver.
@@ -40,7 +40,7 @@ impl Datasets {
         self.table
     }
 
-    /// How much there is of data set `id`.
+    /// Returns the extent of data set `id`.
     pub fn extent(&self, id: u32) -> Extent {
         self.list.get(id as usize).map_or(Extent::default(), |d| d.extent)
     }

@@ -43,7 +43,7 @@ struct Prepared {
     reports: usize,
     outbox: Address,
     report_slots: Address,
-    /// Whether a run is so short that several go into one graph.
+    /// True if a run is so short that several go into one graph.
     several: bool,
     /// Graphs of one run, and of several.
     graphs: [Option<Captured>; 2],
@@ -196,7 +196,7 @@ impl CudaDevice {
         launches.into_iter().map(bind_one).collect::<Result<_>>().map_err(|e| e.context(&call.label))
     }
 
-    /// Ingest reads images unchecked, so that what it will be told to read is checked here.
+    /// Checks the images that ingest is about to read, because the kernel reads them unchecked.
     fn check_counters(&self, calls: &[Call], counters: &Counters) -> Result<()> {
         for call in calls {
             let Kernel::Ingest(spec) = &call.kernel else { continue };
@@ -300,7 +300,7 @@ impl Device for CudaDevice {
 
     fn instructions(&self) -> String {
         let Target { arch, processors, dtype, rungs } = &self.target;
-        // How sums are split depends on the number of processors.
+        // Sums are split by the number of processors.
         format!("sm_{arch} x{processors} {} rungs {}", dtype.name(), rungs.hash())
     }
 

@@ -66,7 +66,7 @@ pub struct Grid {
     pub shared: u32,
 }
 
-/// One `.cu` file with its macros: what is compiled as a unit.
+/// One `.cu` file with its macros: the unit of compilation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Module {
     /// Name in `kernels/`: "norm.cu".
@@ -75,7 +75,7 @@ pub struct Module {
     pub defines: Vec<(&'static str, String)>,
 }
 
-/// What the device is.
+/// Description of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
     /// "NVIDIA H200 (sm_90a)", "emulator (c++ 12.2, 2 threads)".
@@ -86,7 +86,7 @@ pub struct Properties {
     pub processors: usize,
 }
 
-/// Device memory, compilation, launches. All work is done in order, on one stream; only what says so waits for the device.
+/// Device memory, compilation, launches. All work is done in order, on one stream; only the functions that say so wait.
 pub trait Driver {
     fn properties(&self) -> &Properties;
     /// Free and total bytes of device memory.
@@ -128,7 +128,7 @@ pub trait Driver {
     /// Waits for that copy alone and takes its bytes.
     ///
     /// # Errors
-    /// What a kernel before it did wrong.
+    /// The fault of an earlier kernel.
     fn take(&mut self, fetch: Fetch, bytes: &mut [u8]) -> Result<()>;
     /// Compiles a module (or finds it in the cache) and looks up one of its kernels.
     ///
@@ -160,7 +160,7 @@ pub trait Driver {
     /// # Errors
     /// As `launch`.
     fn replay(&mut self, captured: Captured) -> Result<()>;
-    /// Seconds that one replay takes, of `repeats` in a row.
+    /// Times one replay, as the mean of `repeats` in a row, in seconds.
     ///
     /// # Errors
     /// As `replay`.
@@ -171,9 +171,9 @@ pub trait Driver {
         self.sync()?;
         Ok(begun.elapsed().as_secs_f64() / repeats.max(1) as f64)
     }
-    /// Waits for all that was queued.
+    /// Waits for all queued work.
     ///
     /// # Errors
-    /// What a kernel before it did wrong.
+    /// The fault of an earlier kernel.
     fn sync(&mut self) -> Result<()>;
 }

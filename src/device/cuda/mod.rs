@@ -19,7 +19,7 @@ use crate::error::Result;
 use rungs::{RUNGS, Rungs};
 use std::path::Path;
 
-/// For tests of what not every machine has: `found`, or None after telling that the test is skipped.
+/// Returns `found`, or None after a line that the test is skipped: for tests of what not every machine has.
 ///
 /// # Panics
 /// Where it is missing and SAMCORE_REQUIRE_`what` is set.
@@ -38,12 +38,12 @@ pub fn or_skip<T>(found: Result<T>, what: &str) -> Option<T> {
 /// for each.
 const STEPS_A_GRAPH: usize = 8;
 
-/// Whether this machine has a GPU, and all that it takes to use it.
+/// Returns true if this machine has a GPU and everything that is needed to use it.
 pub fn ready() -> bool {
     nvidia::count().is_ok() && nvrtc::version().is_ok()
 }
 
-/// Which rungs to take: what SAMCORE_RUNGS says, a rung's name or the file of a tuning table, else the built-in rule.
+/// Returns the rungs that SAMCORE_RUNGS asks for, a rung's name or the file of a tuning table, else the built-in rule.
 ///
 /// # Errors
 /// A file that cannot be read, or is no such table.

@@ -35,7 +35,7 @@ impl Rung {
             Error::usage(format!("unknown rung '{name}' (known: {known}){hint}"))
         })
     }
-    /// Whether cards of compute capability `arch` have it, and it multiplies in `dtype`.
+    /// Returns true if cards of compute capability `arch` have it, and it multiplies in `dtype`.
     pub fn fits(self, arch: u32, dtype: DType) -> bool {
         // wgmma is a feature of sm_90a alone: no later card has it.
         let newest = if self == Rung::Wgmma { 90 } else { u32::MAX };
@@ -69,12 +69,12 @@ impl Pass {
     }
 }
 
-/// Which rung to take.
+/// Choice of a rung.
 #[derive(Clone, Debug, Default)]
 pub struct Rungs {
     /// Take this one wherever it can be taken.
     pub forced: Option<Rung>,
-    /// What `bench --tune` found fastest, by [`Rungs::key`]. Other shapes take the highest rung that takes them.
+    /// The fastest rung that `bench --tune` found, by [`Rungs::key`]. Other shapes take the highest rung that can.
     pub table: BTreeMap<String, Rung>,
 }
 

@@ -1,5 +1,5 @@
-//! What this CPU can do at most, beside the multiply-add and copy limits that `samcore bench` measures itself: bf16 dot
-//! products in registers, the `gemm` crate's matrix products, reading alone. Prints a line of JSON for each.
+//! Limits of this CPU beside the multiply-add and copy limits that `samcore bench` measures itself: bf16 dot products in
+//! registers, the `gemm` crate's matrix products, reading alone. Prints a line of JSON for each.
 //!
 //!     cargo run --release -- 2          # threads; all if not given
 

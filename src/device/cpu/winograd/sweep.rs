@@ -210,7 +210,7 @@ impl Winograd {
     }
 }
 
-/// What the bands of a sweep share.
+/// Data that the bands of a sweep share.
 struct Band<'a, T> {
     sweep: &'a Winograd,
     isa: Isa,

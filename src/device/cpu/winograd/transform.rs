@@ -107,7 +107,7 @@ pub(super) const fn points(a: usize) -> &'static [[f32; 3]] {
     if a == 4 { &F2 } else { &F4 }
 }
 
-/// Where the points of a tile lie: point p of tile t, channels from c on, at `p * plane + t * row + c`.
+/// Layout of the points of tiles: point p of tile t, channels from c on, is at `p * plane + t * row + c`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planes {
     pub plane: usize,
@@ -204,7 +204,7 @@ pub(super) unsafe fn gradients<V: Vector, const A: usize, const M: usize>(
     }
 }
 
-/// Where the outputs of tiles go: an image's rows and columns from the first tile's on.
+/// Destination of the outputs of tiles: an image's rows and columns from the first tile's on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outputs {
     /// Rows and columns of pixels that there are; tiles reach beyond them.

@@ -34,7 +34,7 @@ const ROWS: usize = 4;
 /// Output channels of one job of the last transform.
 const CHANNELS: usize = 4;
 
-/// How the work is split: by shape and instruction set alone.
+/// Division of the work, by shape and instruction set alone.
 struct Plan {
     s: ConvShape,
     isa: Isa,

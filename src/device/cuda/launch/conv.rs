@@ -11,7 +11,7 @@ use crate::ops::call::{Call, ConvShape, Groups, Kernel, Loc, NormShape};
 /// Bytes that parts of the workspace begin at multiples of.
 const PART: usize = 64;
 
-/// What is done with a product beside storing it; the numbers are those of the call's reads.
+/// Epilogue of a product; the numbers are those of the call's reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Extras {
     pub bias: Option<usize>,
@@ -32,7 +32,7 @@ pub(super) struct Job<'a> {
     slices: Slices,
     /// C is the sum of what lies in the workspace.
     merged: bool,
-    /// How A and B are read: number among the reads, elements, type as stored, type as multiplied.
+    /// The operands A and B: number among the reads, elements, type as stored, type as multiplied.
     operands: [(usize, usize, Element, Element); 2],
     target: &'a Target,
     /// Vectors of 16 bytes (8 for types of two) can be read and written everywhere.
@@ -59,7 +59,7 @@ impl<'a> Job<'a> {
         let merged = match product.pass {
             // Slices and dw are of one type: the kernel need not know which it writes.
             Pass::BackwardWeight => slices(&product).count > 1,
-            // It is another kernel that leaves slices, so the batch at hand must not decide.
+            // Slices need another kernel, so the batch at hand must not decide.
             _ => slices(&product.nominal()).count > 1,
         };
         let slices = slices(&Product { sliced: merged, ..product });
@@ -206,7 +206,7 @@ fn file(rung: Rung) -> &'static str {
     }
 }
 
-/// That kernels can count the tensors of a convolution, and that its workspace has `need` cells.
+/// Checks that kernels can index the tensors of a convolution, and that its workspace has `need` cells.
 ///
 /// # Errors
 /// Usage: a tensor too large; internal: a workspace that was asked for otherwise.

@@ -194,7 +194,7 @@ fn operands_of_another_type_or_alignment_are_taken() {
     let launch = &launches(&target, &shifted).unwrap()[0];
     let define = |name| launch.module.defines.iter().find(|d| d.0 == name).map(|d| d.1.clone());
     assert_eq!((launch.module.file, define("CHUNK")), ("conv_plain.cu", Some("1".into())));
-    // Its sums over pixels are still those that the planner has been told of.
+    // Its sums over pixels are still those that the planner knows.
     let promised = groups(&target, &kernel).unwrap().pixels.to_string();
     assert_eq!(define("TILE_M"), Some(promised));
 }

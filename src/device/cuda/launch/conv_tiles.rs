@@ -1,4 +1,4 @@
-//! How the matrix product of a convolution is cut: the rung, the tile of a block, the slices of K.
+//! Division of a convolution's matrix product: the rung, the tile of a block, the slices of K.
 //!
 //! Rung and tile are macros of the kernel, so they are chosen as for a batch of [`NOMINAL_BATCH`] and the same binary serves
 //! every batch. How far K is sliced is an argument, and is chosen for the batch at hand.
@@ -61,13 +61,13 @@ impl Product {
             Pass::BackwardWeight => s.n * s.out_h() * s.out_w(),
         }
     }
-    /// The same of the batch that macros are chosen for.
+    /// Returns the product for the batch that macros are chosen for.
     pub fn nominal(&self) -> Product {
         Product { shape: ConvShape { n: NOMINAL_BATCH, ..self.shape }, ..*self }
     }
 }
 
-/// What a block computes: `m` rows by `n` columns of C.
+/// The part of C that a block computes: `m` rows by `n` columns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tile {
     pub rung: Rung,
@@ -77,8 +77,7 @@ pub struct Tile {
     pub part: [usize; 2],
     /// Blocks that a multiprocessor holds at once.
     blocks: usize,
-    /// How near to its peak the rung comes with this tile, the largest tile being 1: larger ones read less from memory for
-    /// what they multiply.
+    /// Speed of the rung with this tile, relative to the largest tile: a larger one reads less from memory for each product.
     rate: f64,
 }
 
@@ -169,7 +168,7 @@ pub fn choose(target: &Target, product: &Product) -> Tile {
     fastest(target, product, rung, |_| true)
 }
 
-/// The same for operands that are not aligned for vectors: plain, with rows grouped as `tile` does.
+/// Returns a plain tile for operands that are not aligned for vectors, with rows grouped as `tile` does.
 pub fn unaligned(target: &Target, product: &Product, tile: &Tile) -> Tile {
     // Sums over pixels have been promised in groups of tile.m rows.
     fastest(target, product, Rung::Plain, |t| product.pass == Pass::BackwardWeight || t.m == tile.m)
@@ -205,8 +204,8 @@ pub fn blocks(product: &Product, tile: &Tile) -> usize {
     product.rows().div_ceil(tile.m) * product.columns().div_ceil(tile.n)
 }
 
-/// What a multiprocessor multiplies while a word of a slice goes to memory and comes back: of an H200, with about 2 T
-/// multiply-adds and 23 GB a second for each of them, 700. Only the order of magnitude matters.
+/// Multiply-adds of a multiprocessor in the time that a word of a slice takes to memory and back: 700 on an H200, with about
+/// 2 T multiply-adds and 23 GB a second for each of them. Only the order of magnitude matters.
 pub const PER_WORD: f64 = 700.0;
 /// Most words of all slices: 64 MiB.
 pub const LARGEST: usize = 16 << 20;

@@ -33,13 +33,13 @@ impl PixelBox {
         };
         Some(PixelBox { height, images, pixels: images * height * s.w })
     }
-    /// How many there are in the batch.
+    /// Returns how many there are in the batch.
     fn count(&self, s: &ConvShape) -> usize {
         if self.images > 1 { s.n.div_ceil(self.images) } else { s.n * (s.h / self.height) }
     }
 }
 
-/// How a product is cut.
+/// Division of a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Tile {
     /// Rows of C that a block has room for, and columns.
@@ -127,7 +127,7 @@ impl Tile {
     }
 }
 
-/// Whether the rung can take this convolution.
+/// Returns true if the rung can take this convolution.
 pub(super) fn fits(s: &ConvShape, dtype: DType) -> bool {
     let geometry = s.stride == 1 && matches!((s.k, s.pad), (3, 1) | (1, 0));
     let halves = matches!(dtype, DType::Bf16 | DType::F16);
@@ -136,7 +136,7 @@ pub(super) fn fits(s: &ConvShape, dtype: DType) -> bool {
     geometry && halves && channels && (2..=64).contains(&s.w)
 }
 
-/// What a call asks for beside its product; numbers are those of its reads.
+/// Options of a call beside its product; numbers are those of its reads.
 struct Job {
     product: Product,
     tile: Tile,
@@ -156,12 +156,12 @@ fn product(kernel: &Kernel) -> Option<Product> {
     Some(Product { pass, shape: *shape, sliced: pass == Pass::BackwardWeight })
 }
 
-/// Whether the rung is the one for this kernel.
+/// Returns true if this rung runs the kernel.
 pub(super) fn takes(target: &Target, kernel: &Kernel) -> bool {
     product(kernel).is_some_and(|p| rung(target, &p) == Rung::Wgmma && Tile::choose(target, &p).is_some())
 }
 
-/// How the kernel sums over pixels beside its output.
+/// Returns the groups of the sums over pixels that the kernel writes beside its output.
 pub(super) fn groups(target: &Target, kernel: &Kernel) -> Option<Groups> {
     let product = product(kernel)?;
     let sums = match kernel {
@@ -216,7 +216,7 @@ impl Job {
         (boxes.div_ceil(span), span)
     }
 
-    /// Whether an operand is brought to the type and alignment that TMA takes.
+    /// Returns true if an operand must be converted to the type and alignment that TMA takes.
     fn is_converted(target: &Target, loc: &Loc) -> bool {
         loc.element != target.dtype.storage() || !loc.offset.is_multiple_of(4)
     }

@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::ops::call::{Call, Groups, Kernel};
 use std::sync::Arc;
 
-/// What launches are chosen for.
+/// The card, dtype and settings that launches are chosen for.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Compute capability as a number: 75, 80, 90.
@@ -33,7 +33,7 @@ pub struct Target {
     /// Streaming multiprocessors: how far a sum is split. Bits depend on it; they do not on anything else of the card.
     pub processors: usize,
     pub dtype: DType,
-    /// Which rung of the convolutions to take for which shape.
+    /// The rung of the convolutions for each shape.
     pub rungs: Rungs,
 }
 
@@ -87,8 +87,8 @@ pub fn workspace(target: &Target, call: &Call) -> usize {
     }
 }
 
-/// How the convolution sums over pixels beside its output: statistics of what `ConvForward` writes, the batch-norm's sums
-/// over what `ConvBackwardData` writes. None where it does not.
+/// Returns the groups of the sums over pixels that a convolution writes beside its output: statistics of the output of
+/// `ConvForward`, the batch-norm's sums over the output of `ConvBackwardData`. None where it writes none.
 pub fn groups(target: &Target, kernel: &Kernel) -> Option<Groups> {
     conv::groups(target, kernel)
 }

@@ -46,7 +46,7 @@ pub(super) fn launches(target: &Target, call: &Call) -> Result<Vec<Launch>> {
     }
 }
 
-/// How a block's threads lie over channels and pixels; the same figures as in the kernel.
+/// Layout of a block's threads over channels and pixels, with the kernel's own figures.
 #[derive(Clone, Copy)]
 struct Layout {
     c: usize,
@@ -105,7 +105,7 @@ fn statistics() -> Module {
     Module { file: "statistics.cu", defines: vec![] }
 }
 
-/// How the sums over `pixels` are divided among blocks.
+/// Returns the division of the sums over `pixels` among blocks.
 fn groups(target: &Target, layout: Layout, pixels: usize) -> Groups {
     Groups::of(pixels, pixels.div_ceil(layout.blocks(target, pixels, BLOCKS).max(1)).max(1))
 }
@@ -130,7 +130,7 @@ fn merge_sums(call: &Call, partials: Operand, groups: usize, c: usize) -> Result
     Ok(line(&statistics(), "merge_sums", c.div_ceil(MERGE_CHANNELS), MERGE_THREADS, args))
 }
 
-/// What the three kernels that normalise end with: h, w, eps, floor, running.
+/// Returns the last arguments of the three kernels that normalise: h, w, eps, floor, running.
 fn shape_args(call: &Call, s: &NormShape) -> Result<Vec<Operand>> {
     let floor = if s.relu { 0.0 } else { f32::NEG_INFINITY };
     Ok([ints(call, &[s.h, s.w])?, vec![F32(s.eps()), F32(floor), flag(s.running)]].concat())

@@ -1,4 +1,4 @@
-//! What all builders of launches share: operands and sizes with their checks, and grids.
+//! Helpers of all builders of launches: operands and sizes with their checks, and grids.
 
 use super::{Launch, Operand};
 use crate::device::cuda::driver::{Grid, Module};
@@ -34,7 +34,7 @@ pub(super) fn flag(value: bool) -> Operand {
     Operand::I32(i32::from(value))
 }
 
-/// Where the call's n-th read lies.
+/// Returns the location of the call's n-th read.
 ///
 /// # Errors
 /// If there is none.
@@ -42,7 +42,7 @@ pub(super) fn read(call: &Call, n: usize) -> Result<Loc> {
     call.reads.get(n).copied().ok_or_else(|| Error::internal(format!("'{}' lacks its read {n}", call.label)))
 }
 
-/// Where the call's n-th write lies.
+/// Returns the location of the call's n-th write.
 ///
 /// # Errors
 /// If there is none.
@@ -66,7 +66,7 @@ pub(super) fn typed(name: &'static str, loc: Loc) -> (&'static str, String) {
     (name, loc.element.name().into())
 }
 
-/// Whether all places begin at multiples of 16 bytes, as vector accesses need; memories do.
+/// Returns true if all places begin at multiples of 16 bytes, as vector accesses need; memories do.
 pub(super) fn aligned(locs: &[Loc]) -> bool {
     locs.iter().all(|loc| loc.offset.is_multiple_of(4))
 }

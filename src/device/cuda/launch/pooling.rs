@@ -38,7 +38,7 @@ fn module(x: Loc, y: Loc, dx: Loc) -> Module {
     Module { file: "pooling.cu", defines: vec![typed("TX", x), typed("TY", y), typed("TDX", dx)] }
 }
 
-/// What each pixel counts in the mean of its window.
+/// Returns the weight of each pixel in the mean of its window.
 fn share(s: &PoolShape) -> Operand {
     F32(1.0 / s.area() as f32)
 }
@@ -71,7 +71,7 @@ fn pool(
     Ok(line(module, kernel, threads.div_ceil(THREADS), THREADS as u32, args))
 }
 
-/// The same for a shortcut; `channels` are those of what is written.
+/// Builds the launch of a shortcut; `channels` are those of the output.
 fn shortcut(
     call: &Call,
     module: &Module,

@@ -1,4 +1,4 @@
-//! What frames the calls of a step that is replayed as a graph: its inputs come from an inbox, its reports go to an outbox.
+//! The frame of a step that is replayed as a graph: its inputs come from an inbox, its reports go to an outbox.
 
 use crate::device::cuda::driver::{Address, Arg, Grid, Module};
 use crate::error::{Error, Result};

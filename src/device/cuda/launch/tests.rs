@@ -1,4 +1,4 @@
-//! What holds of the launches of every call of the table of operations, in every dtype, without a GPU.
+//! Checks of the launches of every call of the table of operations, in every dtype, without a GPU.
 
 use super::super::driver::Grid;
 use super::*;
@@ -69,7 +69,7 @@ fn parameters(launch: &Launch) -> Vec<String> {
         (!between.contains('{')).then(|| text[at + name.len()..].split(')').next().unwrap_or_default())
     });
     let declared = declared.unwrap_or_else(|| panic!("{} has no kernel {}", launch.module.file, launch.kernel));
-    // A parameter without a type stands for those of a macro.
+    // A parameter without a type is a macro of several.
     let unfolded = text.replace("\\\n", " ");
     let whole = |name: &str| {
         let line = unfolded.lines().find_map(|line| line.strip_prefix(&format!("#define {name} ")));

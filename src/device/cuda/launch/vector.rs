@@ -18,7 +18,7 @@ const CHUNK: usize = 4096;
 /// Blocks of a sum, for each processor of the card: what it holds at once, at 256 threads and 32 registers.
 const SUM_BLOCKS: usize = 8;
 
-// As in the kernels.
+// The kernels have the same number.
 const MOST_SCALARS: usize = 8;
 const MOST_TERMS: usize = 8;
 const DEPTH: usize = 16;
@@ -64,7 +64,7 @@ fn module(cast: Option<&Cast>) -> Module {
     Module { file: "vector.cu", defines: vec![("TC", element.name().into())] }
 }
 
-/// What one block handles at a time: elements of one parameter, and of one group.
+/// The elements that one block handles at a time, of one parameter and one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Chunk {
     start: usize,
@@ -103,7 +103,7 @@ fn table(chunks: &[Chunk]) -> Operand {
     Table(chunks.iter().flat_map(|c| [c.start as u32, c.end as u32, u32::from(c.group), c.first]).collect())
 }
 
-/// Whether four elements at a time are aligned wherever a thread begins.
+/// Returns true if four elements at a time are aligned wherever a thread begins.
 fn whole(call: &Call, chunks: &[Chunk]) -> bool {
     let vectors: Vec<_> = call.reads.iter().chain(&call.writes).filter(|l| l.len > 1).copied().collect();
     aligned(&vectors) && chunks.iter().all(|c| c.start.is_multiple_of(4))
@@ -140,8 +140,8 @@ pub fn perturbation_workspace(target: &Target, ranges: &Ranges, cast: Option<&Ca
     3 * sum_blocks(target, chunks(ranges, None, cast).len())
 }
 
-/// How far the compute copy has really moved, after rounding: reads w, c, g; writes the scalars |c - w| and the cosine of
-/// c - w and g over `ranges`, 0 where either is 0. With `cast` c is stored so.
+/// Launches the kernel that measures the compute copy's movement after rounding: reads w, c, g; writes the scalars |c - w| and
+/// the cosine of c - w and g over `ranges`, 0 where either is 0. `cast` is c's storage.
 ///
 /// # Errors
 /// If w or g is not f32.

@@ -14,7 +14,7 @@ pub struct Kernel {
     pub handle: sys::CUfunction,
     /// "norm_apply of norm.cu".
     pub name: String,
-    /// Bytes of each parameter, if the driver tells.
+    /// Bytes of each parameter, if the driver knows.
     params: Option<Vec<usize>>,
     /// Threads of a block for which its registers suffice.
     threads: i32,
@@ -93,7 +93,7 @@ impl Kernel {
         Ok(Kernel { handle, name, params: params(handle), threads, shared: SHARED })
     }
 
-    /// That the arguments are those that the kernel takes, and that a card takes such a block.
+    /// Checks that the kernel takes these arguments, and that a card takes such a block.
     pub fn check(&self, grid: Grid, args: &[Arg]) -> Result<()> {
         let wrong = |what: String| Err(Error::internal(what));
         if let Some(params) = &self.params {
@@ -140,7 +140,7 @@ fn params(handle: sys::CUfunction) -> Option<Vec<usize>> {
     }
     let mut sizes = Vec::new();
     let (mut offset, mut size) = (0, 0);
-    // It ends with an error at the first parameter that there is not.
+    // It ends with an error behind the last parameter.
     // SAFETY: the function was found; both numbers are written.
     while unsafe { sys::cuFuncGetParamInfo(handle, sizes.len(), &mut offset, &mut size) } == sys::CUresult::CUDA_SUCCESS
     {

@@ -85,7 +85,7 @@ fn first_open() -> Result<()> {
     }
 }
 
-/// Whether the library, which is there, has that function.
+/// Returns true if the loaded library has that function.
 pub fn has(name: &str) -> bool {
     // SAFETY: the symbol is only looked for.
     unsafe { sys::culib().get::<*const ()>(name.as_bytes()) }.is_ok()
@@ -112,7 +112,7 @@ pub fn failed(what: impl Display, e: DriverError) -> Error {
     Error::new(if lacks { Kind::Unavailable } else { Kind::Internal }, format!("{what}: {}", describe(e)))
 }
 
-/// Whether nothing works any more after this error: a fault of a kernel or of the card, by which the context is lost.
+/// Returns true if nothing works after this error: a fault of a kernel or of the card, by which the context is lost.
 pub fn is_fatal(e: DriverError) -> bool {
     matches!(e.0 as u32, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999)
 }

@@ -42,7 +42,7 @@ pub fn encode(base: Address, shape: &MapShape, arch: u32) -> Result<TensorMap> {
     Ok(map)
 }
 
-/// What the driver would refuse with no more than "invalid value".
+/// Checks a map, because the driver would refuse a wrong one with no more than "invalid value".
 pub fn check(base: Address, shape: &MapShape) -> Result<()> {
     let MapShape { dims, strides, tile, .. } = shape;
     let rules: [(bool, &str); 6] = [

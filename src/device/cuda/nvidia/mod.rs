@@ -50,7 +50,7 @@ pub struct Nvidia {
 // SAFETY: the driver's handles may be used from any thread; each call makes the context current in its own.
 unsafe impl Send for Nvidia {}
 
-/// For tests: a GPU. Where there is none the test says so and passes, unless SAMCORE_REQUIRE_GPU is set.
+/// Returns a GPU for a test. Where there is none the test says so and passes, unless SAMCORE_REQUIRE_GPU is set.
 ///
 /// # Panics
 /// Without a GPU, if it is required.
@@ -118,7 +118,7 @@ impl Nvidia {
         self.check("context", unsafe { result::ctx::set_current(self.context) })
     }
 
-    /// As `bind`, for what would spoil a recording.
+    /// Binds the context for a call that would spoil a recording.
     fn bind_outside(&self, what: &str) -> Result<()> {
         if !matches!(self.recording, Recording::Off) {
             return Err(Error::internal(format!("{what} between capture and end_capture")));
@@ -126,7 +126,7 @@ impl Nvidia {
         self.bind()
     }
 
-    /// The driver's word on `what`. An error that has cost the context is kept, to be told again.
+    /// Checks the driver's answer to `what`. An error that has cost the context is kept and reported again.
     fn check<T>(&self, what: impl std::fmt::Display, done: std::result::Result<T, DriverError>) -> Result<T> {
         done.map_err(|e| {
             let mut error = failed(what, e);
@@ -141,7 +141,7 @@ impl Nvidia {
         })
     }
 
-    /// That a range lies within one allocation.
+    /// Checks that a range lies within one allocation.
     fn within(&self, what: &str, at: Address, bytes: usize) -> Result<()> {
         let inside = |(start, len): (&Address, &usize)| (at - start) as usize <= len - bytes.min(*len) && bytes <= *len;
         if self.allocations.range(..=at).next_back().is_some_and(inside) {

@@ -6,7 +6,7 @@ use super::library::{self, failed};
 use crate::error::{Error, Result};
 use cudarc::driver::{result, sys};
 
-/// What launches are recorded into.
+/// Destination of recorded launches.
 pub enum Recording {
     Off,
     /// By the driver, into a graph.
@@ -15,7 +15,7 @@ pub enum Recording {
     List(Vec<Queued>),
 }
 
-/// What can be replayed.
+/// A recording that can be replayed.
 pub enum Replay {
     Graph(sys::CUgraphExec),
     List(Vec<Queued>),

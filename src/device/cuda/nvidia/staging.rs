@@ -9,7 +9,7 @@ type Result<T> = std::result::Result<T, DriverError>;
 /// Bytes of a slot, and of the largest small copy.
 pub const SLOT: usize = 64 << 10;
 
-/// Page-locked memory of one copy, and the event that tells when the copy is done.
+/// Page-locked memory of one copy, and the event that marks its end.
 struct Slot {
     host: *mut c_void,
     event: sys::CUevent,
@@ -96,7 +96,7 @@ impl Staging {
         Ok(number)
     }
 
-    /// Whether that copy, of so many bytes, is still to be taken.
+    /// Returns true if that copy, of so many bytes, is still to be taken.
     pub fn holds(&self, number: usize, bytes: usize) -> bool {
         self.fetches.get(number).is_some_and(|slot| slot.held == Some(bytes))
     }
