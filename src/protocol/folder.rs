@@ -207,6 +207,7 @@ mod tests {
     use crate::models;
     use crate::train::checkpoint::{Position, Remembered};
     use crate::train::engine;
+    use crate::train::origin::Origin;
     use std::fs;
 
     /// A checkpoint of `run` after `step` steps.
@@ -217,7 +218,10 @@ mod tests {
         let subject = engine::subject("cnn", &data, &source);
         let vectors = engine::initial(&graph, 0, Remembered { optimizer: &["momentum"], average: false });
         let position = Position { step, ..Position::default() };
-        Checkpoint { subject, position, vectors }.write(&graph, &folder.join("last.safetensors"), false).unwrap();
+        let origin = Origin::of(&run.recipe);
+        Checkpoint { subject, position, origin, vectors }
+            .write(&graph, &folder.join("last.safetensors"), false)
+            .unwrap();
     }
 
     fn edit(path: &Path, from: &str, to: &str) {

@@ -33,9 +33,16 @@ impl Recipe {
                 let _ = writeln!(text, "{}# {}", if section.is_empty() { "" } else { "\n" }, s.section);
                 section = s.section;
             }
-            let _ = writeln!(text, "{} = {}", s.key(), toml_value(&s.get(self)));
+            text += &s.to_toml(self);
         }
         text
+    }
+}
+
+impl Setting {
+    /// Returns its line of config.toml: `lr = 0.1`.
+    pub fn to_toml(&self, recipe: &Recipe) -> String {
+        format!("{} = {}\n", self.key(), toml_value(&self.get(recipe)))
     }
 }
 

@@ -4,10 +4,12 @@
 //! `num_batches_tracked`, what the optimizer remembers under names that begin with `optimizer.`, and metadata that says
 //! how far the run had come. Its SHA-256 covers all of it.
 
+use super::origin::Origin;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::Graph;
 use crate::params::Param;
+use crate::recipe::Recipe;
 use crate::safetensors::{self, Contents, Data, Metadata, Tensor};
 use std::fmt;
 use std::path::Path;
@@ -108,6 +110,7 @@ pub struct Remembered {
 pub struct Checkpoint {
     pub subject: Subject,
     pub position: Position,
+    pub origin: Origin,
     pub vectors: Vectors,
 }
 
@@ -231,6 +234,7 @@ impl Checkpoint {
         let scaling = if self.position.loss_scale > 0.0 { SCALING } else { &[] };
         let fields = POSITION.iter().chain(scaling);
         metadata.extend(fields.map(|f| (f.key.to_owned(), (f.get)(&self.position))));
+        self.origin.write(&mut metadata);
         metadata.insert("format".into(), "pt".into());
         safetensors::write(path, &tensors, &signed(&metadata, &tensors))
     }
@@ -283,7 +287,8 @@ impl Checkpoint {
         if SCALING.iter().any(|f| metadata.get(f.key).is_some()) {
             read_fields(SCALING, &mut position, metadata, path)?;
         }
-        Ok(Opened { subject, position, contents })
+        let origin = Origin::read(metadata);
+        Ok(Opened { subject, position, origin, contents })
     }
 }
 
@@ -291,10 +296,20 @@ impl Checkpoint {
 pub struct Opened {
     pub subject: Subject,
     pub position: Position,
+    pub origin: Origin,
     contents: Contents,
 }
 
 impl Opened {
+    /// Returns the recipe of the run that made the file at `path`, with the machine's settings at their defaults; `None` for
+    /// a file of a version that did not record it.
+    ///
+    /// # Errors
+    /// Data: a setting that this version does not know.
+    pub fn recipe(&self, path: &Path) -> Result<Option<Recipe>> {
+        self.origin.recipe(path)
+    }
+
     /// The vectors, laid out for `graph`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod labels;
 mod layers;
 pub mod loader;
 mod opening;
+pub mod origin;
 mod outcome;
 pub mod progress;
 pub mod records;

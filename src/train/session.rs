@@ -7,6 +7,7 @@ use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
+use super::origin::Origin;
 use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
@@ -444,6 +445,7 @@ impl Session {
         Ok(Checkpoint {
             subject: engine::subject(&self.recipe.model, &self.data, &source),
             position,
+            origin: Origin::of(&self.recipe),
             vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
     }

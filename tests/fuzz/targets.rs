@@ -18,6 +18,7 @@ use samcore::ops::call::Augment;
 use samcore::optim;
 use samcore::recipe::{Kind, Recipe, SETTINGS, Value, setting};
 use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject};
+use samcore::train::origin::Origin;
 use samcore::train::records::{Extras, Metrics, Records};
 use samcore::train::run_folder::RunFolder;
 use samcore::train::{curves, engine};
@@ -181,7 +182,8 @@ fn checkpoints() -> Vec<Vec<u8>> {
     let position = Position { step: 7, loss_sum: 1.25, hits: 3, gain_sum: f64::NAN, ..Position::default() };
     let vectors = engine::initial(&graph, 1, KEPT);
     let path = std::env::temp_dir().join(format!("samcore-fuzz-{}.safetensors", std::process::id()));
-    Checkpoint { subject, position, vectors }.write(&graph, &path, false).unwrap();
+    let origin = Origin::of(&Recipe::default());
+    Checkpoint { subject, position, origin, vectors }.write(&graph, &path, false).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     vec![bytes]
@@ -190,7 +192,7 @@ fn checkpoints() -> Vec<Vec<u8>> {
 /// As it is opened to be evaluated and to go on.
 fn parse_checkpoint(path: &Path) -> bool {
     let Ok(opened) = Checkpoint::open(path) else { return false };
-    let _ = (opened.subject.to_string(), models::find(&opened.subject.model));
+    let _ = (opened.subject.to_string(), models::find(&opened.subject.model), opened.recipe(path));
     let graph = graph();
     for remembered in [Remembered::default(), KEPT] {
         let Ok(vectors) = opened.vectors(&graph, remembered, path) else { return false };
