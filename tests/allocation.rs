@@ -125,8 +125,8 @@ fn allocations_of_run(folder: &Path, steps: u64, threads: usize) -> usize {
     allocations(|| assert_eq!(session.run().unwrap().steps, steps))
 }
 
-/// What a run allocates beside its steps (evaluation, checkpoint) differs by a few growing texts; one allocation a step
-/// would make a difference of as many as there are more steps.
+/// Allocations beside the steps (evaluation, checkpoint) differ by a few growing texts. One allocation in each step would
+/// make a difference as large as the number of additional steps.
 fn a_longer_run_allocates_no_more() {
     let folder = Folder(std::env::temp_dir().join(format!("samcore-allocation-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0).unwrap();

@@ -1,5 +1,5 @@
-//! AutoAugment's operations and policy: what Pillow makes of real images, byte for byte. `golden/README.md` says what the
-//! fixture holds; the script that made it lies beside it.
+//! AutoAugment's operations and policy equal Pillow's on real images, byte for byte. `golden/README.md` describes the fixture;
+//! the script that made it lies beside it.
 
 use samcore::data;
 use samcore::data::augment::{AutoAugment, CIFAR, Canvas, Operation, Strength};

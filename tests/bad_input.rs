@@ -25,7 +25,7 @@ fn samcore(folder: &Path, line: &str) -> Done {
     Done::of(command.env_remove("SAMCORE_DATA").output().unwrap())
 }
 
-/// That `line` ends with `code` and one message that contains all `words`, and changes nothing. `what` is wrong with it.
+/// Checks that `line` ends with `code` and one message that contains all `words`, and changes nothing. `what` names the mistake.
 #[track_caller]
 fn refused(folder: &Folder, what: &str, line: &str, code: i32, words: &[&str]) {
     let before = tree(&folder.0);
@@ -41,7 +41,7 @@ fn refused(folder: &Folder, what: &str, line: &str, code: i32, words: &[&str]) {
     }
 }
 
-/// That a process ended with `code` and one message that contains all `words`.
+/// Checks that a process ended with `code` and one message that contains all `words`.
 #[track_caller]
 fn answered(done: &Done, what: &str, line: &str, code: i32, words: &[&str]) {
     let told = format!("{what}: samcore {line}: exit code {}: {}", done.code, done.stderr);
@@ -54,7 +54,7 @@ fn answered(done: &Done, what: &str, line: &str, code: i32, words: &[&str]) {
     }
 }
 
-/// What lies at a path; of large files length and time stand for the content.
+/// Content of a path; for large files the length and the time of change.
 #[derive(PartialEq)]
 enum Entry {
     Folder,

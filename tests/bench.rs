@@ -1,4 +1,4 @@
-//! What `samcore bench` writes can be read again: by itself for a comparison, and by whoever knows the peers' keys.
+//! Results of `samcore bench` can be read again: by itself for a comparison, and by the peers' script.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// That a result's spread is one: 0 < min <= median <= max.
+/// Checks that a result's spread is ordered: 0 < min <= median <= max.
 #[track_caller]
 fn is_spread(spread: &Value) {
     let [min, median, max] = ["min", "median", "max"].map(|key| spread[key].as_f64().unwrap());

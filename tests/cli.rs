@@ -1,5 +1,5 @@
-//! Promises of the command line, made by the real program: help, what commands show, and readers that leave. What is told of
-//! mistakes stands in `bad_input.rs`.
+//! Promises of the command line, made by the real program: help, the output of commands, and readers that leave. Messages on
+//! mistakes are tested in `bad_input.rs`.
 
 mod common;
 
@@ -127,8 +127,8 @@ fn check_proves_what_is_named_and_knows_no_other_names() {
         .refused(2, "unknown operation or model 'nosuch'; known: conv2d, batch_norm, relu");
 }
 
-/// Winograd's methods and direct convolution train alike, but not to the same bits: `--exact` has those of direct convolution, and
-/// the run says which it took.
+/// Winograd's methods and direct convolution train alike, but not to the same bits: `--exact` has the bits of direct
+/// convolution, and the run says which method it took.
 #[test]
 fn exact_keeps_to_direct_convolution_and_a_method_can_be_named() {
     let folder = Folder::with_images("exact", 64, 32, 4);

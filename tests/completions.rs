@@ -6,7 +6,7 @@ use common::{Folder, samcore};
 use std::fs;
 use std::process::{Command, Stdio};
 
-/// What bash offers behind the words of a command line, the last of which is begun.
+/// Returns bash's offers for the last, unfinished word of a command line.
 fn offered(folder: &Folder, words: &[&str]) -> Option<Vec<String>> {
     let script = format!(
         "source completions.bash; COMP_WORDS=({}); COMP_CWORD={}; _samcore samcore {:?} {:?}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",

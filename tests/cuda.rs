@@ -66,7 +66,7 @@ fn every_operation_meets_its_definition_in_f16() {
     }
 }
 
-/// Whether a case computes with tensor cores, where a dtype has them.
+/// Returns true if a case computes with tensor cores, where a dtype has them.
 fn convolves(name: &str) -> bool {
     ["conv2d", "linear", "conv_norm_relu", "conv_norm_relu_pool", "residual_block"].contains(&name)
 }
@@ -148,7 +148,7 @@ fn the_checker_finds_no_race_and_no_stray_access_of_all_else() {
 const SIDE: usize = 12;
 const ROWS: usize = 8;
 
-/// Steps of an optimizer on one small batch after the other, and what they come to.
+/// Steps of an optimizer on one small batch after the other, and their results.
 struct Training {
     exec: Exec,
     program: ProgramId,
@@ -284,7 +284,7 @@ fn bf16_keeps_the_projection_of_a_perturbation_and_loses_its_cosine() {
         (value("perturbation_norm"), value("perturbation_cosine"))
     };
     let (bf16, f16) = (told(DType::Bf16), told(DType::F16));
-    // Of rho 0.05, what is left along the gradient is norm x cosine: rounding errors have no direction of their own.
+    // The share of rho 0.05 along the gradient is norm x cosine: rounding errors have no direction of their own.
     for (dtype, (norm, cosine)) in [("bf16", bf16), ("f16", f16)] {
         assert!((norm * cosine / 0.05 - 1.0).abs() < 0.05, "{dtype}: {norm} x {cosine}");
     }

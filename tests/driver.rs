@@ -14,7 +14,7 @@ const WHOLE: Grid = Grid { blocks: [2, 1, 1], threads: 64, shared: 0 };
 type Scenario = fn() -> Result<()>;
 type Environment<'a> = &'a [(&'a str, &'a str)];
 
-/// What is done with a GPU in a process of its own, by name. They print, and the tests below read it.
+/// Uses of a GPU in a process of its own, by name. They print, and the tests below read it.
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("everything", everything),
     ("wrong launches", wrong_launches),
@@ -194,7 +194,7 @@ fn build() -> Option<PathBuf> {
     }
 }
 
-/// What a scenario prints and what it calls, on the fake library with that fault; None where that cannot be had.
+/// Returns a scenario's output and its calls, on the fake library with that fault; None where it cannot be compiled.
 fn run(scenario: &str, fault: &str, environment: Environment<'_>) -> Option<(String, Vec<String>)> {
     let folder = fake().filter(|_| nvrtc::present_or_skip())?;
     let log = folder.join(format!("{scenario} {fault} {}", environment.len()));

@@ -109,7 +109,7 @@ impl Images {
     }
 }
 
-/// That `file` fits `graph` wholly, and gives the outputs of PyTorch that `golden` has as `name`.
+/// Checks that `file` fits `graph` wholly, and gives the outputs of PyTorch that `golden` has as `name`.
 fn assert_outputs(graph: &Graph, file: &Path, golden: &Fixture, name: &str) {
     let (vectors, init) = begin(graph, file);
     assert_eq!((init.parameters[0], init.norms[0]), (init.parameters[1], init.norms[1]), "{init:?}");

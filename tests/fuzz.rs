@@ -36,7 +36,7 @@ fn count(added: usize, removed: usize) {
     // A thread that is ending has no counters any more.
     let _ = HELD.try_with(|held| {
         held.set(held.get().wrapping_add(added).wrapping_sub(removed));
-        // What other threads have allocated may be freed here, below zero so to speak.
+        // Memory from other threads may be freed here, so the sum may fall below zero.
         let now = if held.get() > isize::MAX as usize { 0 } else { held.get() };
         let _ = MOST_HELD.try_with(|most| most.set(most.get().max(now)));
     });
@@ -65,7 +65,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a case may take.
+/// Limits of a case.
 struct Limits {
     memory: usize,
     time: Duration,
@@ -73,7 +73,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits { memory: 512 << 20, time: Duration::from_secs(1) };
 
-/// What cases took.
+/// Resources that cases used.
 #[derive(Default)]
 struct Tally {
     cases: u64,
@@ -114,7 +114,7 @@ fn run(target: &Target, folder: &Path, bytes: &[u8], limits: &Limits, tally: &mu
     Ok(())
 }
 
-/// Keeps a case that failed in a file, and says how to run it again.
+/// Keeps a case that failed in a file, and returns the command that repeats it.
 fn keep(target: &str, bytes: &[u8], what: &str) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
     fs::create_dir_all(&folder).unwrap();
@@ -220,7 +220,7 @@ fn in_a_process(target: &Target) -> Result<String, String> {
     if let Some(line) = told.lines().find_map(|line| line.split_once("fuzzed ")) {
         return Ok(line.1.to_string());
     }
-    // It could not say more itself; the case that it was at still lies there.
+    // It could not report more; its last case is still in the folder.
     let bytes = fs::read(scratch.0.join(target.file)).unwrap_or_default();
     let how = status.map_or("does not end".to_string(), |status| format!("the process ended with {status}"));
     Err(keep(target.name, &bytes, &how))

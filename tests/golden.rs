@@ -1,5 +1,5 @@
-//! What PyTorch computes, against what the specs and the device compute. `golden/README.md` says what the fixtures hold
-//! and how close float32 must come; the scripts that made them lie beside it.
+//! PyTorch's values against those of the specs and the device. `golden/README.md` describes the fixtures and says how close
+//! float32 must be; the scripts that made them lie beside it.
 
 #[path = "golden/fixture.rs"]
 mod fixture;

@@ -192,7 +192,7 @@ fn faults_planted_in_the_kernels_are_caught() {
     for (i, mutant) in MUTANTS.iter().enumerate() {
         let folder = Folder::new(&format!("mutant-{i}"));
         write(&folder, Some(mutant));
-        // What the checker does not call a fault makes wrong values in some order of threads.
+        // A fault that the checker does not report gives wrong values in some order of threads.
         let caught = ["--sanitize", "--order 5", "--eager --order descending"].into_iter().find_map(|mode| {
             let done = check(&folder, mutant.check, mutant.rung, mode);
             let told = if done.stderr.is_empty() { &done.stdout } else { &done.stderr };

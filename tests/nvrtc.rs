@@ -33,7 +33,7 @@ const TABLE: &str = "tests/nvrtc/resources.txt";
 const MODELS: [(&str, &str); 4] = [("cnn", "sam"), ("wrn-28-10", "sam"), ("wrn-16-4", "sgd"), ("resnet18", "sam")];
 /// Kernels that no case launches: for operands of another type than tensor cores take, which the planner does not make.
 const UNUSED: [&str; 1] = ["conv_reduce.cu convert"];
-/// f32 first, which tells what multiplies.
+/// All dtypes; f32 comes first, because it shows which kernels multiply.
 const DTYPES: [DType; 4] = DType::ALL;
 const BATCH: usize = 128;
 
@@ -42,7 +42,7 @@ fn archs() -> [u32; COLUMNS.len()] {
     [75, 80, 90, *nvrtc::archs().unwrap().last().unwrap()]
 }
 
-/// Whether everything is compiled for all architectures, as it is for sm_90a, and in all sizes.
+/// Returns true if everything is compiled for all architectures and in all sizes, as it is for sm_90a.
 fn all() -> bool {
     std::env::var_os("SAMCORE_NVRTC_ALL").is_some()
 }
@@ -52,7 +52,7 @@ fn dtypes(arch: u32) -> impl Iterator<Item = DType> {
     DTYPES.into_iter().filter(move |dtype| arch >= 80 || *dtype == DType::F32)
 }
 
-/// What the device would load on such a card.
+/// Lists the modules that the device would load on such a card.
 fn list(arch: u32, errors: &mut Vec<String>) -> List {
     // Filled by a row, then moved.
     let list = Arc::new(Mutex::new(List::new()));
@@ -162,7 +162,7 @@ fn chosen(arch: u32, list: List) -> Vec<Job> {
         variants.entry((file, rest)).or_default().insert(size, (module, kernels.clone()));
     }
     let pick = |sizes: BTreeMap<Vec<usize>, Job>| -> Vec<Job> {
-        // What any of them launches.
+        // The kernels that any of them launches.
         let mut kernels = Kernels::new();
         sizes.values().for_each(|job| listing::merge_kernels(&mut kernels, job.1.clone()));
         let take = if all() { usize::MAX } else { 1 };
@@ -171,7 +171,7 @@ fn chosen(arch: u32, list: List) -> Vec<Job> {
     variants.into_values().flat_map(pick).collect()
 }
 
-/// What compiling one module for one architecture has come to.
+/// Result of compiling one module for one architecture.
 struct Compiled {
     column: usize,
     file: &'static str,

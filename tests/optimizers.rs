@@ -3,7 +3,7 @@
 //! The network is smooth (no ReLU, no max pool), so that f32 and f64 never take different branches; `tests/golden.rs` has
 //! the real one.
 
-// What the attacked images are is asked by tests/margins.rs alone.
+// Only tests/margins.rs asks for the attacked images.
 #[allow(dead_code)]
 #[path = "optimizers/oracle.rs"]
 mod oracle;
@@ -209,7 +209,7 @@ fn the_running_average_of_weights_is_its_formula() {
     }
 }
 
-/// AMO in the words of Wei & Ma 2020: a test that steps over taps can be said, and are right.
+/// AMO in the words of Wei & Ma 2020: tests that steps over taps can be written, and are right.
 struct Amo {
     inner: usize,
 }

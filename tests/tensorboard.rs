@@ -1,4 +1,4 @@
-//! What TensorBoard itself reads from a run's event files is what the records say.
+//! TensorBoard itself reads from a run's event files what the records say.
 //!
 //! Python is `$SAMCORE_PYTHON` or python3. Where it has no tensorboard package the test is skipped, unless
 //! `SAMCORE_REQUIRE_TENSORBOARD=1`.
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 type Series = BTreeMap<String, Vec<(u64, f64)>>;
 
-/// What TensorBoard finds in the run's event files; none if there is no TensorBoard.
+/// Returns the series that TensorBoard finds in the run's event files; None if there is no TensorBoard.
 fn read(run: &Path) -> Option<Series> {
     let python = std::env::var("SAMCORE_PYTHON").unwrap_or_else(|_| "python3".into());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tensorboard/read.py");
@@ -41,7 +41,7 @@ fn read(run: &Path) -> Option<Series> {
     Some(told["scalars"].as_object().unwrap().iter().map(|(tag, values)| (tag.clone(), pairs(values))).collect())
 }
 
-/// That `series` holds every number of the run's records, and nothing else.
+/// Checks that `series` holds every number of the run's records, and nothing else.
 #[track_caller]
 fn assert_as_recorded(run: &Path, mut series: Series) {
     let steps: Vec<u64> = metrics(run, "step").iter().map(|cell| cell.parse().unwrap()).collect();

@@ -31,16 +31,16 @@ const OTHERS: [(&str, &str); 6] = [
     ("swa", "--opt asam --swa 0.5 --swa-lr 0.02 --l2-in-loss"),
 ];
 const BF16: &str = "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --dtype bf16 --dropout 0.3 --ema 0.9 --device cpu";
-/// Everything that is drawn anew each epoch, or each step, on the host.
+/// Every setting whose draws on the host are new in each epoch or step.
 const AUGMENTED: &str =
     "--opt sam --rho 0.1 --lr 0.05 --epochs 3 --val-fraction 0.2 --augment aa --cutout 5 --mixup 0.5 --m 16";
 
-/// What a run leaves. At the end of an epoch nothing else in these files tells time, so they are equal to the byte.
+/// Results of a run. At the end of an epoch nothing in these files depends on time, so they are equal to the byte.
 const RESULTS: [&str; 3] = ["last.safetensors", "best.safetensors", "steps.jsonl"];
 /// Columns of metrics.csv that tell time.
 const TIMES: [&str; 3] = ["seconds", "images_per_s", "waited"];
 
-/// That two runs came to the same: weights, statistics, momentum, metadata, records.
+/// Checks that two runs have equal results: weights, statistics, momentum, metadata, records.
 #[track_caller]
 fn assert_same(a: &Path, b: &Path) {
     for name in RESULTS {
@@ -166,7 +166,7 @@ fn with_a_running_average_what_is_evaluated_is_what_best_holds() {
     assert_ne!(last, losses[2]);
 }
 
-/// Of weights and of their running average: what is evaluated is what they are once rounded.
+/// Weights and their running average are evaluated as they are after rounding.
 #[test]
 fn in_bf16_a_run_learns_and_is_judged_as_in_f32() {
     let folder = small("bf16");

@@ -49,7 +49,7 @@ fn device(rung: Rung, dtype: DType, emulation: &Emulation) -> CudaDevice {
     CudaDevice::new(Box::new(emulator), dtype, rungs, 1).unwrap()
 }
 
-/// What a pass leaves: its output, and for each channel the two sums over pixels, of all groups together.
+/// Results of a pass: its output, and for each channel the two sums over pixels, of all groups together.
 struct Left {
     output: Vec<f32>,
     sums: Vec<[f64; 2]>,

@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// What is wrong, how the file at the path is made out of the bytes of a sound one, and what the message must contain.
+/// The mistake, the function that spoils a sound file's bytes at a path, and the words of the message.
 type Row = (&'static str, fn(&Path, &[u8]), &'static [&'static str]);
 
 const DAMAGED: &str = "its SHA-256 does not match its content; it is damaged";

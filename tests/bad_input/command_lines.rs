@@ -4,7 +4,7 @@ use crate::common::{Folder, write_images};
 use crate::{refused, samcore};
 use std::fs;
 
-/// What is wrong, the command line, its exit code, and what the message must contain.
+/// The mistake, the command line, its exit code, and the words of the message.
 type Row = (&'static str, &'static str, i32, &'static [&'static str]);
 
 /// With every unknown name the nearest one is suggested.

@@ -6,8 +6,8 @@ use std::fs;
 
 type Spoil = fn(&[u8]) -> Vec<u8>;
 
-/// What is wrong, the file that is spoilt, how, and what the message must contain beside the file's name. A spoilt file
-/// whose name ends in .gz takes the place of the plain one.
+/// The mistake, the file that is spoilt, how, and the words of the message beside the file's name. A spoilt file whose
+/// name ends in .gz takes the place of the plain one.
 type Row = (&'static str, &'static str, Spoil, &'static [&'static str]);
 
 const IMAGES: &str = "train-images-idx3-ubyte";
@@ -15,7 +15,7 @@ const LABELS: &str = "train-labels-idx1-ubyte";
 const IMAGES_GZ: &str = "train-images-idx3-ubyte.gz";
 const LABELS_GZ: &str = "train-labels-idx1-ubyte.gz";
 
-/// Of 40 images of 14 x 14 pixels.
+/// Mistakes in a set of 40 images of 14 x 14 pixels.
 const IDX: &[Row] = &[
     ("empty", IMAGES, |_| vec![], &["is empty; fetch it again"]),
     ("cut in its header", IMAGES, |b| b[..10].to_vec(), &["truncated: it ends at byte 10 of 16"]),
@@ -42,7 +42,7 @@ const IDX: &[Row] = &[
     ("gz: a promise", IMAGES_GZ, |_| gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0])), &["byte 4", "can hold"]),
 ];
 
-/// Of 2 images a file.
+/// Mistakes in files of 2 images each.
 const CIFAR: &[Row] = &[
     ("empty", "data_batch_3.bin", |_| vec![], &["is empty"]),
     ("cut", "data_batch_1.bin", |b| b[..5000].to_vec(), &["ends at byte 5000, 1927 bytes into row 1"]),

@@ -111,7 +111,7 @@ fn a_read_only_folder_is_named_and_nothing_is_written() {
     ] {
         refused(&folder, what, line, 73, &words);
     }
-    // What only reads needs no leave to write.
+    // A command that only reads needs no permission to write.
     samcore(&folder.0, "eval disk/run/last.safetensors").well();
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of the real program share: running it, folders of their own, and a small data set.
+//! Helpers of the tests of the real program: running it, folders of their own, and a small data set.
 
 // Each test program uses a part of this.
 #![allow(dead_code)]
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How a process ended.
+/// End of a process.
 pub struct Done {
     pub code: i32,
     pub stdout: String,
@@ -26,14 +26,14 @@ impl Done {
         Done { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// That it ended well; what it wrote to stderr otherwise.
+    /// Checks that it ended well; shows its stderr otherwise.
     #[track_caller]
     pub fn well(self) -> Done {
         assert_eq!(self.code, 0, "{}", self.stderr);
         self
     }
 
-    /// That it ended with `code` and one line on stderr that contains `message`.
+    /// Checks that it ended with `code` and one line on stderr that contains `message`.
     #[track_caller]
     pub fn refused(self, code: i32, message: &str) {
         assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{}", self.stderr);

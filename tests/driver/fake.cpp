@@ -1,4 +1,4 @@
-// A libcuda that runs on the CPU: what is used of the driver API, with every call written to $FAKE_CUDA_LOG.
+// A libcuda that runs on the CPU: the part of the driver API that is used, with every call written to $FAKE_CUDA_LOG.
 // Work on a stream is queued and done at the next wait, as late as the real one may do it. $FAKE_CUDA names a fault:
 // "none" no device, "old" a driver for CUDA 12.0, "small" little memory, "refused" no launch is taken, "faulty" the kernel of
 // that name ends in an illegal address, which is told at the next wait and by every call after it.

@@ -1,4 +1,4 @@
-// What the test of the driver loads: its fake library knows these kernels by name and does the same on the CPU.
+// Kernels of the driver's test: its fake library knows them by name and does the same on the CPU.
 extern "C" __global__ void scale(float* x, int n, float factor) {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < n) x[i] *= factor;

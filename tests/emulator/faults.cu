@@ -1,4 +1,4 @@
-// Kernels with one fault each, for the test of the test. Every kernel stands alone; see `tests/emulator.rs`.
+// Kernels with one fault each, for the test of the test. Every kernel is independent; see `tests/emulator.rs`.
 #include "prelude.cuh"
 
 extern "C" __global__ void write_past_end(float *x, int n) { x[n + (int)threadIdx.x] = 1.0f; }

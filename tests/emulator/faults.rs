@@ -100,7 +100,7 @@ fn planted_faults_are_caught_and_the_process_lives_on() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Faults of `ring` by number: what is said in every mode, or with the checker alone.
+/// Faults of `ring` by number: the words of the report in every mode, or with the checker alone.
 const RING_FAULTS: &[(u32, &str, Caught, &[&str])] = &[
     (0, "none", Caught::Always, &[]),
     (2, "no wait for an empty stage", Caught::Checked, &[]),

@@ -11,7 +11,7 @@ use std::path::Path;
 
 const PIXELS: usize = 3072;
 
-/// So many rows of as many label bytes and an image each.
+/// Returns `rows` rows of `labels` label bytes and an image each.
 pub fn cifar_rows(labels: usize, rows: usize) -> Vec<u8> {
     let row = |r: usize| std::iter::repeat_n(r as u8, labels).chain((0..PIXELS).map(move |i| (i * (r + 1)) as u8));
     (0..rows).flat_map(row).collect()

@@ -130,7 +130,7 @@ fn any<'a, T>(draws: &mut Draws, all: &'a [T]) -> &'a T {
     &all[draws.below(all.len() as u32) as usize]
 }
 
-/// A place from 0 to `end`, often near 0: headers stand there.
+/// Returns a place from 0 to `end`, often near 0, where headers are.
 fn place(draws: &mut Draws, end: usize) -> usize {
     let end = if draws.below(3) == 0 { end.min(32) } else { end };
     draws.below(end as u32 + 1) as usize
@@ -188,7 +188,7 @@ fn overwrite(bytes: &mut [u8], draws: &mut Draws, new: impl Fn(u64) -> u64) {
     }
 }
 
-/// Another number where one stands in digits.
+/// Replaces a number that is written in digits.
 fn write_decimal(bytes: &mut Vec<u8>, draws: &mut Draws, _: &[Vec<u8>]) {
     let from = place(draws, bytes.len());
     let Some(start) = bytes[from..].iter().position(u8::is_ascii_digit).map(|i| from + i) else { return };

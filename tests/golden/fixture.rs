@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub struct Tensor {
-    /// As PyTorch has it: NCHW, OIHW.
+    /// PyTorch's order: NCHW, OIHW.
     pub shape: Vec<usize>,
     pub values: Vec<f64>,
 }

@@ -119,7 +119,7 @@ struct Run<'a> {
     graph: &'a Graph,
     /// Name in the fixture.
     name: &'a str,
-    /// What messages begin with.
+    /// First words of messages.
     label: String,
     start: Vec<f32>,
     exec: Exec,
@@ -152,7 +152,7 @@ impl Run<'_> {
             let (start, now) = (of(&self.start), of(&weights));
             let update: Vec<f64> = now.iter().zip(&start).map(|(w, s)| w - s).collect();
             let allowed = |size: f64, start: f64| 5e-5 * size + step as f64 * 2f64.powi(-24) * start;
-            // Of a large tensor only some elements are stored, and the norm of them all.
+            // For a large tensor only some elements are stored, and the norm of all.
             let kept: Vec<usize> = match golden.find(&format!("{}.indices", p.name)) {
                 Some(sample) => sample.values.iter().map(|i| *i as usize).collect(),
                 None => (0..update.len()).collect(),

@@ -24,7 +24,7 @@ impl Worst {
     pub fn max(self, other: Worst) -> Worst {
         Worst(std::array::from_fn(|i| self.0[i].max(other.0[i])))
     }
-    /// That nothing is more than in `limit`.
+    /// Returns true if no figure is above that of `limit`.
     pub fn within(self, limit: Worst) -> bool {
         self.max(limit) == limit
     }

@@ -85,7 +85,7 @@ pub fn recorded(
     in_phases(g, slots, data, |recorder| vec![record(recorder)], |_| 0)
 }
 
-/// The same where step t is the program of number `phase(t)` among those that are recorded.
+/// Runs an optimizer whose step t is the recorded program number `phase(t)`.
 pub fn in_phases(
     g: &Graph,
     slots: &Slots,
@@ -134,7 +134,7 @@ impl Oracle<'_> {
         self.over(0..ROWS, None, w, delta, step)
     }
 
-    /// The same over some rows of the batch, normalised by `running` statistics if they are given.
+    /// Computes the pass over some rows of the batch, normalised by `running` statistics if they are given.
     pub fn over(
         &self,
         rows: Range<usize>,
@@ -146,7 +146,7 @@ impl Oracle<'_> {
         self.attacked(rows, running, w, delta, None, step)
     }
 
-    /// The same at images to which `input` is added.
+    /// Computes the pass at images to which `input` is added.
     pub fn attacked(
         &self,
         rows: Range<usize>,

@@ -265,7 +265,7 @@ fn parameters_that_are_frozen_are_not_perturbed() {
                 recorder.program("step", Division::whole(ROWS), |step| optimizer.record(0, step)).unwrap()
             })
         };
-        // What is frozen stays in the compute copy too, which the second pass reads.
+        // Frozen weights stay in the compute copy too, which the second pass reads.
         let (_, mut exec) = run("fc.weight");
         let initial = g.params().init(1);
         let fc = g.params().list().iter().find(|p| p.name == "fc.weight").unwrap();
