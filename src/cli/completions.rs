@@ -21,7 +21,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     print(&script(&text(matches, "shell").unwrap_or_default())?)
 }
 
-/// What the shell of this name is to source.
+/// Returns the script that the shell of this name sources.
 ///
 /// # Errors
 /// Usage: there are none for it; the nearest name is suggested.

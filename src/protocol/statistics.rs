@@ -5,7 +5,7 @@ use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 /// The share of repetitions whose interval holds the true mean.
 pub const CONFIDENCE: f64 = 0.95;
 
-/// What a few values, one a seed, say about the mean of their distribution, taken as normal.
+/// Estimate of the mean of a normal distribution from a few values, one for each seed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// Number of values, at least 1.
@@ -20,7 +20,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Of `values`; `None` if there are none.
+    /// Returns the estimate from `values`; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Estimate> {
         let n = values.len();
         let (min, max) = values.iter().map(|v| (*v, *v)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
@@ -56,7 +56,7 @@ pub fn student_t(confidence: f64, df: usize) -> f64 {
     (df as f64).sqrt() * (0.5 * (low + high)).tan()
 }
 
-/// The share of Student's distribution with `df` degrees of freedom between -t and t, where t = sqrt(df) tan(angle).
+/// Returns the share of Student's distribution with `df` degrees of freedom between -t and t, where t = sqrt(df) tan(angle).
 ///
 /// For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4).
 fn within(angle: f64, df: usize) -> f64 {

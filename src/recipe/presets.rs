@@ -1,4 +1,4 @@
-//! What --augment stands for.
+//! The presets of --augment.
 
 use super::{Augmentation, Overrides};
 use crate::data::Format;

@@ -7,7 +7,7 @@ use crate::optim::Norm;
 use crate::rng::{Draws, stream};
 use std::fmt;
 
-/// How many parameters of a layer are changed at most.
+/// Largest number of parameters of a layer that are changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entries {
     All,
@@ -52,7 +52,7 @@ impl fmt::Display for Entries {
     }
 }
 
-/// What the entries of a random corruption are before they are scaled.
+/// Distribution of a random corruption's entries before scaling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Draw {
     /// N(0, 1), as in the paper. With p = inf the largest alone then comes to eps.

@@ -1,4 +1,4 @@
-//! What a run was made with and on: env.json.
+//! Software and machine of a run: env.json.
 
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use crate::ops::call::MAX_GROUPS;
 use crate::params::Param;
 use crate::recipe::{Recipe, rate_of};
 
-/// Which group each parameter is in, and the groups' learning rates.
+/// The learning-rate group of each parameter, and the groups' rates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
     /// Beginnings of names with their groups.
@@ -64,7 +64,7 @@ impl Groups {
         Ok(groups)
     }
 
-    /// The group of a parameter: that of the longest name given which it stands below.
+    /// Returns the group of a parameter: that of the longest given name that it is below.
     pub fn group(&self, p: &Param) -> usize {
         let own = self.layers.iter().filter(|(name, _)| below(&p.name, name)).max_by_key(|(name, _)| name.len());
         own.map_or(0, |(_, group)| *group)

@@ -8,7 +8,7 @@ pub fn below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// That the model of `graph` has parameters below `prefix`, which flag `flag` names.
+/// Checks that the model of `graph` has parameters below `prefix`, which flag `flag` names.
 ///
 /// # Errors
 /// Usage: it has none; the nearest name is suggested, or all are listed by how they begin.

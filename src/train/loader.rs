@@ -24,7 +24,7 @@ pub struct Loader {
     epochs: u32,
 }
 
-/// What the images are made from.
+/// Source of the images.
 struct Source {
     data: Arc<DataSet>,
     /// Numbers of the images that are trained on.
@@ -34,7 +34,7 @@ struct Source {
 }
 
 impl Loader {
-    /// For a run of `epochs` epochs on the images `chosen` of the training split.
+    /// Returns the loader of a run of `epochs` epochs on the images `chosen` of the training split.
     pub fn new(data: &Arc<DataSet>, chosen: &[u32], seed: u64, epochs: u32) -> Loader {
         let source = Source { data: Arc::clone(data), chosen: chosen.to_vec(), seed, stop: AtomicBool::new(false) };
         Loader { source: Arc::new(source), next: None, epochs }
@@ -68,7 +68,7 @@ impl Loader {
     /// Begins with the images of `epoch`, in memory that held those of another.
     fn start(&self, epoch: u32, images: Vec<u8>) -> Result<JoinHandle<Vec<u8>>> {
         let source = Arc::clone(&self.source);
-        // That the data can be augmented is asked here, where an error can be told.
+        // Checks here, where an error can be returned, that the data can be augmented.
         let augment = AutoAugment::new(&source.data, source.seed)?;
         let thread = Builder::new().name("autoaugment".into()).spawn(move || source.make(augment, epoch, images));
         thread.map_err(|e| Error::new(Kind::Unavailable, format!("no thread for --autoaugment: {e}")))

@@ -29,7 +29,7 @@ impl Swa {
         })
     }
 
-    /// Makes weights and statistics as they are the average.
+    /// Sets the average to the present weights and statistics.
     ///
     /// # Errors
     /// Those of the device.

@@ -27,8 +27,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// A new file in `folder`, later than all others there. What they say of step `next` and behind is void from now on: a
-    /// killed run writes rows that are behind its last checkpoint, and comes to these steps again when it is resumed.
+    /// Creates a file in `folder`, later than all others there. Their rows of step `next` and later no longer count: a killed run
+    /// has written rows behind its last checkpoint, and does these steps again when it is resumed.
     ///
     /// # Errors
     /// CantCreate, Io: with the path.
@@ -130,7 +130,7 @@ fn key(to: &mut Vec<u8>, field: u64, wire_type: u64) {
     varint(to, field << 3 | wire_type);
 }
 
-/// Seven bits a byte, the lowest first; the eighth says that more follow.
+/// Writes seven bits a byte, the lowest first; the eighth says that more follow.
 fn varint(to: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         to.push(value as u8 | 0x80);
@@ -150,7 +150,7 @@ fn message(to: &mut Vec<u8>, field: u64, payload: &[u8]) {
     to.extend(payload);
 }
 
-/// What stands before a payload of `len` bytes.
+/// Returns the header of a payload of `len` bytes.
 fn record_head(len: u64) -> [u8; 12] {
     let mut head = [0; 12];
     head[..8].copy_from_slice(&len.to_le_bytes());

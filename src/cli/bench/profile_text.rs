@@ -54,7 +54,7 @@ pub fn profile(p: &Profile, limits: &Limits) -> String {
     )
 }
 
-/// What stands below all profiles.
+/// Returns the text below all profiles.
 pub fn foot(trace: &Path) -> String {
     format!(
         "

@@ -5,9 +5,9 @@ use crate::rng::{Draws, stream};
 /// Below this a beta distribution gives nothing but zeros and ones in f32, and logarithms divided by it would overflow.
 const LEAST_ALPHA: f64 = 1e-9;
 
-/// The share, 0 to 1, of the first image of each pair in step number `step` of an epoch: a draw from Beta(alpha, alpha).
+/// Returns the share, 0 to 1, of the first image of each pair in step number `step` of an epoch: a draw from Beta(alpha, alpha).
 ///
-/// Of two gamma variates x and y with shape alpha, x / (x + y). Taken from their logarithms, so that small alphas, whose
+/// It is x / (x + y) for two gamma variates x and y of shape alpha, computed from their logarithms, so that small alphas, whose
 /// variates are far below the smallest float, keep their distribution.
 pub fn mixup_share(alpha: f64, seed: u64, epoch: u32, step: u32) -> f32 {
     let alpha = alpha.max(LEAST_ALPHA);

@@ -27,7 +27,7 @@ pub struct AutoAugment {
 }
 
 impl AutoAugment {
-    /// For the images of `data`. Pixels from beyond the border have the data's mean colour.
+    /// Returns AutoAugment for the images of `data`. Pixels from beyond the border have the data's mean colour.
     ///
     /// # Errors
     /// Usage: images of neither 1 nor 3 channels.

@@ -1,10 +1,10 @@
-//! AutoAugment's operations on images `[c, h, w]` of bytes, byte for byte what Pillow makes of them.
+//! AutoAugment's operations on images `[c, h, w]` of bytes, equal to Pillow's byte for byte.
 //!
-//! Levels stand for the strengths of the authors' code for CIFAR: shears of 0.03 a level, translations of one pixel,
-//! rotations of 3 degrees, thresholds 256 - 25.6 a level, 4 - 0.4 bits, factors 0.1 + 0.18, squares of two pixels, whole
-//! numbers cut off below. Geometry takes the nearest pixel; what comes from outside of the image has the fill colour.
+//! Levels are the strengths of the authors' code for CIFAR: shears of 0.03 a level, translations of one pixel, rotations of
+//! 3 degrees, thresholds 256 - 25.6 a level, 4 - 0.4 bits, factors 0.1 + 0.18, squares of two pixels, with whole numbers
+//! rounded down. Geometry takes the nearest pixel; pixels from outside of the image have the fill colour.
 
-/// What is done to an image. Of level 0 to 9; the first five go either way.
+/// Operation on an image, with levels 0 to 9; the first five go either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     ShearX,
@@ -42,7 +42,7 @@ impl Operation {
         Operation::Sharpness,
         Operation::Cutout,
     ];
-    /// As the paper writes them, in the order of `ALL`.
+    /// Names as in the paper, in the order of `ALL`.
     pub const NAMES: [&'static str; 15] = [
         "ShearX",
         "ShearY",
@@ -62,12 +62,12 @@ impl Operation {
     ];
 }
 
-/// How an operation is applied to one image.
+/// Application of an operation to one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strength {
     /// 0 to 9.
     pub level: u32,
-    /// Whether a shear, translation or rotation goes the other way.
+    /// True if a shear, translation or rotation goes the other way.
     pub negative: bool,
     /// Row and column of the pixel around which cutout's square lies.
     pub centre: [usize; 2],
@@ -78,11 +78,11 @@ pub struct Canvas {
     c: usize,
     h: usize,
     w: usize,
-    /// Of each channel.
+    /// Fill value of each channel.
     fill: [u8; 4],
     /// The image before the operation. Each plane has one byte more, the fill colour.
     before: Vec<u8>,
-    /// For each pixel where in a plane of `before` it comes from.
+    /// Source of each pixel in a plane of `before`.
     places: Vec<u32>,
 }
 
@@ -243,7 +243,7 @@ impl Canvas {
     }
 }
 
-/// What colour, contrast, brightness and sharpness are multiplied by.
+/// Returns the factor of colour, contrast, brightness and sharpness.
 fn factor(level: u32) -> f32 {
     (f64::from(level) * 1.8 / 10.0 + 0.1) as f32
 }
@@ -266,7 +266,7 @@ fn look_up(plane: &mut [u8], table: &[u8; 256]) {
     plane.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
 }
 
-/// How often each value occurs.
+/// Counts how often each value occurs.
 fn histogram(plane: &[u8]) -> [u32; 256] {
     // Equal neighbours would wait for each other's count.
     let mut counts = [[0u32; 256]; 2];

@@ -1,4 +1,4 @@
-//! One file over HTTP, which may break off and go on.
+//! Download of one file over HTTP, which can be continued after a break.
 
 use crate::data::known::Archive;
 use crate::error::{Error, Kind, Result};
@@ -11,14 +11,14 @@ use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-/// How long a download is tried.
+/// Time limits of a download.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Connections that may fail one after the other without a single new byte.
     pub attempts: u32,
     /// Pause before the second attempt; it doubles from one to the next.
     pub pause: Duration,
-    /// For a connection, for the answer's head, and for each piece of its body.
+    /// Limit for a connection, for the answer's head, and for each piece of its body.
     pub timeout: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Default for Patience {
     }
 }
 
-/// How far a download has come.
+/// Progress of a download.
 pub struct Progress<'a> {
     /// The archive's name.
     pub name: &'a str,
@@ -40,13 +40,13 @@ pub struct Progress<'a> {
 
 /// Why a connection brought no more.
 enum Break {
-    /// It may do better the next time.
+    /// A failure that another try may overcome.
     Passing(String),
-    /// It will not: the answer is wrong or the disk is full.
+    /// A failure that no other try overcomes: the answer is wrong or the disk is full.
     Final(Error),
 }
 
-/// A file's length and SHA-256.
+/// Returns a file's length and SHA-256.
 ///
 /// # Errors
 /// It cannot be read.
@@ -90,7 +90,7 @@ pub fn download(
                 let message = format!("{url} is not the original: {found}; it was thrown away");
                 return Err(Error::data(message));
             }
-            // What an earlier process left may have been wrong; all of it comes anew, once.
+            // The part of an earlier process may have been wrong; all of it is downloaded again, once.
             before = 0;
             continue;
         }
@@ -100,7 +100,7 @@ pub fn download(
         let cause = match ended {
             Ok(()) => continue,
             Err(Break::Final(e)) => {
-                // An empty part is nothing to go on from.
+                // An empty part is no start.
                 if file.metadata().is_ok_and(|meta| meta.len() == 0) {
                     let _ = fs::remove_file(&part);
                 }
@@ -139,7 +139,7 @@ fn agent(url: &str, timeout: Duration) -> Agent {
     Agent::new_with_config(config.build())
 }
 
-/// One connection and where its bytes go.
+/// One connection and the destination of its bytes.
 struct Connection<'a> {
     agent: &'a Agent,
     url: &'a str,
@@ -184,7 +184,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Judges the head of the answer, and cuts the file to the byte from which the body goes on.
+    /// Checks the head of the answer, and cuts the file to the byte at which the body continues.
     fn accept(&mut self, answer: &Response<Body>, have: u64) -> std::result::Result<u64, Break> {
         let total = self.archive.id.len;
         let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const PATIENCE: Patience = Patience { attempts: 3, pause: Duration::ZERO, timeout: Duration::from_millis(500) };
 
-/// How the server treats a request.
+/// The server's treatment of a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
     Whole,
@@ -28,7 +28,7 @@ enum Manner {
     Length(usize),
 }
 
-/// A web server of one file that treats each request in turn as told, the last manner from then on.
+/// A web server of one file that treats each request as the list says, and all later ones like the last.
 struct Server {
     url: String,
     /// Path and range of each request.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-/// What a tar archive may hold besides the set's own files: headers, padding, a read-me.
+/// Bytes that a tar archive may hold besides the set's own files: headers, padding, a read-me.
 const BESIDES: u64 = 16 << 20;
 
 /// Unpacks the one file of `archive`, which lies at `path`, into the folder `to`.

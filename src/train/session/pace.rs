@@ -1,4 +1,4 @@
-//! What each step of a run is given: its program, counters and slots, as functions of its number alone.
+//! Program, counters and slots of each step of a run, as functions of its number alone.
 
 use super::Session;
 use crate::data::augment::mixup_share;
@@ -45,13 +45,13 @@ impl Session {
         }
     }
 
-    /// How many epochs' ends there have been from the step on at which averaging begins.
+    /// Returns the number of epochs that have ended since averaging began.
     pub(super) fn averaged(&self) -> u64 {
         let first = self.recipe.swa_start(self.total).div_ceil(self.per_epoch).max(1);
         (self.position.step / self.per_epoch + 1).saturating_sub(first)
     }
 
-    /// Whether a step of that program tells how much the loss rises by its perturbation.
+    /// Returns true if a step of that program reports how much its perturbation raises the loss.
     pub(super) fn looks(&self, program: ProgramId) -> bool {
         self.exec.program(program).reports.iter().any(|r| r.0 == "sharpness_gain")
     }

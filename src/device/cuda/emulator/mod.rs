@@ -21,7 +21,7 @@ pub enum Order {
     Shuffled(u64),
 }
 
-/// How the emulator runs kernels.
+/// Settings of the emulator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     pub order: Order,
@@ -96,7 +96,8 @@ impl Slot {
     }
 }
 
-/// For tests: whether there is a C++ compiler. Where there is none the test says so and passes, unless SAMCORE_REQUIRE_CXX is set.
+/// Returns true if there is a C++ compiler, for a test. Where there is none the test says so and passes, unless
+/// SAMCORE_REQUIRE_CXX is set.
 ///
 /// # Panics
 /// Without a compiler, if it is required.
@@ -149,7 +150,7 @@ impl Emulator {
         inside(unsafe { (self.runtime.forget)(self.context, at, bytes as u64) }, "forget", at, bytes)
     }
 
-    /// As `load`, of a source that is not in `kernels/`: `text` stands for the module's file.
+    /// Loads a kernel from a source that is not in `kernels/`: `text` replaces the module's file.
     ///
     /// # Errors
     /// As `load`.
@@ -260,7 +261,7 @@ impl Driver for Emulator {
     }
 
     fn alloc(&mut self, bytes: usize) -> Result<Address> {
-        // SAFETY: our context; 0 says that there is no memory.
+        // SAFETY: our context; 0 means that there is no memory.
         let at = unsafe { (self.runtime.alloc)(self.context, bytes as u64) };
         if at == 0 {
             let (free, total) = self.memory()?;
@@ -401,5 +402,5 @@ impl Driver for Emulator {
     }
 }
 
-/// `EMU_MAP_MAGIC` of `emu/abi.h`: tells a tensor map from other bytes.
+/// `EMU_MAP_MAGIC` of `emu/abi.h`: marks a tensor map.
 const MAP_MAGIC: u32 = 0x7e45_a901;
