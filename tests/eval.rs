@@ -41,6 +41,42 @@ fn evaluation_agrees_with_the_records_of_the_run() {
     assert!(text.stdout.starts_with(&start), "{}", text.stdout);
 }
 
+/// The loss that is trained with may be another one: validation and test losses are plain cross-entropy all the same, and the
+/// records name the training loss.
+#[test]
+fn test_losses_are_cross_entropy_whatever_a_run_trains_with() {
+    let folder = Folder::with_images("plain-loss", 96, 60, 2);
+    for (i, (flags, kind)) in [
+        ("", ""),
+        ("--label-smoothing 0.1", "smoothed"),
+        ("--loss reed-soft", "reed-soft"),
+        ("--loss reed-hard --beta 0.5", "reed-hard"),
+        ("--mixup 1", "mixed"),
+        ("--mixup 0.5 --label-smoothing 0.2 --loss reed-soft", "mixed smoothed reed-soft"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let line = format!(
+            "train --data data --model cnn --lr 0.05 --epochs 1 --batch 32 --val-fraction 0.2 {flags} --out run{i}"
+        );
+        let trained = samcore(&folder.0, &line).well();
+        let title = if kind.is_empty() { "  train loss  ".to_owned() } else { format!("  {kind} loss  ") };
+        assert!(trained.stderr.contains(&title), "{}", trained.stderr);
+        let run = folder.path(&format!("run{i}"));
+        let result = samcore(&folder.0, &format!("eval run{i}/last.safetensors --json")).well().json();
+        let told = format!("{:.6}", result["loss"].as_f64().unwrap());
+        assert_eq!(told, metrics(&run, "test_loss")[0], "{flags}");
+        let header = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
+        assert_eq!(header.contains("train_loss_kind"), !kind.is_empty());
+        if !kind.is_empty() {
+            assert_eq!(metrics(&run, "train_loss_kind"), [kind]);
+            let curves = std::fs::read_to_string(run.join("curves.svg")).unwrap();
+            assert!(curves.contains(&format!("train, {kind}")), "{flags}");
+        }
+    }
+}
+
 #[test]
 fn every_image_counts_once_whatever_the_batch() {
     let folder = Folder::with_images("batches", 160, 131, 2);

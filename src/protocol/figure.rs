@@ -47,7 +47,9 @@ pub fn curves(results: &Results<'_>) -> Figure {
             lines
         });
         let x_label = format!("gradient evaluations (batches of {})", plan.request.recipe.batch);
-        Panel { title: title.into(), x_label, y_label: y_label.into(), series: series.collect(), ..Panel::default() }
+        let kind = plan.request.recipe.loss_kind();
+        let y_label = if column == "train_loss" && !kind.is_empty() { format!("{kind} loss") } else { y_label.into() };
+        Panel { title: title.into(), x_label, y_label, series: series.collect(), ..Panel::default() }
     };
     Figure::new(&plan.title(), VIEWS.iter().map(panel).collect())
 }

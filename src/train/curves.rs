@@ -47,11 +47,11 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
     ("Learning rate", "at the end of the epoch", 1.0, false, &[("lr", "", 6)]),
 ];
 
-/// Draws the figure of a run anew.
+/// Draws the figure of a run from its metrics.csv. `loss_kind` names the training loss where it is not cross-entropy.
 ///
 /// # Errors
 /// If metrics.csv cannot be read or the figure not written.
-pub fn draw(title: &str, metrics: &Path, to: &Path) -> Result<()> {
+pub fn draw(title: &str, loss_kind: &str, metrics: &Path, to: &Path) -> Result<()> {
     let metrics = Metrics::read(metrics)?;
     let epochs: Vec<f64> = metrics.column("epoch").unwrap_or_default().into_iter().flatten().collect();
     let panel = |&(title, y_label, factor, log_y, lines): &(&str, &str, f64, bool, &[Line])| {
@@ -59,7 +59,11 @@ pub fn draw(title: &str, metrics: &Path, to: &Path) -> Result<()> {
             let values = metrics.column(column)?;
             let points: Vec<(f64, f64)> =
                 epochs.iter().zip(values).filter_map(|(x, y)| Some((*x, factor * y?))).collect();
-            (!points.is_empty()).then(|| Series::new(label, color, points))
+            let label = match column {
+                "train_loss" if !loss_kind.is_empty() => format!("{label}, {loss_kind}"),
+                _ => label.to_owned(),
+            };
+            (!points.is_empty()).then(|| Series::new(&label, color, points))
         });
         let series = series.collect();
         Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_x: false, log_y }

@@ -99,7 +99,12 @@ impl Session {
         let per_epoch = (train_order.len() / recipe.batch) as u64;
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
-        let extras = Extras { validation: with_validation, noise: judge.is_some(), waited: recipe.autoaugment };
+        let extras = Extras {
+            validation: with_validation,
+            noise: judge.is_some(),
+            waited: recipe.autoaugment,
+            loss_kind: !recipe.loss_kind().is_empty(),
+        };
         let (mut began_with, mut told) = (None, vec![]);
         let (folder, mut records, position) = match &place.resume {
             None => {
@@ -404,6 +409,7 @@ impl Session {
             epoch: epoch as u32,
             step: p.step,
             train: Scores { loss: p.loss_sum / steps, accuracy: p.hits as f64 / images },
+            loss_kind: self.recipe.loss_kind(),
             validation,
             test,
             noise: self.noise,
@@ -419,7 +425,7 @@ impl Session {
         let accuracy = validation.unwrap_or(test).accuracy;
         self.progress.epoch(&row, accuracy > p.best_accuracy);
         let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
-        curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
+        curves::draw(&title, &row.loss_kind, &self.folder.metrics(), &self.folder.curves())?;
         self.position = p.next_epoch();
         if accuracy > p.best_accuracy {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);

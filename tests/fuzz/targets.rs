@@ -254,7 +254,7 @@ const STEPS: &[u8] = br#"{"step":1,"epoch":1,"hits":1,"loss":2.0,"lr":0.1,"grad_
 fn parse_metrics(path: &Path, bytes: &[u8]) -> bool {
     // Drawn after each epoch.
     let _ = Metrics::read(path);
-    let _ = curves::draw("case", path, &path.with_extension("svg"));
+    let _ = curves::draw("case", "", path, &path.with_extension("svg"));
     parse_records(path, bytes, "epoch,")
 }
 
