@@ -216,7 +216,8 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
     let Recipe { label_noise: rate, noise_all: all_classes, seed, .. } = *recipe;
     let noise = Noise { rate, seed, all_classes, labels: data.labels };
     let truth = data.train.labels.to_vec();
-    data.train.labels = Bytes::owned(noise.labels(&truth, data.classes), 0);
+    let noisy = noise.labels(&truth).map_err(|e| e.context("--label-noise"))?;
+    data.train.labels = Bytes::owned(noisy, 0);
     Ok(Some(truth))
 }
 

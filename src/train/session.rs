@@ -156,6 +156,7 @@ impl Session {
         if left_over > 0 {
             progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
         }
+        data.missing_classes(&train_order).iter().for_each(|line| progress.note(line));
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
         told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
