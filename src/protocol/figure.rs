@@ -34,6 +34,8 @@ pub fn curves(results: &Results<'_>) -> Figure {
                     Series { fine: true, ..Series::new("", i, points.collect()) }
                 }));
             }
+            // An epoch that no run has reached has no mean.
+            let epochs: Vec<usize> = epochs.into_iter().filter(|e| across(*e).next().is_some()).collect();
             let mean = |e: &usize| (at(*e), across(*e).sum::<f64>() / across(*e).count() as f64);
             let band =
                 |e: &usize| across(*e).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
