@@ -439,6 +439,8 @@ impl Session {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let source = engine::source(&self.data, self.recipe.augment());
+        // The file's average is what is evaluated here and now.
+        self.keep_up()?;
         let mut position = self.position;
         if self.exec.device().dtype() == DType::F16 {
             position.loss_scale = self.exec.slot_value(LOSS_SCALE)?;
