@@ -17,6 +17,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
 use std::ffi::OsString;
 use std::io::Write;
+use std::sync::atomic::AtomicBool;
 
 /// A subcommand of `samcore`.
 pub struct Subcommand {
@@ -69,8 +70,13 @@ pub const COMMANDS: &[Subcommand] = &[
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
 
+/// Set by SIGXFSZ; nobody reads it.
+static FILE_LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
+
 /// Runs the program on its arguments, its own name first. Errors go to stderr; returned is the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    // Beyond the limit of `ulimit -f` this signal would end the process; with a handler the write fails, and can be reported.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, &FILE_LIMIT_REACHED);
     match dispatch(arguments) {
         Ok(()) => 0,
         Err(e) => {
