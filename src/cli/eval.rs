@@ -9,8 +9,10 @@ use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Subject, Vectors, Weights};
 use crate::train::engine::{self, TEST};
 use crate::train::measured::{CheckpointRun, Images, LabelsOf, Subset, Taken, Wanted};
+use crate::train::run_folder::checkpoint_of;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -41,7 +43,7 @@ pub(super) fn flags() -> [Arg; 9] {
     let checkpoint = Arg::new("checkpoint").value_name("CHECKPOINT").value_parser(clap::value_parser!(PathBuf));
     let checkpoint = checkpoint.value_hint(ValueHint::FilePath);
     [
-        checkpoint.required(true).help("file that a run wrote, such as best.safetensors"),
+        checkpoint.required(true).help("file that a run wrote, or the run's folder, whose best.safetensors is taken"),
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),
         flag("weights", WEIGHTS, "which of a run's weights [average, where it made one]", None),
         flag("subset", SUBSET, "which training images [those of the run, where it is known]", None),
@@ -71,8 +73,13 @@ pub(super) fn given(matches: &ArgMatches) -> Result<Given> {
     let coarse = data::Labels::NAMES.iter().position(|name| *name == labels).map(|i| data::Labels::ALL[i]);
     let of = LabelsOf::NAMES.iter().find(|(name, _)| *name == labels).map(|(_, of)| *of);
     let subset = word("subset", SUBSET)?.map(|word| if word == "run" { Subset::Run } else { Subset::All });
+    let named = path(matches, "checkpoint").unwrap_or_default();
+    let checkpoint = checkpoint_of(&named)?;
+    if checkpoint != named {
+        let _ = writeln!(std::io::stderr(), "taking {}", checkpoint.display());
+    }
     Ok(Given {
-        checkpoint: path(matches, "checkpoint").unwrap_or_default(),
+        checkpoint,
         data_given: matches.contains_id("data"),
         coarse,
         weights: match word("weights", WEIGHTS)?.as_deref() {
