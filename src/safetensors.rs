@@ -153,12 +153,12 @@ pub fn read_from(from: &mut dyn Read, len: u64, place: &str) -> Result<Contents>
     from.read_exact(&mut head).map_err(broken)?;
     let header_len = u64::from_le_bytes(head[..8].try_into().unwrap_or_default());
     if header_len < 2 || header_len > (len - 8).min(MAX_HEADER) || head[8] != b'{' {
-        if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
-            return Err(wrong(format!("it is a text{WEIGHTS}")));
-        }
         if let Some(what) = looks_like(&head) {
             let pickled = head.starts_with(b"PK") || head[0] == 0x80;
             return Err(wrong(format!("it looks like {what}{}", if pickled { CONVERT } else { "" })));
+        }
+        if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+            return Err(wrong(format!("it is a text{WEIGHTS}")));
         }
         let what = format!("bytes 0 to 7 give a header of {header_len} bytes that begins with {:#04x}", head[8]);
         let limit = format!("a file of {len} bytes has at most {}, and it begins with '{{'", (len - 8).min(MAX_HEADER));

@@ -62,7 +62,7 @@ fn bash_completes_commands_flags_and_values() {
 fn names_that_complete_do_not_change_what_a_wrong_one_is_told() {
     let folder = Folder::new("completions-wrong");
     for (line, message) in [
-        ("train --opt smg --data none", "unknown optimizer 'smg'; did you mean 'sgd'?"),
+        ("train --opt sdg --data none", "unknown optimizer 'sdg'; did you mean 'sgd'?"),
         (
             "train --schedule cosin",
             "--schedule must be one of cosine, step, constant, one-cycle, not 'cosin'; did you mean 'cosine'?",

@@ -1,8 +1,9 @@
 //! How long work will take, before it begins.
 
 use super::limits::fma_gflops;
-use crate::recipe::Target;
+use crate::device::Device;
 use crate::train::Session;
+use std::io::Write;
 use std::time::Duration;
 
 /// Share of the multiply-add limit that whole training steps reach: 0.6 to 0.8 for the models in the table, less for
@@ -10,7 +11,7 @@ use std::time::Duration;
 pub const EFFICIENCY: f64 = 0.6;
 
 /// Time for `flops` (see [`Program::flops`](crate::step::Program::flops)) on a machine whose multiply-add limit is
-/// `fma_gflops` (see [`fma_gflops`]).
+/// `fma_gflops` (see [`fma_gflops()`]).
 ///
 ///     # use samcore::bench::estimate;
 ///     let (steps, step_flops, gflops) = (78_200, 603e9, 233.0);
@@ -20,16 +21,20 @@ pub fn duration(flops: f64, fma_gflops: f64) -> Duration {
     Duration::try_from_secs_f64(flops / (EFFICIENCY * 1e9 * fma_gflops)).unwrap_or(Duration::MAX)
 }
 
-/// Tells on stderr, before a session trains, how long that takes if it is over an hour. Not of a GPU: its speed is not known
-/// before it has worked.
+/// Returns how long `flops` take on `device`, by a short measurement. None of a GPU: its speed is not known before it has
+/// worked.
+pub fn on_device(device: &dyn Device, flops: f64) -> Option<Duration> {
+    Some(duration(flops, fma_gflops(device, 30)?))
+}
+
+/// Tells on stderr, before a session trains, how long that takes if it is over an hour.
 pub fn warn(session: &Session) {
-    if matches!(session.recipe().device, Target::Cuda(_)) {
-        return;
-    }
-    let time = duration(session.flops_left(), fma_gflops(session.recipe().threads, 30));
-    if time > Duration::from_secs(3600) {
+    let time = on_device(session.device(), session.flops_left());
+    if let Some(time) = time.filter(|time| *time > Duration::from_secs(3600)) {
         let about = about(time);
-        eprintln!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");
+        let line =
+            format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! Limits of this machine, measured by loops that do nothing else: the scale for every other figure.
 
 use super::{Spread, repeat};
-use crate::device::cpu::simd::Isa;
 use crate::device::cpu::{CpuDevice, Workers, peaks};
 use crate::device::{Device, Layout};
 use crate::dtype::Element;
@@ -12,8 +11,6 @@ use crate::train::environment::environment;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Jobs a thread in one sample of the multiply-add loop: 3 ms, of which the end of the slowest thread is a small part.
-const JOBS: usize = 16;
 /// Floats of each of the two buffers that are copied: 128 MiB, more than the caches of the machines in use.
 const BUFFER: usize = 32 << 20;
 /// Time for each of the three measurements.
@@ -142,16 +139,15 @@ impl Limits {
     }
 }
 
-/// The multiply-add rate of `threads` threads (0: all that the machine has) in GFLOP/s, measured for about
-/// `milliseconds`; 50 are enough for an estimate. The median, so that a machine that is busy counts as slower.
-pub fn fma_gflops(threads: usize, milliseconds: u64) -> f64 {
-    let all = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let workers = Workers::new(if threads == 0 { all } else { threads }, Isa::detect().unwrap_or(Isa::best()));
-    fma(&workers, Duration::from_millis(milliseconds)).median
+/// Returns the multiply-add rate of a device's threads in GFLOP/s, measured for about `milliseconds`; 30 are enough for an
+/// estimate. The median, so that a machine that is busy counts as slower. None of a GPU, which has no such measure.
+pub fn fma_gflops(device: &dyn Device, milliseconds: u64) -> Option<f64> {
+    device.multiply_adds()?;
+    Some(rates(Duration::from_millis(milliseconds), || device.multiply_adds().unwrap_or(0)).median)
 }
 
 fn fma(workers: &Workers, budget: Duration) -> Spread {
-    rates(budget, || peaks::multiply_add(workers, JOBS * workers.pool.threads()))
+    rates(budget, || peaks::multiply_add(workers, peaks::JOBS * workers.pool.threads()))
 }
 
 fn copy(workers: &Workers, budget: Duration) -> Spread {
@@ -187,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_quick_measurement_is_a_rate_that_a_cpu_can_have() {
-        let rate = fma_gflops(1, 1);
+        let rate = fma_gflops(&CpuDevice::new(1).unwrap(), 1).unwrap();
         assert!(rate > 0.01 && rate < 1e5, "{rate} GFLOP/s");
     }
 }

@@ -347,7 +347,12 @@ pub(super) fn check_place(flag: &str, file: &Path) -> Result<()> {
 fn limits_of(recipe: &Recipe, device: Box<dyn Device>) -> Result<Limits> {
     match device.free_memory()? {
         Some(_) => Limits::measure_kernels(device, recipe.device == Target::Emu),
-        None => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?.with_dtype(device.dtype())?)),
+        None => {
+            let (threads, dtype) = (device.threads(), device.dtype());
+            // One pool at a time.
+            drop(device);
+            Ok(Limits::measure(&CpuDevice::new(threads)?.with_dtype(dtype)?))
+        }
     }
 }
 

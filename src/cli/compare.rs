@@ -4,14 +4,17 @@ use super::flags::{
     flag, given_by_flags, path, path_flag, resolve, setting_flags, switch, text, value, without_effect,
 };
 use super::print;
+use crate::bench::estimate;
+use crate::bench::limits::fma_gflops;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::protocol::request::{OWN, parse_optimizers, parse_seeds};
 use crate::protocol::{self, Budget, Place, Plan, Request, folder, report};
 use crate::recipe::{Kind, Overrides, Recipe, Value};
 use crate::train::run_folder::RunFolder;
-use crate::train::signals;
+use crate::train::{engine, signals};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
+use std::time::Duration;
 
 const BUDGET: Kind = Kind::Choice(&Budget::NAMES);
 
@@ -47,7 +50,7 @@ pub fn build(command: Command) -> Command {
             .help("last part of the name of the folder, below runs")
             .conflicts_with("out"),
         path_flag("resume", "DIR", "go on with the comparison in DIR").conflicts_with_all(["config", "out", "name"]),
-        switch("dry-run", "only show the runs and what they cost"),
+        switch("dry-run", "only show the runs, what they cost and about how long they take"),
         switch("json", "write results.json to stdout instead of the table"),
         switch("quiet", "show no progress"),
     ];
@@ -120,10 +123,12 @@ fn tell_plan(plan: &Plan, place: &Place, as_json: bool) -> Result<()> {
         folder::check(out, plan)?;
     }
     let states = folder::states(place.out.as_ref(), plan)?;
+    let times = times(plan, &states)?;
     if !as_json {
-        return print(&report::plan_text(plan, &states));
+        return print(&report::plan_text(plan, &states, times.as_deref()));
     }
-    let run = |(run, state): (&protocol::Run, &folder::State)| {
+    let seconds = |i: usize| times.as_ref().map(|times| times[i].as_secs_f64().ceil());
+    let run = |(i, (run, state)): (usize, (&protocol::Run, &folder::State))| {
         let share = &plan.shares[run.share];
         json!({
             "folder": run.name,
@@ -133,10 +138,25 @@ fn tell_plan(plan: &Plan, place: &Place, as_json: bool) -> Result<()> {
             "steps": share.steps,
             "gradient_evaluations": share.gradients(),
             "state": state.describe(),
+            "estimated_seconds_left": seconds(i),
         })
     };
-    let runs: Vec<_> = plan.runs.iter().zip(&states).map(run).collect();
-    print(&format!("{:#}\n", json!({"steps_per_epoch": plan.steps_per_epoch, "runs": runs})))
+    let runs: Vec<_> = plan.runs.iter().zip(&states).enumerate().map(run).collect();
+    let all = (0..plan.runs.len()).map(seconds).sum::<Option<f64>>();
+    let plan = json!({"steps_per_epoch": plan.steps_per_epoch, "runs": runs, "estimated_seconds_left": all});
+    print(&format!("{plan:#}\n"))
+}
+
+/// Returns how long what is left of each run takes on this machine, by an estimate; None on a GPU.
+fn times(plan: &Plan, states: &[folder::State]) -> Result<Option<Vec<Duration>>> {
+    let device = engine::device(&mut plan.request.recipe.clone())?;
+    let Some(gflops) = fma_gflops(&*device, 30) else { return Ok(None) };
+    let time = |(run, state): (&protocol::Run, &folder::State)| {
+        let share = &plan.shares[run.share];
+        let flops = share.flops * state.left(share.steps);
+        if flops > 0.0 { estimate::duration(flops, gflops) } else { Duration::ZERO }
+    };
+    Ok(Some(plan.runs.iter().zip(states).map(time).collect()))
 }
 
 #[cfg(test)]

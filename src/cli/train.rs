@@ -62,7 +62,7 @@ pub fn build(command: Command) -> Command {
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
          Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.\n\
-         Where a setting has several values, the last of these counts: its default, the model's, the optimizer's,\n\
+         Of a setting's values the last in this order counts: its default, the model's, the optimizer's,\n\
          that of --augment, that of --config, the flag.",
         optimizers.collect::<String>()
     ))

@@ -102,6 +102,11 @@ pub trait Device {
     fn threads(&self) -> usize {
         1
     }
+    /// Does some milliseconds of multiply-adds in registers on all threads and returns their flops, so that they can be timed;
+    /// None where there is no such measure.
+    fn multiply_adds(&self) -> Option<u64> {
+        None
+    }
     /// Cells of scratch that `call` needs on this device.
     fn workspace(&self, call: &Call) -> usize;
     /// Returns true if this device runs `kernel` in its fused form; the planner asks before it fuses.

@@ -397,7 +397,11 @@ fn names_are_found_and_slips_are_put_right() {
                             channels of the first stage, such as shake-shake-26-2x32d",
         ),
         ("Shake_Shake_26_2x32d", "unknown model 'Shake_Shake_26_2x32d'; did you mean 'shake-shake-26-2x32d'?"),
-        ("transformer", &format!("unknown model 'transformer'; {known}")),
+        (
+            "densenet121",
+            &format!("unknown model 'densenet121'; {}", known.replace("known:", "it is not built in, these are:")),
+        ),
+        ("something", &format!("unknown model 'something'; {known}")),
         ("", &format!("unknown model ''; {known}")),
     ] {
         assert_eq!(find(name).err().map(|e| (e.to_string(), e.exit_code())), Some((message.to_string(), 2)), "{name}");

@@ -29,6 +29,14 @@ pub enum State {
 }
 
 impl State {
+    /// Returns the share of a run of `steps` that is left to do.
+    pub fn left(&self, steps: u64) -> f64 {
+        match self {
+            State::ToDo | State::Stillborn => 1.0,
+            State::Unfinished(_, done) => 1.0 - (*done as f64 / steps.max(1) as f64).min(1.0),
+            State::Finished => 0.0,
+        }
+    }
     /// In a word or two.
     pub fn describe(&self) -> String {
         match self {

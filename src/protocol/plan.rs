@@ -3,6 +3,7 @@
 use super::request::{Budget, Request};
 use crate::data::{self, DataSet};
 use crate::error::{Error, Result};
+use crate::exec::Recording;
 use crate::models;
 use crate::optim::{self, OptimizerRow};
 use crate::recipe::Recipe;
@@ -41,6 +42,8 @@ pub struct Share {
     pub gradients_per_step: f64,
     pub epochs: usize,
     pub steps: u64,
+    /// Floating-point operations of a run: its steps, and an evaluation after each epoch.
+    pub flops: f64,
 }
 
 impl Share {
@@ -93,10 +96,16 @@ impl Plan {
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze. Weights to
         // begin with, which may not be there or fit nothing, are those of all: parameters do not depend on the optimizer.
         let device = engine::device(&mut recipe.clone())?;
+        let evaluated = data.test.count + held_out.len();
+        let mut an_epoch = vec![];
         for (i, recipe) in recipes.iter().enumerate() {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
-            engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
+            let mut recorder = Recorder::new(&graph, &*device);
+            let programs = engine::record(&mut recorder, &graph, recipe)?;
+            let recording = Recording::of(recorder);
+            let (a_step, an_image) = programs.flops(|id| recording.programs()[id.0].flops());
+            an_epoch.push(steps_per_epoch as f64 * a_step + evaluated as f64 * an_image);
             if i == 0 {
                 beginning(recipe, &graph, Remembered::default())?;
             }
@@ -104,10 +113,14 @@ impl Plan {
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
         let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
-        let share = |((optimizer, epochs), (_, gradients_per_step)): ((&'static OptimizerRow, usize), (&str, f64))| {
-            Share { optimizer, gradients_per_step, epochs, steps: steps_per_epoch * epochs as u64 }
+        let share = |i: usize| Share {
+            optimizer: rows[i],
+            gradients_per_step: costs[i].1,
+            epochs: epochs[i],
+            steps: steps_per_epoch * epochs[i] as u64,
+            flops: an_epoch[i] * epochs[i] as f64,
         };
-        let shares: Vec<Share> = rows.into_iter().zip(epochs).zip(costs).map(share).collect();
+        let shares: Vec<Share> = (0..rows.len()).map(share).collect();
         let run = |seed: u64, (share, of): (usize, &Share)| Run {
             name: format!("{}-seed{seed}", of.optimizer.name),
             share,

@@ -4,8 +4,10 @@ use super::plan::Plan;
 use super::request::{Budget, course};
 use super::results::{MEASURES, Measure, Results, Unit};
 use super::statistics::{CONFIDENCE, Estimate};
+use crate::bench::estimate;
 use crate::recipe::{SETTINGS, Setting, Value};
 use crate::train::shell_word;
+use std::time::Duration;
 
 /// A table without its markup.
 pub struct Table {
@@ -316,8 +318,8 @@ pub fn count(value: f64) -> String {
     if value.fract().abs() < 1e-6 { text } else { format!("{text}{}", &format!("{:.1}", value.fract())[1..]) }
 }
 
-/// The plan as a table for people, with how far each run has come.
-pub fn plan_text(plan: &Plan, states: &[super::folder::State]) -> String {
+/// The plan as a table for people, with how far each run has come and about how long it takes from there, where that is known.
+pub fn plan_text(plan: &Plan, states: &[super::folder::State], times: Option<&[Duration]>) -> String {
     let [trained, held_out, tested] = plan.data.images.map(|n| count(n as f64));
     let held_out = if plan.data.images[1] > 0 { format!("{held_out} validation, ") } else { String::new() };
     let steps = plan.steps_per_epoch;
@@ -326,9 +328,10 @@ pub fn plan_text(plan: &Plan, states: &[super::folder::State]) -> String {
         plan.title(),
         plan.request.recipe.batch
     );
-    let header = ["run", "state", "seed", "epochs", "steps", "gradients a step", "gradient evaluations"];
-    let mut table = Table::new("", 2, &header);
-    for (run, state) in plan.runs.iter().zip(states) {
+    let header = ["run", "state", "seed", "epochs", "steps", "gradients a step", "gradient evaluations", "time left"];
+    let columns = if times.is_some() { header.len() } else { header.len() - 1 };
+    let mut table = Table::new("", 2, &header[..columns]);
+    for (i, (run, state)) in plan.runs.iter().zip(states).enumerate() {
         let share = &plan.shares[run.share];
         table.rows.push(vec![
             run.name.clone(),
@@ -339,10 +342,19 @@ pub fn plan_text(plan: &Plan, states: &[super::folder::State]) -> String {
             share.gradients_per_step.to_string(),
             count(share.gradients()),
         ]);
+        let left = times.map(|times| if times[i].is_zero() { "none".into() } else { estimate::about(times[i]) });
+        table.rows[i].extend(left);
     }
     text += &table.markdown();
     let all: f64 = plan.runs.iter().map(|run| plan.shares[run.share].gradients()).sum();
-    text + &format!("\n{} runs, {} gradient evaluations\n", plan.runs.len(), count(all))
+    let time = match times {
+        Some(times) => {
+            let left = times.iter().fold(Duration::ZERO, |sum, time| sum.saturating_add(*time));
+            format!("; {} on this machine, by an estimate", estimate::about(left))
+        }
+        None => String::new(),
+    };
+    text + &format!("\n{} runs, {} gradient evaluations{time}\n", plan.runs.len(), count(all))
 }
 
 #[cfg(test)]

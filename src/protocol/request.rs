@@ -347,7 +347,7 @@ mod tests {
             ("seeds = []", "f: a comparison needs at least one optimizer and one seed"),
             ("seeds = [1, 1]", "f: --seeds names 1 twice; once is enough"),
             ("opt = [\"sgd\", 2]", "f line 1: opt must be names of optimizers, such as [\"sgd\", \"sam\"], not"),
-            ("opt = [\"sgd\", \"smg\"]", "f: unknown optimizer 'smg'; did you mean 'sgd'?"),
+            ("opt = [\"sgd\", \"sdg\"]", "f: unknown optimizer 'sdg'; did you mean 'sgd'?"),
             ("given = 1", "f line 1: given must be keys of settings, such as [\"rho\"], not 1"),
             ("given = [\"roh\"]", "f line 1: given must be keys of settings, such as [\"rho\"], not [\"roh\"]"),
             ("budget = 1", "f line 1: budget must be one of equal-gradients, equal-epochs, not 1"),

@@ -104,6 +104,7 @@ fn each_kind_of_damage_is_one_clear_error() {
             "zip archive (torch.save and numpy.savez write these); save it anew",
         ),
         ("pickle", b"\x80\x02}q\0(X\x01\0\0\0\0\0\0\0".to_vec(), "looks like a Python pickle; save it anew in Python"),
+        ("text", b"lr = 0.1\nbatch = 64\n".to_vec(), "it is a text; the weights of a run are in best.safetensors"),
         ("web page", b"<!DOCTYPE html><html>".to_vec(), "a web page"),
         ("header past the end", sound[..sound.len() - 20].to_vec(), "bytes 0 to 7 give a header of 54 bytes"),
         ("huge header", [&u64::MAX.to_le_bytes()[..], b"{}"].concat(), "a header of 18446744073709551615 bytes"),

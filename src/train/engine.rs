@@ -18,7 +18,9 @@ use crate::train::groups::Groups;
 use crate::train::layers::{below, frozen};
 use crate::train::records::Scores;
 use crate::train::swa::Swa;
+use std::io::Write;
 use std::path::Path;
+use std::sync::Once;
 
 /// Numbers of the data sets on the device.
 pub const TRAIN: u32 = 0;
@@ -26,6 +28,19 @@ pub const TEST: u32 = 1;
 /// Training images as they are, whatever augmentation does to those of `TRAIN`: those that labels are judged by, and before
 /// a run those that are labelled.
 pub const JUDGED: u32 = 2;
+
+/// Limits the threads that a recipe asks for to the CPUs that there are: more only wait for each other. Says so once.
+fn limit_threads(recipe: &mut Recipe) {
+    static SAID: Once = Once::new();
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    if recipe.threads > all {
+        let asked = std::mem::replace(&mut recipe.threads, all);
+        SAID.call_once(|| {
+            let line = format!("{asked} threads were asked for; {all} are taken, as many as there are CPUs here");
+            let _ = writeln!(std::io::stderr(), "{line}");
+        });
+    }
+}
 
 /// The device that a recipe asks for. The recipe then names it, and its threads, as they turned out to be.
 ///
@@ -41,6 +56,7 @@ pub fn device(recipe: &mut Recipe) -> Result<Box<dyn Device>> {
 /// If this machine does not have it; Usage: a CPU has no rungs.
 pub fn device_on_rung(recipe: &mut Recipe, rung: Rung) -> Result<Box<dyn Device>> {
     let rungs = Rungs { forced: Some(rung), ..Rungs::default() };
+    limit_threads(recipe);
     match resolved(recipe.device) {
         Target::Cuda(number) => Ok(Box::new(cuda::on_gpu(number, recipe.dtype, Some(rungs))?)),
         Target::Emu => {
@@ -56,6 +72,7 @@ pub fn device_on_rung(recipe: &mut Recipe, rung: Rung) -> Result<Box<dyn Device>
 /// If this machine does not have it.
 pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn Device>> {
     recipe.device = resolved(recipe.device);
+    limit_threads(recipe);
     let (dtype, target) = (recipe.dtype, recipe.device);
     let named = |e: Error| match e.to_string().starts_with("--") {
         true => e,
@@ -193,6 +210,15 @@ pub struct Programs {
     pub remembered: Remembered,
     /// Parameters with learning rates of their own.
     pub groups: Groups,
+}
+
+impl Programs {
+    /// Floating-point operations of a step, on average over the optimizer's phases, and of the evaluation of an image; `of` gives
+    /// those of a program.
+    pub fn flops(&self, of: impl Fn(ProgramId) -> u64) -> (f64, f64) {
+        let steps = self.steps.iter().enumerate().map(|(phase, id)| self.optimizer.share(phase) * of(*id) as f64);
+        (steps.sum(), of(self.evaluator.program) as f64 / self.evaluator.rows as f64)
+    }
 }
 
 /// Records the steps and the evaluation that `recipe` asks for.

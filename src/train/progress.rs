@@ -4,8 +4,8 @@
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
 
 use super::records::{EpochRow, NoiseScores};
-use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub enum Style {
     Quiet,
     /// Lines without control characters, for files and pipes.
     Plain,
-    /// One line redrawn in place.
+    /// One line redrawn in place; without `colour` no escape sequence is written, only carriage returns and spaces.
     Terminal { width: usize, colour: bool },
 }
 
@@ -46,7 +46,8 @@ impl Style {
         if quiet {
             return Style::Quiet;
         }
-        if !terminal || variable("TERM").as_deref() == Some("dumb") {
+        let plain = |term: &str| term.is_empty() || term == "dumb";
+        if !terminal || variable("TERM").is_some_and(|term| plain(term.trim())) {
             return Style::Plain;
         }
         let positive = |text: String| text.trim().parse().ok().filter(|w| *w > 0);
@@ -56,17 +57,17 @@ impl Style {
     }
 }
 
-/// Columns of the terminal that this process belongs to, as `stty size` has them: shells keep COLUMNS to themselves, and
-/// asking the system directly would take unsafe code.
+/// Columns of the terminal that stderr is, as `stty size` has them: shells keep COLUMNS to themselves, and asking the system
+/// directly would take unsafe code.
 fn terminal_width() -> Option<usize> {
-    let terminal = File::open("/dev/tty").ok()?;
+    let terminal = std::io::stderr().as_fd().try_clone_to_owned().ok()?;
     let told = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output().ok()?;
     let columns = String::from_utf8(told.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()?;
     (columns > 0).then_some(columns)
 }
 
 /// How long a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Length {
     pub epochs: u64,
     pub steps_per_epoch: u64,
@@ -76,6 +77,8 @@ pub struct Length {
     pub done: u64,
     /// The step that this process ends behind.
     pub last: u64,
+    /// Steps that take about as long as the evaluation after an epoch; counts until an evaluation was timed.
+    pub evaluation: f64,
 }
 
 /// The progress of one run.
@@ -84,10 +87,14 @@ pub struct Progress {
     style: Style,
     length: Length,
     begin: Instant,
+    /// When the evaluation under way began; how many were timed, and how long they took.
+    evaluating: Option<Instant>,
+    evaluated: (u32, Duration),
     /// Since when, and behind which step, the speed shown is measured: this epoch's training.
     mark: (Instant, u64),
     drawn: Option<Instant>,
-    line_stands: bool,
+    /// Characters of the line that is drawn.
+    line: usize,
     header_stands: bool,
 }
 
@@ -101,8 +108,8 @@ impl Progress {
         // Plain lines begin after their interval, a drawn line at once.
         let drawn = (style == Style::Plain).then_some(now);
         let mark = (now, length.done);
-        let (line_stands, header_stands) = (false, false);
-        Progress { out, style, length, begin: now, mark, drawn, line_stands, header_stands }
+        let (evaluating, evaluated) = (None, (0, Duration::ZERO));
+        Progress { out, style, length, begin: now, evaluating, evaluated, mark, drawn, line: 0, header_stands: false }
     }
 
     /// `step` steps are done since the run began; `loss` and `accuracy` (0 to 1) are the epoch's means so far.
@@ -120,15 +127,13 @@ impl Progress {
             return;
         }
         self.drawn = Some(now);
-        let Length { steps_per_epoch, batch, done, last, .. } = self.length;
+        let Length { steps_per_epoch, batch, .. } = self.length;
         let in_epoch = step.saturating_sub(1) % steps_per_epoch.max(1) + 1;
         let share = in_epoch as f64 / steps_per_epoch.max(1) as f64;
         let speed = rate((step.saturating_sub(self.mark.1) * batch) as f64, now.duration_since(self.mark.0));
-        // Unlike the speed, the time left counts evaluations and checkpoints too.
-        let pace = rate(step.saturating_sub(done) as f64, now.duration_since(self.begin));
         let (percent, accuracy) = (format!("{:3.0} %", 100.0 * share), format!("acc {:.1} %", 100.0 * accuracy));
         let (loss, speed) = (format!("loss {loss:.4}"), format!("{speed:.0} images/s"));
-        let left = format!("ETA {}", clock_face(last.saturating_sub(step) as f64 / pace));
+        let left = format!("ETA {}", clock_face(self.seconds_left(now, step)));
         let epoch = self.epoch_of(step);
         let Style::Terminal { width, .. } = self.style else {
             return self.write(&format!("{epoch} {percent}  {loss}  {accuracy}  {speed}  {left}\n"));
@@ -149,8 +154,27 @@ impl Progress {
         self.draw(&epoch, &format!(" {bar}{}", figures.join("  ")));
     }
 
+    /// The seconds that are left behind `step`: of steps, and of an evaluation after each epoch and at the end.
+    fn seconds_left(&self, now: Instant, step: u64) -> f64 {
+        let Length { steps_per_epoch, done, last, evaluation, .. } = self.length;
+        let (count, evaluating) = self.evaluated;
+        // Checkpoints count as a part of steps.
+        let training = now.duration_since(self.begin).saturating_sub(evaluating).as_secs_f64();
+        let a_step = training / step.saturating_sub(done) as f64;
+        let an_evaluation = if count > 0 { evaluating.as_secs_f64() / f64::from(count) } else { evaluation * a_step };
+        let per_epoch = steps_per_epoch.max(1);
+        let evaluations = last.div_ceil(per_epoch).saturating_sub(step.saturating_sub(1) / per_epoch);
+        last.saturating_sub(step) as f64 * a_step + evaluations as f64 * an_evaluation
+    }
+
     /// The steps up to `step` are done, and an evaluation begins.
     pub fn evaluating(&mut self, step: u64) {
+        self.evaluating_at(Instant::now(), step);
+    }
+
+    fn evaluating_at(&mut self, now: Instant, step: u64) {
+        // Of several, on images held out and on test images, the first.
+        self.evaluating.get_or_insert(now);
         let epoch = self.epoch_of(step);
         self.draw(&epoch, "  evaluating");
     }
@@ -169,18 +193,35 @@ impl Progress {
             Some(rest) if colour => format!("\x1b[1m{epoch}\x1b[0m{rest}"),
             _ => line,
         };
+        let length = line.chars().count();
         self.erase();
         // Without automatic wrapping, for the window may have become narrower since.
-        self.write(&format!("\x1b[?7l{line}\x1b[?7h"));
-        self.line_stands = true;
+        self.write(&if colour { format!("\x1b[?7l{line}\x1b[?7h") } else { line });
+        self.line = length;
     }
 
     /// The epoch of `row` is over, its evaluation included; `best` if it is the best one so far.
     pub fn epoch(&mut self, row: &EpochRow, best: bool) {
+        self.fit();
         self.epoch_at(Instant::now(), row, best);
     }
 
+    /// Takes the terminal's width as it is now; a table of another width has a header of its own.
+    fn fit(&mut self) {
+        let Style::Terminal { width: before, .. } = self.style else { return };
+        let now = Style::detect(false);
+        if let Style::Terminal { width, .. } = now
+            && width != before
+        {
+            (self.style, self.header_stands) = (now, false);
+        }
+    }
+
     fn epoch_at(&mut self, now: Instant, row: &EpochRow, best: bool) {
+        if let Some(begun) = self.evaluating.take() {
+            self.evaluated.0 += 1;
+            self.evaluated.1 += now.duration_since(begun);
+        }
         self.mark = (now, row.step);
         let (width, colour) = match self.style {
             Style::Terminal { width, colour } => (width, colour),
@@ -209,8 +250,10 @@ impl Progress {
     }
 
     fn erase(&mut self) {
-        if std::mem::take(&mut self.line_stands) {
-            self.write("\r\x1b[2K");
+        match (std::mem::take(&mut self.line), self.style) {
+            (0, _) => {}
+            (_, Style::Terminal { colour: true, .. }) => self.write("\r\x1b[2K"),
+            (length, _) => self.write(&format!("\r{}\r", " ".repeat(length))),
         }
     }
 
@@ -261,7 +304,7 @@ const CELLS: &[Cell] = &[
     cell(TRAIN_LOSS, 10, 6, |r| format!("{:.4}", r.train.loss)),
     cell("train acc", 9, 10, |r| percent(r.train.accuracy)),
     cell("val loss", 8, 7, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
-    cell("val acc", 7, 13, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
+    cell("val acc", 8, 13, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
     cell("test loss", 9, 8, |r| format!("{:.4}", r.test.loss)),
     cell("test acc", 8, 14, |r| percent(r.test.accuracy)),
     cell("clean", 8, 9, |r| share(r, |n| n.clean)),
@@ -348,7 +391,7 @@ mod tests {
     /// What a run of 2 epochs of 50 steps shows, a step every 200 ms and a second for each evaluation.
     fn shown(style: Style, validation: bool) -> String {
         let (screen, begin) = (Screen::default(), Instant::now());
-        let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0, last: 100 };
+        let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0, last: 100, evaluation: 5.0 };
         let mut progress = Progress::onto(Box::new(screen.clone()), style, length, begin);
         let mut now = begin;
         for step in 1..=100 {
@@ -356,7 +399,7 @@ mod tests {
             progress.step_at(now, step, 0.5, 0.889);
             progress.step_at(now + Duration::from_millis(99), step, 0.4, 0.9);
             if step % 50 == 0 {
-                progress.evaluating(step);
+                progress.evaluating_at(now, step);
                 now += Duration::from_secs(1);
                 let test = Scores { loss: 0.25, accuracy: 0.91 };
                 let row =
@@ -378,22 +421,35 @@ mod tests {
 
     #[test]
     fn a_terminal_has_one_line_redrawn_and_a_table_of_epochs() {
-        let text = shown(Style::Terminal { width: 200, colour: false }, false);
+        let text = shown(Style::Terminal { width: 200, colour: true }, false);
         let drawn = drawn(&text);
-        assert_eq!(drawn[0], "epoch 1/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
-        assert_eq!(drawn[24], "epoch 1/2 [==========>         ]  50 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:15");
+        // The evaluations, a second each, are in what is left from the first step on.
+        assert_eq!(drawn[0], "epoch 1/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:22");
+        assert_eq!(drawn[24], "epoch 1/2 [==========>         ]  50 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:17");
         assert_eq!(drawn[50], "epoch 1/2  evaluating");
         let rows = "epoch  train loss  train acc  test loss  test acc       lr      |g|     time  images/s\n    \
                     1      0.0000     0.00 %     0.2500   91.00 %   0.1000   0.0000     0:11         0\n";
         let next = "epoch 2/2 [>                   ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:11";
         assert_eq!(drawn[51], format!("{rows}{next}"));
         assert_eq!(drawn.len(), 103, "once a step, two evaluations, then the last row");
-        assert!(!text.contains("\x1b[1m") && !text.contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn without_colour_a_terminal_gets_no_escape_and_the_same_lines() {
+        let styles = [true, false].map(|colour| shown(Style::Terminal { width: 80, colour }, true));
+        assert!(styles[1].chars().all(|c| c == '\n' || c == '\r' || !c.is_control()), "{}", styles[1]);
+        // What stands on the screen in the end.
+        let rows = |text: &str| {
+            let last = |line: &str| line.rsplit('\r').next().unwrap_or_default().trim().to_owned();
+            text.lines().map(last).collect::<Vec<_>>()
+        };
+        let coloured = drawn(&styles[0]).join("\r");
+        assert_eq!(rows(&coloured), rows(&styles[1]));
     }
 
     #[test]
     fn lines_and_tables_keep_to_the_width() {
-        for width in [1, 5, 12, 40, 60, 80, 100] {
+        for width in [1, 5, 12, 20, 40, 60, 80, 100] {
             let text = shown(Style::Terminal { width, colour: true }, true);
             let drawn = drawn(&text);
             let lines: Vec<usize> =
@@ -403,11 +459,11 @@ mod tests {
             let rows = drawn.iter().filter_map(|part| part.rsplit_once('\n')).flat_map(|(rows, _)| rows.lines());
             let widest = rows.map(|row| row.chars().count()).max();
             assert!(widest.is_some_and(|row| row <= width.max(5)), "{width}: {text}");
-            assert_eq!(text.matches("\x1b[32m").count(), usize::from(width >= 20), "one epoch was the best");
+            assert_eq!(text.matches("\x1b[32m").count(), usize::from(width > 20), "one epoch was the best");
         }
-        let line = |width| drawn(&shown(Style::Terminal { width, colour: false }, false))[0].clone();
-        assert_eq!(line(80), "epoch 1/2 [>          ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:20");
-        assert_eq!(line(60), "epoch 1/2 [>   ]   2 %  loss 0.5000  acc 88.9 %  ETA 0:20");
+        let line = |width| drawn(&shown(Style::Terminal { width, colour: true }, false))[0].clone();
+        assert_eq!(line(80), "epoch 1/2 [>          ]   2 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:22");
+        assert_eq!(line(60), "epoch 1/2 [>   ]   2 %  loss 0.5000  acc 88.9 %  ETA 0:22");
     }
 
     #[test]
@@ -415,7 +471,7 @@ mod tests {
         let text = shown(Style::Plain, true);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "epoch 1/2 100 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:10");
+        assert_eq!(lines[0], "epoch 1/2 100 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:12");
         assert!(lines[1].contains("val loss  val acc  test loss"), "{text}");
         assert_eq!((lines.len(), lines[1].len()), (5, lines[2].len()), "{text}");
         assert_eq!(shown(Style::Quiet, true), "");
@@ -441,6 +497,7 @@ mod tests {
             (true, true, vec![], Style::Quiet),
             (false, false, vec![("COLUMNS", "120")], Style::Plain),
             (false, true, vec![("TERM", "dumb")], Style::Plain),
+            (false, true, vec![("TERM", ""), ("COLUMNS", "120")], Style::Plain),
             (false, true, vec![("COLUMNS", "120")], Style::Terminal { width: 120, colour: true }),
             (false, true, vec![("COLUMNS", "x"), ("NO_COLOR", "1")], Style::Terminal { width: 80, colour: false }),
             (false, true, vec![("COLUMNS", "0"), ("NO_COLOR", "")], Style::Terminal { width: 80, colour: true }),

@@ -14,6 +14,7 @@ use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, opening, signals};
 use crate::data::DataSet;
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
@@ -136,12 +137,15 @@ impl Session {
         if recipe.tensorboard && position.step < last_step {
             records.also_for_tensorboard(&folder, position.step + 1)?;
         }
+        let (a_step, an_image) = programs.flops(|id| exec.program(id).flops());
+        let evaluated = data.test.count + val_order.len() + judged;
         let length = Length {
             epochs: recipe.epochs as u64,
             steps_per_epoch: per_epoch,
             batch: recipe.batch as u64,
             done: position.step,
             last: last_step,
+            evaluation: evaluated as f64 * an_image / a_step.max(1.0),
         };
         let mut progress = Progress::new(Style::detect(place.quiet), length);
         let parameters = graph.params().count();
@@ -212,14 +216,15 @@ impl Session {
 
     /// Floating-point operations that are left to do: the steps, and an evaluation after each epoch.
     pub fn flops_left(&self) -> f64 {
-        let flops = |id: &ProgramId| self.exec.program(*id).flops() as f64;
-        let Programs { steps, optimizer, .. } = &self.programs;
-        let step = steps.iter().enumerate().map(|(phase, id)| optimizer.share(phase) * flops(id)).sum::<f64>();
-        let evaluator = &self.programs.evaluator;
-        let image = flops(&evaluator.program) / evaluator.rows as f64;
+        let (step, image) = self.programs.flops(|id| self.exec.program(id).flops());
         let steps = (self.last_step - self.position.step.min(self.last_step)) as f64;
         let images = (self.data.test.count + self.val_order.len() + self.judged) as f64;
         steps * (step + image * images / self.per_epoch as f64)
+    }
+
+    /// The device that it computes on.
+    pub fn device(&self) -> &dyn Device {
+        self.exec.device()
     }
 
     /// Trains to the end, or to a signal.

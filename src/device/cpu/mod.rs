@@ -169,6 +169,9 @@ impl Device for CpuDevice {
     fn threads(&self) -> usize {
         self.workers.pool.threads()
     }
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(peaks::multiply_add(&self.workers, peaks::JOBS * self.threads()))
+    }
 
     fn workspace(&self, call: &Call) -> usize {
         run::workspace(&self.workers, call)

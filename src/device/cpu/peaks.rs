@@ -13,6 +13,9 @@ const SUMS: usize = 12;
 /// Multiply-adds of each sum in one job: a job takes 0.2 ms at 100 GFLOP/s, the hand-out of it 0.1 µs.
 const ROUNDS: usize = 1 << 16;
 
+/// Jobs a thread in one sample of the multiply-add loop: 3 ms, of which the end of the slowest thread is a small part.
+pub const JOBS: usize = 16;
+
 /// Runs `jobs` jobs of multiply-adds in registers and returns their flops, a multiply-add counted as two.
 pub fn multiply_add(workers: &Workers, jobs: usize) -> u64 {
     let isa = workers.isa;
