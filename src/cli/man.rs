@@ -7,6 +7,8 @@ use crate::files::write_atomic;
 use clap::{Arg, ArgMatches, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+use std::io::{IsTerminal, Write};
+use std::process::{Command as Process, Stdio};
 
 /// Command lines worth knowing, and what they do.
 pub const EXAMPLES: &[(&str, &str)] = &[
@@ -96,7 +98,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let about: Vec<String> = ["about", "action"].iter().filter_map(|id| text(matches, id)).collect();
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     check(&about)?;
-    let Some(folder) = path(matches, "out") else { return print(&page(&about)?) };
+    let Some(folder) = path(matches, "out") else { return show(&page(&about)?) };
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, &e))?;
     for of in pages().iter().filter(|of| of.starts_with(&about)) {
         write_atomic(&folder.join(file_name(of)), page(of)?.as_bytes())?;
@@ -104,7 +106,44 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-/// That there is a page about this.
+/// Writes a page to stdout: formatted on a terminal, by man where there is one, and as it is to a file or pipe.
+fn show(page: &str) -> Result<()> {
+    if !std::io::stdout().is_terminal() {
+        return print(page);
+    }
+    if formatted(page).is_some() { Ok(()) } else { print(&plain_text(page)) }
+}
+
+/// Has `man` show the page; None where there is none that can.
+fn formatted(page: &str) -> Option<()> {
+    let mut man = Process::new("man").args(["-l", "-"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    // A reader who leaves the pager early closes the pipe.
+    let _ = man.stdin.take()?.write_all(page.as_bytes());
+    man.wait().ok()?.success().then_some(())
+}
+
+/// Returns a page without its markup: headings at the left, all else indented.
+fn plain_text(page: &str) -> String {
+    let marks = [("\\-", "-"), ("\\*(Aq", "'"), ("\\fB", ""), ("\\fI", ""), ("\\fR", ""), ("\\&", ""), ("\\\\", "\\")];
+    let plain = |line: &str| marks.iter().fold(line.to_owned(), |line, (mark, text)| line.replace(mark, text));
+    let (mut text, mut term) = (String::new(), false);
+    for line in page.lines() {
+        let (request, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match request {
+            ".SH" => text += &format!("\n{}\n", plain(rest).trim_matches('"')),
+            ".TP" => term = true,
+            _ if line.starts_with('.') || line.is_empty() => {}
+            _ if term => {
+                text += &format!("\n    {}\n", plain(line));
+                term = false;
+            }
+            _ => text += &format!("        {}\n", plain(line)),
+        }
+    }
+    text.trim_start().to_owned()
+}
+
+/// Checks that there is a page about this.
 fn check(about: &[&str]) -> Result<()> {
     match *about {
         [command, ..] if !names(COMMANDS).contains(&command) => Err(unknown("command", command, &names(COMMANDS))),
@@ -219,6 +258,19 @@ mod tests {
             }
             assert!(!page.contains("-help(1)"), "{path:?}: there is no such page");
         }
+    }
+
+    #[test]
+    fn a_page_without_markup_has_its_headings_flags_and_examples() {
+        for of in pages() {
+            let text = plain_text(&page(&of).unwrap());
+            assert!(text.lines().all(|line| !line.starts_with('.') && !line.contains('\\')), "{text}");
+            for part in ["NAME\n", "SYNOPSIS\n", "EXIT STATUS\n"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        let fetch = plain_text(&page(&["data", "fetch"]).unwrap());
+        assert!(fetch.contains("\n    samcore data fetch cifar-10\n"), "{fetch}");
     }
 
     #[test]
