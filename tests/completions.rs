@@ -52,6 +52,9 @@ fn bash_completes_commands_flags_and_values() {
         (&["samcore", "data", "noise", "--labels", "c"], &["coarse"]),
         (&["samcore", "compare", "--budget", "equal-e"], &["equal-epochs"]),
         (&["samcore", "man", "comp"], &["compare", "completions"]),
+        (&["samcore", "compare", "--opt", "sgd,as"], &["sgd,asam"]),
+        (&["samcore", "compare", "--opt", "sgd,asam,v"], &["sgd,asam,vasso"]),
+        (&["samcore", "bench", "--step", "cnn", "--dtype", "f32,b"], &["f32,bf16"]),
     ] {
         let Some(offered) = offered(&folder, words) else { return };
         assert_eq!(offered, expected, "{words:?}");

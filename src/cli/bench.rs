@@ -3,7 +3,7 @@
 mod profile_text;
 mod text;
 
-use super::flags::{apply, flag, flag_like, path, path_flag, switch, text as given, value};
+use super::flags::{Named, apply, flag, flag_like, path, path_flag, switch, text as given, value};
 use super::print;
 use crate::bench::compare::{self, Comparison, Figure};
 use crate::bench::limits::Limits;
@@ -18,6 +18,7 @@ use crate::files::write_atomic;
 use crate::models;
 use crate::ops::OPS;
 use crate::ops::case::Case;
+use crate::optim::OPTIMIZERS;
 use crate::recipe::{Kind, Recipe, Target, Value as Setting};
 use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
@@ -74,18 +75,20 @@ pub fn build(command: Command) -> Command {
     const OTHERS: [&str; 3] = ["filter", "data", "list"];
     // Clap asks for no flag that cannot be there, so what belongs to --step must exclude the same.
     let of_step = |arg: Arg| arg.requires("step").conflicts_with_all(OTHERS);
+    let named = |arg: Arg, names: Vec<&'static str>| arg.value_parser(Named(names)).hide_possible_values(true);
     let list = |name, values, help| of_step(Arg::new(name).long(name).value_name(values).help(help));
     let dtypes = format!("what convolutions and linear layers multiply in ({}) [f32]", DType::NAMES.join(", "));
     command.args([
         Arg::new("filter").value_name("FILTER").help("one operation, or the cases whose names contain this [all]"),
-        Arg::new("step")
-            .long("step")
-            .value_name("MODEL,…")
+        named(Arg::new("step").long("step").value_name("MODEL,…"), models::names().collect())
             .help("time whole steps of these models instead")
             .conflicts_with_all(OTHERS),
-        list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
+        named(
+            list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
+            OPTIMIZERS.iter().map(|row| row.name).collect(),
+        ),
         list("batch", "N,…", format!("images a step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
-        Arg::new("dtype").long("dtype").value_name("NAME,…").help(dtypes),
+        named(Arg::new("dtype").long("dtype").value_name("NAME,…").help(dtypes), DType::NAMES.to_vec()),
         flag_like("device", "device"),
         of_step(path_flag(
             "tune",

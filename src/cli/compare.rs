@@ -39,7 +39,8 @@ pub fn build(command: Command) -> Command {
     let seeds = Value::Text(defaults.seeds.len().to_string());
     let budget = Value::Text(defaults.budget.name().into());
     let own = [
-        flag("opt", Kind::Text, "optimizers with commas; differences are to the first", Some(&opt)),
+        flag("opt", Kind::Text, "optimizers with commas; differences are to the first", Some(&opt))
+            .value_name("NAME,…"),
         flag("seeds", Kind::Text, "how many seeds from 0 on, or seeds with commas", Some(&seeds)).value_name("N"),
         flag("budget", BUDGET, "what all optimizers get in equal measure", Some(&budget)),
         path_flag("config", "FILE", "read a compare.toml or a run's config.toml; flags override it"),

@@ -472,7 +472,7 @@ mod tests {
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "epoch 1/2 100 %  loss 0.5000  acc 88.9 %  50 images/s  ETA 0:12");
-        assert!(lines[1].contains("val loss  val acc  test loss"), "{text}");
+        assert!(lines[1].contains("val loss   val acc  test loss"), "{text}");
         assert_eq!((lines.len(), lines[1].len()), (5, lines[2].len()), "{text}");
         assert_eq!(shown(Style::Quiet, true), "");
     }
