@@ -55,7 +55,9 @@ pub fn build(command: Command) -> Command {
     });
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
-         Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",
+         Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.\n\
+         Of a setting given in several places the last counts: its default, the model's, the optimizer's, --augment's,\n\
+         that of --config, the flag.",
         optimizers.collect::<String>()
     ))
 }
@@ -92,7 +94,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         None => resolve(&given)?,
     };
     if !quiet {
-        without_effect(matches, &recipe).iter().for_each(|line| eprintln!("{line}"));
+        without_effect(matches, &recipe, &[&recipe.opt]).iter().for_each(|line| eprintln!("{line}"));
     }
     let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
     report(&summary);
@@ -208,6 +210,7 @@ fn ending(s: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags::default_of;
     use crate::files::TestFolder;
     use crate::recipe::tests::other_value;
     use crate::recipe::{Kind, SETTINGS};
@@ -287,7 +290,7 @@ mod tests {
             assert!(help.contains(&format!("{}:\n", s.section)), "{}", s.section);
             let line = help.lines().find(|line| line.contains(&format!("--{} ", s.name))).unwrap_or_default();
             assert!(line.contains(s.help), "{} is not explained: {line}", s.name);
-            assert!(line.ends_with(&format!("[{}]", s.get(&Recipe::default()))), "{} has no default: {line}", s.name);
+            assert!(line.ends_with(&format!("[{}]", default_of(s))), "{} has no default: {line}", s.name);
             if let (Kind::Choice(names), Value::Text(_)) = (s.kind, s.get(&Recipe::default())) {
                 assert!(line.contains(&names.join(", ")), "{line}");
             }

@@ -85,6 +85,7 @@ const TRAINING: &[Row] = &[
     ("a config of another type", "--config type.toml", 65, &["type.toml line 1: lr must be a number above 0, not \"fast\""]),
     ("a config that is no TOML", "--config broken.toml", 65, &["broken.toml line 1"]),
     ("a config that is no text", "--config binary.toml", 65, &["binary.toml: byte 5 is not UTF-8 text"]),
+    ("a config without an end", "--config /dev/zero", 65, &["/dev/zero is too long, or has no end, and at most 1 MiB are expected"]),
     ("two averages of weights", "--batch 8 --swa 0.5 --ema 0.9", 2, &["--swa 0.5 and --ema 0.9 both average the weights"]),
     ("a radius that falls upwards", "--batch 8 --opt gsam --rho 0.05 --rho-min 0.1", 2, &["--rho-min 0.1 is above --rho 0.05"]),
     ("decay of rounded weights", "--batch 8 --l2-in-loss --dtype bf16", 2, &["--l2-in-loss needs weights in f32, which --dtype bf16 has not"]),
@@ -134,6 +135,8 @@ const OTHERS: &[Row] = &[
 
     ("no file to compare with", "bench relu --compare none.json", 66, &["cannot read none.json"]),
     ("a folder to compare with", "bench relu --compare data", 66, &["cannot read data"]),
+    ("results without an end", "bench relu --compare /dev/zero", 65, &["/dev/zero is too long, or has no end"]),
+    ("a comparison without an end", "compare --config /dev/zero", 65, &["/dev/zero is too long, or has no end"]),
     ("an empty file to compare with", "bench relu --compare empty", 65, &["empty: line 1: there is no result"]),
     ("a config to compare with", "bench relu --compare typo.toml", 65, &["typo.toml: line 1: no whole JSON value"]),
     ("a damaged result", "bench relu --compare cut.json", 65, &["cut.json: line 2: no whole JSON value in the line (column 8)"]),
