@@ -50,7 +50,8 @@ pub fn build(command: Command) -> Command {
     ];
     let optimizers = OPTIMIZERS.iter().map(|o| {
         let own = own_settings(o);
-        let own = if own.is_empty() { own } else { format!("{:6}{own}\n", "") };
+        let own =
+            if own.is_empty() { own } else { format!("{:6}{}\n", "", own.replace("; ", &format!(";\n{:6}", ""))) };
         format!("  {:<12} {}\n{own}", o.name, o.paper)
     });
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
