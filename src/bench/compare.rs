@@ -227,7 +227,7 @@ mod tests {
         std::fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(&missing).unwrap_err().exit_code(), 66);
         let error = read(&large).unwrap_err().to_string();
-        assert!(error.contains("large.json has 1099511627776 bytes"), "{error}");
+        assert!(error.contains("large.json is 1099511627776 bytes long"), "{error}");
         // A folder can be opened, but not read.
         assert!(read(&folder.0).unwrap_err().to_string().contains(&folder.0.display().to_string()));
     }

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::protocol::request::{OWN, parse_optimizers, parse_seeds};
 use crate::protocol::{self, Budget, Place, Plan, Request, folder, report};
 use crate::recipe::{Kind, Overrides, Recipe, Value};
+use crate::train::run_folder::RunFolder;
 use crate::train::signals;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
@@ -40,7 +41,11 @@ pub fn build(command: Command) -> Command {
         flag("budget", BUDGET, "what all optimizers get in equal measure", Some(&budget)),
         path_flag("config", "FILE", "read a compare.toml or a run's config.toml; flags override it"),
         path_flag("out", "DIR", "folder of the comparison, new or to go on with [runs/DATE-TIME-NAME]"),
-        Arg::new("name").long("name").value_name("NAME").help("last part of the name of the folder"),
+        Arg::new("name")
+            .long("name")
+            .value_name("NAME")
+            .help("last part of the name of the folder, below runs")
+            .conflicts_with("out"),
         path_flag("resume", "DIR", "go on with the comparison in DIR").conflicts_with_all(["config", "out", "name"]),
         switch("dry-run", "only show the runs and what they cost"),
         switch("json", "write results.json to stdout instead of the table"),
@@ -55,7 +60,7 @@ pub fn build(command: Command) -> Command {
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
-    let resume = path(matches, "resume");
+    let resume = path(matches, "resume").map(|path| RunFolder::named(&path)).transpose()?;
     let config = path(matches, "config");
     let (begun, settings) = match (&resume, &config) {
         (Some(folder), _) => (folder::request_of(folder)?, Overrides::default()),

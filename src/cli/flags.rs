@@ -4,7 +4,8 @@ use crate::data::{self, DATASETS, DataSet, Format};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS, OptimizerRow};
-use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::recipe::{Kind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::train::run_folder::checkpoint_of;
 use crate::train::{engine, labels};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
@@ -210,6 +211,21 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
             given.set(s.name, value);
         }
     }
+    with_checkpoints(given)
+}
+
+/// Replaces the folders of runs among the files that settings name by the checkpoints in them.
+///
+/// # Errors
+/// NoInput: a folder without a checkpoint.
+fn with_checkpoints(mut given: Overrides) -> Result<Overrides> {
+    for name in ["init", "relabel"] {
+        let Some(Value::Text(path)) = given.get(name).filter(|value| **value != Value::Text(NO_FILE.into())) else {
+            continue;
+        };
+        let checkpoint = checkpoint_of(Path::new(path)).map_err(|e| e.context(format!("--{name}")))?;
+        given.set(name, Value::Text(checkpoint.display().to_string()));
+    }
     Ok(given)
 }
 
@@ -222,6 +238,7 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 /// # Errors
 /// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
 pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
+    let given = &with_checkpoints(given.clone())?;
     let recipe = Recipe::default().with(given)?;
     // What is misspelt or does not go together is told before the data are read.
     let own = Overrides::of_optimizer(optim::find(&recipe.opt)?, given)?;

@@ -40,8 +40,13 @@ pub fn build(command: Command) -> Command {
     let own = [
         path_flag("config", "FILE", "read settings from FILE; flags override them"),
         path_flag("out", "DIR", "folder of the run, new or empty [runs/DATE-TIME-NAME]"),
-        Arg::new("name").long("name").value_name("NAME").help("last part of the name of the run's folder"),
-        path_flag("resume", "DIR", "go on with the run in DIR").conflicts_with_all(["config", "out", "name"]),
+        Arg::new("name")
+            .long("name")
+            .value_name("NAME")
+            .help("last part of the name of the run's folder, below runs")
+            .conflicts_with("out"),
+        path_flag("resume", "DIR", "go on with the run in DIR, or of DIR/last.safetensors")
+            .conflicts_with_all(["config", "out", "name"]),
         flag("steps", STEPS, "end after N steps (0: with the initial weights); --resume goes on", None),
         switch("bootstrap", "train, relabel by what came out, train anew: in first and second of --out")
             .conflicts_with_all(["resume", "name", "steps"]),
@@ -57,8 +62,8 @@ pub fn build(command: Command) -> Command {
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
          Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.\n\
-         Of a setting given in several places the last counts: its default, the model's, the optimizer's, --augment's,\n\
-         that of --config, the flag.",
+         Where a setting has several values, the last of these counts: its default, the model's, the optimizer's,\n\
+         that of --augment, that of --config, the flag.",
         optimizers.collect::<String>()
     ))
 }
@@ -68,7 +73,7 @@ const STEPS: ValueKind = ValueKind::Count(0, u64::MAX);
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
-    let resume = path(matches, "resume");
+    let resume = path(matches, "resume").map(|path| RunFolder::named(&path)).transpose()?;
     let config = match &resume {
         Some(folder) => Some(RunFolder::config_of(folder)?),
         None => path(matches, "config"),

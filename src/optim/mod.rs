@@ -23,7 +23,7 @@ pub use sam::Sam;
 use sam_on::SamOn;
 pub use sgd::Sgd;
 
-use crate::error::{Result, unknown};
+use crate::error::{Result, unknown_or_not_built};
 use crate::step::Step;
 
 /// Records steps. An optimizer holds no values: learning rate, rho and the like are slots that are set before each step.
@@ -296,11 +296,39 @@ fn share_of(phase: usize, every: usize) -> f64 {
     if phase == 0 { first } else { 1.0 - first }
 }
 
+/// Optimizers that people look for and that are not built.
+const NOT_BUILT: &[&str] = &[
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "esam",
+    "gam",
+    "kfac",
+    "lamb",
+    "lars",
+    "lbfgs",
+    "lion",
+    "muon",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "saf",
+    "shampoo",
+    "soap",
+    "sophia",
+    "ssam",
+    "wasam",
+];
+
 /// The optimizer named `name`.
 ///
 /// # Errors
-/// If there is none; the nearest name is suggested.
+/// If there is none: the nearest name is suggested, or all are listed.
 pub fn find(name: &str) -> Result<&'static OptimizerRow> {
     let names: Vec<&str> = OPTIMIZERS.iter().map(|o| o.name).collect();
-    OPTIMIZERS.iter().find(|o| o.name == name).ok_or_else(|| unknown("optimizer", name, &names))
+    OPTIMIZERS.iter().find(|o| o.name == name).ok_or_else(|| unknown_or_not_built("optimizer", name, NOT_BUILT, &names))
 }

@@ -92,7 +92,7 @@ const TRAINING: &[Row] = &[
     ("batch-norms that are all frozen", "--batch 8 --opt sam-on --freeze bn1,bn2,bn3,bn4", 2, &["--opt sam-on perturbs batch-norms"]),
     ("groups of a batch for LookSAM", "--batch 8 --opt looksam --m 3", 2, &["--m 3 does not divide the batch"]),
     ("weights that are missing", "--batch 8 --init none.safetensors", 66, &["--init: cannot read none.safetensors"]),
-    ("weights that are a folder", "--batch 8 --init data", 66, &["--init: cannot read data: it is not a file"]),
+    ("weights that are a folder", "--batch 8 --init data", 66, &["--init: data is a folder without best.safetensors or last.safetensors"]),
     ("weights that are a text", "--batch 8 --init typo.toml", 65, &["--init: typo.toml is not a sound safetensors file"]),
     ("a rate of no layer", "--batch 8 --group-lr conv1=0.1,fc3=0.1", 2, &["--group-lr fc3: no parameter", "did you mean 'fc"]),
     ("a layer without its rate", "--batch 8 --group-lr fc1", 2, &["--group-lr must be names with a number above 0 each", "'fc1'"]),
