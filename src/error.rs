@@ -115,35 +115,44 @@ fn path_is_at_fault(e: std::io::ErrorKind) -> bool {
         || matches!(e, E::NotADirectory | E::IsADirectory | E::InvalidFilename)
 }
 
-/// The candidate nearest to `word` by edit distance, if near enough to be a slip of the keyboard.
+/// The candidate nearest to `word`, if near enough to be a slip of the keyboard: one wrong, missing, added or swapped letter,
+/// two in long names; or if `word` is its beginning.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    let allowed = |c: &str| 1 + c.len() / 3;
-    candidates
-        .into_iter()
+    let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let word = plain(word);
+    let length = word.chars().count();
+    let allowed = |c: &str| if c.len() < 8 { 1 } else { 2 };
+    let near = |c: &'a str| {
         // A distance is at least that of the lengths; comparing a novel with each name would take its time.
-        .filter(|c| word.chars().count().abs_diff(c.chars().count()) <= allowed(c))
-        .map(|c| (edit_distance(&word, &c.to_lowercase()), c))
+        let comparable = length.abs_diff(c.chars().count()) <= allowed(c);
+        let distance = if comparable { edit_distance(&word, &plain(c)) } else { usize::MAX };
         // A word none of whose letters are kept is no slip of that name.
-        .filter(|(d, c)| *d <= allowed(c) && *d < word.chars().count())
-        .min_by_key(|(d, _)| *d)
-        .map(|(_, c)| c)
+        let slip = distance <= allowed(c) && distance < length;
+        let begun = length >= 3 && plain(c).starts_with(&word);
+        (slip || begun).then_some((distance, c))
+    };
+    candidates.into_iter().filter_map(near).min_by_key(|(distance, _)| *distance).map(|(_, c)| c)
 }
 
-/// Levenshtein distance in characters.
+/// Edits that make `b` of `a`: letters changed, added, left out, or swapped with the next (optimal string alignment).
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // Rows of the table for the letters of `a` before the one before, before, and up to this one.
+    let mut rows = [vec![], vec![], (0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        rows.rotate_left(1);
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[0][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows[2] = row;
     }
-    row[b.len()]
+    rows[2][b.len()]
 }
 
 /// "unknown WHAT 'word'", with the nearest name or else all names.
@@ -155,15 +164,55 @@ pub fn unknown(what: &str, word: &str, names: &[&str]) -> Error {
     Error::usage(format!("unknown {what} '{word}'; {hint}"))
 }
 
+/// As [`unknown`]; but a name that the field knows, one of `field` or one that begins with it such as densenet121, is said not
+/// to be built, with what is.
+pub fn unknown_or_not_built(what: &str, word: &str, field: &[&str], names: &[&str]) -> Error {
+    let lower = word.to_lowercase();
+    let version = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphabetic());
+    if field.iter().any(|name| lower.strip_prefix(name).is_some_and(version)) {
+        return Error::usage(format!("unknown {what} '{word}'; it is not built in, these are: {}", names.join(", ")));
+    }
+    unknown(what, word, names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn nearest_name_is_suggested_for_a_slip_only() {
-        assert_eq!(nearest("smg", ["sgd", "sam"]), Some("sgd"));
-        assert_eq!(nearest("SAMM", ["sgd", "sam"]), Some("sam"));
-        assert_eq!(nearest("transformer", ["sgd", "sam"]), None);
+        let names = ["sgd", "sam", "asam", "cifar-10", "cifar-100", "fashion-mnist", "completions"];
+        for (word, expected) in [
+            ("samm", Some("sam")),
+            ("SAMM", Some("sam")),
+            // A swap is one slip.
+            ("sdg", Some("sgd")),
+            ("cifar10", Some("cifar-10")),
+            ("cifar_100", Some("cifar-100")),
+            ("cifar", Some("cifar-10")),
+            ("fashion", Some("fashion-mnist")),
+            ("fahsion-mnits", Some("fashion-mnist")),
+            // Two slips in a short name make another word.
+            ("adamw", None),
+            ("smg", None),
+            ("plot", None),
+            ("transformer", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, names), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_field_that_are_not_built_in_are_said_to_be_so() {
+        let message =
+            |word: &str| unknown_or_not_built("model", word, &["densenet", "vit"], &["cnn", "mlp"]).to_string();
+        let not_built = "; it is not built in, these are: cnn, mlp";
+        for word in ["densenet", "DenseNet121", "vit-b16", "vit_b_16"] {
+            assert_eq!(message(word), format!("unknown model '{word}'{not_built}"));
+        }
+        assert_eq!(message("cmn"), "unknown model 'cmn'; did you mean 'cnn'?");
+        assert_eq!(message("vital"), "unknown model 'vital'; known: cnn, mlp");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Files as a whole: writing one so that a crash never leaves half of it, its SHA-256, and what a stranger's first bytes say.
+//! Files as a whole: writing one so that a crash never leaves half of it, reading a text of bounded size, SHA-256, and what a
+//! stranger's first bytes say.
 
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -37,6 +38,54 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Err(failed(e)),
         _ => Ok(()),
     }
+}
+
+/// Most bytes of a file of settings: config.toml, compare.toml. A whole one has 3 KB.
+pub const MAX_SETTINGS: u64 = 1 << 20;
+/// Most bytes of a JSON file that samcore wrote about a run or a machine.
+pub const MAX_JSON: u64 = 64 << 20;
+/// Most bytes of a metrics.csv: a row an epoch, so more than a million epochs.
+pub const MAX_RECORDS: u64 = 256 << 20;
+/// Most bytes of a source file of a kernel, its includes expanded.
+pub const MAX_SOURCE: u64 = 64 << 20;
+
+/// Returns the bytes of the file at `path`. Reading ends behind `most` bytes, so /dev/zero or a stream without an end costs
+/// no more than that.
+///
+/// # Errors
+/// NoInput, Io: the file cannot be read. Data: it is larger than `most` bytes.
+pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let failed = |e: io::Error| Error::io("read", path, &e);
+    let file = File::open(path).map_err(failed)?;
+    let too_large = |size: &str| {
+        let limit = if most >= 1 << 20 { format!("{} MiB", most >> 20) } else { format!("{most} bytes") };
+        Error::data(format!(
+            "{} is {size}, and at most {limit} are expected here; is it the right file?",
+            path.display()
+        ))
+    };
+    let found = file.metadata().map_err(failed)?;
+    // Folders, devices and pipes have no size that says anything.
+    let size = if found.is_file() { found.len() } else { 0 };
+    if size > most {
+        return Err(too_large(&format!("{size} bytes long")));
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    // One byte more than allowed tells a stream that is too long from one that just fits.
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > most { Err(too_large("too long, or has no end")) } else { Ok(bytes) }
+}
+
+/// Returns the text of the file at `path`, which is at most `most` bytes long.
+///
+/// # Errors
+/// As for [`read_bytes`]. Data: it is no UTF-8 text, with the first wrong byte.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read_bytes(path, most)?).map_err(|e| {
+        let (at, bytes) = (e.utf8_error().valid_up_to(), e.as_bytes());
+        let kind = looks_like(bytes).map_or(String::new(), |what| format!("; it is {what}"));
+        Error::data(format!("{}: byte {at} is not UTF-8 text{kind}", path.display()))
+    })
 }
 
 /// SHA-256 as 64 lower-case hexadecimal digits.
@@ -140,6 +189,25 @@ mod tests {
         let e = write_atomic(&folder.0.join("no/such/folder"), b"x").unwrap_err();
         assert_eq!(e.kind, Kind::CantCreate, "{e}");
         assert_eq!(write_atomic(Path::new("/"), b"x").unwrap_err().kind, Kind::Usage);
+    }
+
+    #[test]
+    fn a_text_is_read_up_to_its_limit_and_no_further() {
+        let folder = TestFolder::new("limit");
+        let path = folder.0.join("text");
+        fs::write(&path, "sixteen bytes ok").unwrap();
+        assert_eq!(read_text(&path, 16).unwrap(), "sixteen bytes ok");
+        let long = read_text(&path, 15).unwrap_err();
+        assert!(
+            long.kind == Kind::Data && long.to_string().contains("text is 16 bytes long, and at most 15"),
+            "{long}"
+        );
+        fs::write(&path, b"lr =\xff").unwrap();
+        assert!(read_text(&path, 16).unwrap_err().to_string().ends_with("text: byte 4 is not UTF-8 text"));
+        assert_eq!(read_text(&folder.0, 16).unwrap_err().kind, Kind::NoInput);
+        // Devices and pipes have no size to look at first.
+        let endless = read_text(Path::new("/dev/zero"), 1 << 20).unwrap_err();
+        assert!(endless.kind == Kind::Data && endless.to_string().contains("at most 1 MiB are expected"), "{endless}");
     }
 
     /// FIPS 180-4's example "abc", and its one-million-'a' message through the stream.

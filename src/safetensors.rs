@@ -153,6 +153,9 @@ pub fn read_from(from: &mut dyn Read, len: u64, place: &str) -> Result<Contents>
     from.read_exact(&mut head).map_err(broken)?;
     let header_len = u64::from_le_bytes(head[..8].try_into().unwrap_or_default());
     if header_len < 2 || header_len > (len - 8).min(MAX_HEADER) || head[8] != b'{' {
+        if head.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+            return Err(wrong(format!("it is a text{WEIGHTS}")));
+        }
         if let Some(what) = looks_like(&head) {
             let pickled = head.starts_with(b"PK") || head[0] == 0x80;
             return Err(wrong(format!("it looks like {what}{}", if pickled { CONVERT } else { "" })));
@@ -177,6 +180,7 @@ pub fn read_from(from: &mut dyn Read, len: u64, place: &str) -> Result<Contents>
     Ok(Contents { tensors: tensors.collect(), metadata })
 }
 
+const WEIGHTS: &str = "; the weights of a run are in best.safetensors and last.safetensors of its folder";
 const CONVERT: &str = "; save it anew in Python: safetensors.torch.save_file(torch.load(FILE), NEW_FILE)";
 
 /// Reads `count` elements.

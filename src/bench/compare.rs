@@ -2,7 +2,7 @@
 
 use super::limits::{COPY, FMA};
 use crate::error::{Error, Result};
-use crate::files::looks_like;
+use crate::files::{looks_like, read_bytes};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -55,13 +55,7 @@ impl Figure {
 /// # Errors
 /// NoInput: it cannot be read. Data: it is no such result; the message names file and line.
 pub fn read(path: &Path) -> Result<Vec<Figure>> {
-    let failed = |e: std::io::Error| Error::io("read", path, &e);
-    let len = std::fs::metadata(path).map_err(failed)?.len();
-    if len > LARGEST {
-        let message = format!("{} has {len} bytes; a result of 'samcore bench --json' is much smaller", path.display());
-        return Err(Error::data(message));
-    }
-    parse(&std::fs::read(path).map_err(failed)?).map_err(|e| e.context(path.display()))
+    parse(&read_bytes(path, LARGEST)?).map_err(|e| e.context(path.display()))
 }
 
 /// Reads lines of JSON, each a result with a name of its own; empty lines are skipped.
@@ -233,7 +227,7 @@ mod tests {
         std::fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(&missing).unwrap_err().exit_code(), 66);
         let error = read(&large).unwrap_err().to_string();
-        assert!(error.contains("large.json has 1099511627776 bytes"), "{error}");
+        assert!(error.contains("large.json is 1099511627776 bytes long"), "{error}");
         // A folder can be opened, but not read.
         assert!(read(&folder.0).unwrap_err().to_string().contains(&folder.0.display().to_string()));
     }

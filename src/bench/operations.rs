@@ -58,8 +58,13 @@ impl CallTime {
     }
 }
 
-/// The cases of a row whose names contain `filter`, by name: "conv2d 128x28x28x1 -> 32, 3x3, stride 1, pad 1".
+/// The cases of a row that `filter` chooses, by name: "conv2d 128x28x28x1 -> 32, 3x3, stride 1, pad 1". The name of an
+/// operation chooses that operation's, any other text those whose names contain it.
 pub fn cases(row: &Row, filter: &str) -> Vec<(String, Case)> {
+    let operation = OPS.iter().any(|other| other.name == filter);
+    if operation && row.name != filter {
+        return vec![];
+    }
     let named = (row.bench)().into_iter().map(|case| (format!("{} {}", row.name, case.label), case));
     named.filter(|(name, _)| name.contains(filter)).collect()
 }

@@ -78,7 +78,7 @@ pub fn build(command: Command) -> Command {
     let list = |name, values, help| of_step(Arg::new(name).long(name).value_name(values).help(help));
     let dtypes = format!("what convolutions and linear layers multiply in ({}) [f32]", DType::NAMES.join(", "));
     command.args([
-        Arg::new("filter").value_name("FILTER").help("only the operations' cases whose names contain this [all]"),
+        Arg::new("filter").value_name("FILTER").help("one operation, or the cases whose names contain this [all]"),
         Arg::new("step")
             .long("step")
             .value_name("MODEL,…")

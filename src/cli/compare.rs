@@ -1,12 +1,15 @@
 //! `samcore compare`.
 
-use super::flags::{flag, given_by_flags, path, path_flag, resolve, setting_flags, switch, text, value};
+use super::flags::{
+    flag, given_by_flags, path, path_flag, resolve, setting_flags, switch, text, value, without_effect,
+};
 use super::print;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::output::note;
 use crate::protocol::request::{OWN, parse_optimizers, parse_seeds};
 use crate::protocol::{self, Budget, Place, Plan, Request, folder, report};
 use crate::recipe::{Kind, Overrides, Recipe, Value};
+use crate::train::run_folder::RunFolder;
 use crate::train::signals;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
@@ -39,7 +42,11 @@ pub fn build(command: Command) -> Command {
         flag("budget", BUDGET, "what all optimizers get in equal measure", Some(&budget)),
         path_flag("config", "FILE", "read a compare.toml or a run's config.toml; flags override it"),
         path_flag("out", "DIR", "folder of the comparison, new or to go on with [runs/DATE-TIME-NAME]"),
-        Arg::new("name").long("name").value_name("NAME").help("last part of the name of the folder"),
+        Arg::new("name")
+            .long("name")
+            .value_name("NAME")
+            .help("last part of the name of the folder, below runs")
+            .conflicts_with("out"),
         path_flag("resume", "DIR", "go on with the comparison in DIR").conflicts_with_all(["config", "out", "name"]),
         switch("dry-run", "only show the runs and what they cost"),
         switch("json", "write results.json to stdout instead of the table"),
@@ -54,17 +61,20 @@ pub fn build(command: Command) -> Command {
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
-    let resume = path(matches, "resume");
+    let resume = path(matches, "resume").map(|path| RunFolder::named(&path)).transpose()?;
     let config = path(matches, "config");
-    let begun = match (&resume, &config) {
-        (Some(folder), _) => folder::request_of(folder)?,
+    let (begun, settings) = match (&resume, &config) {
+        (Some(folder), _) => (folder::request_of(folder)?, Overrides::default()),
         (None, Some(file)) => Request::read(file)?,
-        (None, None) => Request::default(),
+        (None, None) => (Request::default(), Overrides::default()),
     };
     let flags = given_by_flags(matches, &OWN)?;
     let mut request = begun.clone();
     request.recipe = request.recipe.with(&flags)?;
-    let given = config.map_or(Ok(Overrides::default()), |file| Request::settings(&file))?.with(flags);
+    // Each run has its own optimizer and seed, whatever those of a config.toml are.
+    let given = settings.with(flags.clone()).without(&OWN);
+    let kept = |name| begun.given.contains(&name) && (resume.is_some() || given.get(name).is_some());
+    request.give(|name| kept(name) || flags.get(name).is_some());
     if let Some(names) = text(matches, "opt") {
         request.optimizers = parse_optimizers(&names);
     }
@@ -86,6 +96,10 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let Args { mut request, given, resumed, place, dry_run, json } = args(matches)?;
+    if !place.quiet {
+        let optimizers: Vec<&str> = request.optimizers.iter().map(String::as_str).collect();
+        without_effect(matches, &request.recipe, &optimizers).iter().for_each(|line| note(line));
+    }
     let plan = if resumed {
         Plan::new(request)?
     } else {
@@ -144,21 +158,21 @@ mod tests {
     fn flags_and_files_say_what_is_asked() {
         assert_eq!(parse(&[]).unwrap().request, Request::default());
         for s in course() {
-            let mut expected = Request::default();
+            let mut expected = Request { given: vec![s.name], ..Request::default() };
             s.set(&mut expected.recipe, other_value(s)).unwrap();
             let flag = format!("--{}={}", s.name, other_value(s));
             assert_eq!(parse(&[&flag]).unwrap().request, expected, "{}", s.name);
         }
         let scratch = TestFolder::new("compare-args");
         let begun = parse(&["--opt", "sam, sgd", "--seeds", "3,5", "--budget", "equal-epochs", "--lr", "0.2"]).unwrap();
-        let Request { recipe, optimizers, seeds, budget } = &begun.request;
+        let Request { recipe, optimizers, seeds, budget, .. } = &begun.request;
         assert_eq!((recipe.lr, optimizers.join(" "), &seeds[..]), (0.2, "sam sgd".into(), &[3, 5][..]));
         assert_eq!(*budget, Budget::EqualEpochs);
         std::fs::write(scratch.0.join(folder::REQUEST), begun.request.to_toml()).unwrap();
         let path = scratch.0.to_str().unwrap();
         // The machine is this one, whatever the comparison began on.
         let resumed = parse(&["--resume", path, "--threads", "2"]).unwrap();
-        assert_eq!((resumed.request.recipe.threads, resumed.request.difference(&begun.request)), (2, None));
+        assert_eq!((resumed.request.recipe.threads, resumed.request.difference(&begun.request)), (2, Ok(None)));
         assert_eq!(resumed.place.out.as_ref(), Some(&scratch.0));
         let file = scratch.0.join(folder::REQUEST);
         let changed = parse(&["--config", file.to_str().unwrap(), "--seeds", "1"]).unwrap();

@@ -5,9 +5,11 @@ use super::print;
 use crate::data::{self, DataSet};
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::output::note;
 use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Subject, Vectors};
 use crate::train::engine::{self, TEST};
+use crate::train::run_folder::checkpoint_of;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
 use std::path::PathBuf;
@@ -33,7 +35,7 @@ pub(super) fn flags() -> [Arg; 7] {
     let checkpoint = Arg::new("checkpoint").value_name("CHECKPOINT").value_parser(clap::value_parser!(PathBuf));
     let checkpoint = checkpoint.value_hint(ValueHint::FilePath);
     [
-        checkpoint.required(true).help("file that a run wrote, such as best.safetensors"),
+        checkpoint.required(true).help("file that a run wrote, or the run's folder, whose best.safetensors is taken"),
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),
         flag("labels", LABELS, "which labels of CIFAR-100 [as many as the model has]", None),
         flag_like("batch", "eval-batch"),
@@ -51,8 +53,13 @@ pub(super) fn given(matches: &ArgMatches) -> Result<Given> {
         apply(matches, name, name, &mut recipe)?;
     }
     apply(matches, "batch", "eval-batch", &mut recipe)?;
+    let named = path(matches, "checkpoint").unwrap_or_default();
+    let checkpoint = checkpoint_of(&named)?;
+    if checkpoint != named {
+        note(&format!("taking {}", checkpoint.display()));
+    }
     Ok(Given {
-        checkpoint: path(matches, "checkpoint").unwrap_or_default(),
+        checkpoint,
         data_given: matches.contains_id("data"),
         labels_given: matches.contains_id("labels"),
         recipe,

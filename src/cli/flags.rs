@@ -4,7 +4,8 @@ use crate::data::{self, DATASETS, DataSet, Format};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS, OptimizerRow};
-use crate::recipe::{Kind, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::recipe::{Kind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::train::run_folder::checkpoint_of;
 use crate::train::{engine, labels};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
@@ -13,8 +14,34 @@ use std::path::{Path, PathBuf};
 
 /// A flag for each setting. None has a default of clap's: a flag that is not given leaves the config file's value.
 pub fn setting_flags() -> impl Iterator<Item = Arg> {
-    let defaults = Recipe::default();
-    SETTINGS.iter().map(move |s| flag(s.name, s.kind, s.help, Some(&s.get(&defaults))).help_heading(s.section))
+    SETTINGS.iter().map(|s| flag(s.name, s.kind, s.help, Some(&default_of(s))).help_heading(s.section))
+}
+
+/// Returns the default of a setting in words. Where optimizers differ in it: "0.05; asam, sam-on 0.5; msam 0.3".
+pub fn default_of(s: &Setting) -> Value {
+    let general = s.get(&Recipe::default());
+    let owners = OPTIMIZERS.iter().filter(|row| row.settings.contains(&s.name));
+    let mut values: Vec<(Value, Vec<&str>)> = vec![];
+    let mut variants = String::new();
+    for row in owners {
+        let value = s.get(&Recipe::of_optimizer(row).unwrap_or_default());
+        match values.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, names)) => names.push(row.name),
+            None => values.push((value, vec![row.name])),
+        }
+        for variant in row.variants {
+            let own = variant.recipe.iter().filter(|(name, _)| *name == s.name);
+            own.for_each(|(_, text)| variants += &format!("; --{} {}: {text}", variant.setting, variant.value));
+        }
+    }
+    // The value of most optimizers comes first, without their names.
+    values.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+    let Some(((first, _), others)) = values.split_first() else { return general };
+    if others.is_empty() && variants.is_empty() {
+        return first.clone();
+    }
+    let others = others.iter().map(|(value, names)| format!("; {} {value}", names.join(", ")));
+    Value::Text(format!("{first}{}{variants}", others.collect::<String>()))
 }
 
 /// The flag of setting `name` in a command that is not about a whole recipe, perhaps under another name.
@@ -136,26 +163,35 @@ pub fn apply(matches: &ArgMatches, name: &str, like: &str, recipe: &mut Recipe) 
 /// # Errors
 /// Usage: a flag's value is wrong. Data, NoInput: the file cannot be read.
 pub fn given(matches: &ArgMatches, config: Option<&Path>) -> Result<Overrides> {
-    let given = config.map_or(Ok(Overrides::default()), Overrides::read)?;
-    Ok(given.with(given_by_flags(matches, &[])?))
+    let file = config.map_or(Ok(Overrides::default()), Overrides::read)?;
+    let flags = given_by_flags(matches, &[])?;
+    let file = if flags.get("opt").is_some_and(|opt| file.get("opt") != Some(opt)) { file.chosen()? } else { file };
+    Ok(file.with(flags))
 }
 
 /// The settings that `row` alone or few others have, with the values it has them at: "--rho 0.5 --eta 0.01".
 pub fn own_settings(row: &OptimizerRow) -> String {
     let recipe = Recipe::of_optimizer(row).unwrap_or_default();
     let own = SETTINGS.iter().filter(|s| row.settings.contains(&s.name));
-    own.map(|s| format!("--{} {}", s.name, s.get(&recipe))).collect::<Vec<_>>().join(" ")
+    let own = own.map(|s| format!("--{} {}", s.name, s.get(&recipe))).collect::<Vec<_>>().join(" ");
+    let variants = row.variants.iter().map(|variant| {
+        let values = variant.recipe.iter().map(|(name, value)| format!(" --{name} {value}"));
+        format!("; with --{} {}:{}", variant.setting, variant.value, values.collect::<String>())
+    });
+    own + &variants.collect::<String>()
 }
 
-/// A line for each flag on the command line that changes nothing of a run of `recipe`: other optimizers' own settings.
-pub fn without_effect(matches: &ArgMatches, recipe: &Recipe) -> Vec<String> {
-    let opt = &recipe.opt;
+/// Returns a line for each flag on the command line that changes nothing of runs of `optimizers`: other optimizers' own
+/// settings, and --swa-lr without --swa in `recipe`.
+pub fn without_effect(matches: &ArgMatches, recipe: &Recipe, optimizers: &[&str]) -> Vec<String> {
     let mut told = vec![];
-    for s in SETTINGS.iter().filter(|s| matches.contains_id(s.name)) {
+    let flags = SETTINGS.iter().filter(|s| matches.try_contains_id(s.name).is_ok_and(|given| given));
+    for s in flags {
         let owners = OPTIMIZERS.iter().filter(|o| o.settings.contains(&s.name));
         let owners: Vec<&str> = owners.map(|o| o.name).collect();
-        if !owners.is_empty() && !owners.contains(&opt.as_str()) {
-            told.push(format!("--{} changes nothing: it is a setting of {}, not of {opt}", s.name, owners.join(", ")));
+        if !owners.is_empty() && !owners.iter().any(|owner| optimizers.contains(owner)) {
+            let (owners, not) = (owners.join(", "), optimizers.join(", "));
+            told.push(format!("--{} changes nothing: it is a setting of {owners}, not of {not}", s.name));
         }
         if s.name == "swa-lr" && recipe.swa == 0.0 {
             told.push("--swa-lr changes nothing without --swa".into());
@@ -175,6 +211,21 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
             given.set(s.name, value);
         }
     }
+    with_checkpoints(given)
+}
+
+/// Replaces the folders of runs among the files that settings name by the checkpoints in them.
+///
+/// # Errors
+/// NoInput: a folder without a checkpoint.
+fn with_checkpoints(mut given: Overrides) -> Result<Overrides> {
+    for name in ["init", "relabel"] {
+        let Some(Value::Text(path)) = given.get(name).filter(|value| **value != Value::Text(NO_FILE.into())) else {
+            continue;
+        };
+        let checkpoint = checkpoint_of(Path::new(path)).map_err(|e| e.context(format!("--{name}")))?;
+        given.set(name, Value::Text(checkpoint.display().to_string()));
+    }
     Ok(given)
 }
 
@@ -187,9 +238,11 @@ pub fn given_by_flags(matches: &ArgMatches, but: &[&str]) -> Result<Overrides> {
 /// # Errors
 /// Usage: there is no such optimizer or model, or the data set decides for none. Those of loading the data.
 pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
+    let given = &with_checkpoints(given.clone())?;
     let recipe = Recipe::default().with(given)?;
     // What is misspelt or does not go together is told before the data are read.
-    Recipe::of_optimizer(optim::find(&recipe.opt)?)?.with(given)?.check_together()?;
+    let own = Overrides::of_optimizer(optim::find(&recipe.opt)?, given)?;
+    Recipe::default().with(&own)?.with(given)?.check_together()?;
     check_whole(&recipe)?;
     labels::check(&recipe)?;
     let named = if recipe.model == "auto" { None } else { Some(models::find(&recipe.model)?) };
@@ -225,7 +278,7 @@ fn check_whole(recipe: &Recipe) -> Result<()> {
 fn recipe_of(model: &Model, given: &Overrides, format: Format) -> Result<Recipe> {
     let own = Overrides::parse(model.recipe.iter().copied().flatten()).map_err(|e| e.context(&model.name))?;
     let row = optim::find(&Recipe::default().with(given)?.opt)?;
-    let of_optimizer = Overrides::parse(row.recipe).map_err(|e| e.context(row.name))?;
+    let of_optimizer = Overrides::of_optimizer(row, given)?;
     let below = Recipe::default().with(&own)?.with(&of_optimizer)?;
     let preset = below.clone().with(given)?.augmentation.settings(format)?;
     let recipe = below.with(&preset)?.with(given)?;

@@ -6,7 +6,7 @@ use crate::data;
 use crate::device::cuda::driver::Driver;
 use crate::device::cuda::{Emulation, Emulator, nvidia, nvrtc};
 use crate::device::{Device, cpu::CpuDevice};
-use crate::error::{Result, unknown};
+use crate::error::{Error, Result, unknown};
 use crate::exec::Recording;
 use crate::graph::{Graph, ImageSource, Var};
 use crate::models::{self, Model, Setup};
@@ -68,6 +68,10 @@ pub fn build(command: Command) -> Command {
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let topic = text(matches, "topic");
     if let Some(word) = topic.as_deref().filter(|word| !TOPICS.contains(word)) {
+        if models::open(word).is_some() {
+            let line = format!("samcore info --model {word}");
+            return Err(Error::usage(format!("unknown topic '{word}'; it is a model, which --model takes: {line}")));
+        }
         return Err(unknown("topic", word, &TOPICS));
     }
     let mut counts = [None; 4];
@@ -94,6 +98,11 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     print(&text)
 }
 
+/// Returns the length of the longest word, which is the width of its column.
+fn longest<'a>(words: impl Iterator<Item = &'a str>) -> usize {
+    words.map(|word| word.chars().count()).max().unwrap_or(0)
+}
+
 /// The settings in which a model's own recipe differs from the defaults of a run, with their values.
 fn differences(recipe: &[models::Settings]) -> Result<Vec<(&'static Setting, Value)>> {
     let defaults = Recipe::default();
@@ -105,8 +114,7 @@ fn differences(recipe: &[models::Settings]) -> Result<Vec<(&'static Setting, Val
 /// Every model that can be listed, with its parameters for 10 classes, and every row's recipe.
 fn models_info(as_json: bool) -> Result<String> {
     let (mut text, mut objects) = (String::new(), vec![]);
-    let longest = |names: &mut dyn Iterator<Item = &'static str>| names.map(str::len).max().unwrap_or(0);
-    let width = longest(&mut models::names());
+    let width = longest(models::names());
     text += &format!("{:<width$} {:>9} {:>12}  {}\n", "model", "images", "parameters", "with 10 classes");
     for name in models::names() {
         let model = models::find(name)?;
@@ -127,7 +135,7 @@ fn models_info(as_json: bool) -> Result<String> {
         return Ok(format!("{:#}\n", json!({ "models": objects })));
     }
     text += "\nrecipe, where it differs from the defaults of 'samcore train --help'; flags and --config override it:\n";
-    let width = longest(&mut models::MODELS.iter().map(|row| row.name));
+    let width = longest(models::MODELS.iter().map(|row| row.name));
     for row in models::MODELS {
         let own = differences(row.recipe)?.into_iter().map(|(s, value)| format!("--{} {value}", s.name));
         let own: Vec<String> = own.collect();
@@ -176,9 +184,10 @@ fn machine_info(as_json: bool) -> Result<String> {
         Err(e) => format!("{:<13} none: {e}\n", "gpu"),
     };
     text += &format!("{:<13} {}\n{:<13} {}\n", "nvrtc", told(&nvrtc), "emu", told(&emulator));
+    let width = longest(groups.iter().flat_map(|(_, rows)| rows).map(|(name, _)| *name));
     for (name, rows) in groups {
         text += &format!("\n{name}:\n");
-        rows.iter().for_each(|(name, about)| text += &format!("  {name:<15} {about}\n"));
+        rows.iter().for_each(|(name, about)| text += &format!("  {name:<width$} {about}\n"));
     }
     Ok(text)
 }
@@ -258,8 +267,8 @@ fn cost(model: &Model, source: &ImageSource, row: &OptimizerRow, batch: usize, r
 /// Layers, shapes, parameters, flops and planned memory of a model.
 fn model_info(model: &Model, args: &Args) -> Result<String> {
     let Args { classes, batch, .. } = *args;
-    let (size, c) = (args.size.unwrap_or(model.images[0]), args.channels.unwrap_or(model.images[2]));
-    let source = source([size, size, c], classes);
+    let (size, channels) = (args.size.unwrap_or(model.images[0]), args.channels.unwrap_or(model.images[2]));
+    let source = source([size, size, channels], classes);
     let graph = models::classifier(model, &source, &Setup::default())?;
     let layers = layers(&graph);
     let (parameters, flops) = (graph.params().count(), graph.flops());
@@ -274,7 +283,7 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
             .collect();
         let result = json!({
             "model": model.name,
-            "input": [size, size, c],
+            "input": [size, size, channels],
             "classes": classes,
             "layers": layers,
             "parameters": parameters,
@@ -285,18 +294,24 @@ fn model_info(model: &Model, args: &Args) -> Result<String> {
         });
         return Ok(format!("{result:#}\n"));
     }
-    let mut text = format!("{}: {}\ninput {size}x{size}x{c}, {classes} classes\n\n", model.name, model.about);
-    let width = layers.iter().map(|l| l.name.len()).max().unwrap_or(0).max(12);
-    text += &format!("{:<width$} {:<14} {:>12} {:>12} {:>14}\n", "layer", "op", "output", "parameters", "flops");
-    for l in &layers {
-        text += &format!("{:<width$} {:<14} {:>12} {:>12} {:>14}\n", l.name, l.op, l.shape, l.parameters, l.flops);
+    let mut text = format!("{}: {}\ninput {size}x{size}x{channels}, {classes} classes\n\n", model.name, model.about);
+    let row =
+        |[name, op, output, parameters, flops]: [&str; 5]| [name, op, output, parameters, flops].map(str::to_owned);
+    let mut rows = vec![row(["layer", "op", "output", "parameters", "flops"])];
+    rows.extend(layers.iter().map(|l| row([&l.name, l.op, &l.shape, &l.parameters.to_string(), &l.flops.to_string()])));
+    rows.push(row(["total", "", "", &parameters.to_string(), &flops.to_string()]));
+    let width = |column: usize| longest(rows.iter().map(|row| row[column].as_str()));
+    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(width);
+    for [name, op, output, parameters, flops] in &rows {
+        text += &format!("{name:<a$}  {op:<b$}  {output:>c$}  {parameters:>d$}  {flops:>e$}\n");
     }
-    text += &format!("{:<width$} {:<14} {:>12} {parameters:>12} {flops:>14}\n\n", "total", "", "");
+    text += "\n";
     text += "flops: one image, forward, a multiply-add counted as two\n";
-    text += &format!("\n{:<12} {:>12} {:>12} {:>14}\n", "step", "MiB planned", "GFLOP", "MiB moved");
+    let width = longest(costs.iter().map(|c| c.optimizer));
+    text += &format!("\n{:<width$} {:>12} {:>12} {:>14}\n", "step", "MiB planned", "GFLOP", "MiB moved");
     for c in costs {
         let (memory, moved) = (c.memory as f64 / MEBI, c.moved as f64 / MEBI);
-        text += &format!("{:<12} {memory:>12.1} {:>12.2} {moved:>14.1}\n", c.optimizer, c.flops as f64 / 1e9);
+        text += &format!("{:<width$} {memory:>12.1} {:>12.2} {moved:>14.1}\n", c.optimizer, c.flops as f64 / 1e9);
     }
     let of = engine::device(&mut args.recipe.clone())?.describe();
     text += &format!("a step: batch {batch}, planned for {of}; moved: every operand of every call once\n");

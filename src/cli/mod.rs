@@ -12,7 +12,7 @@ mod man;
 mod study;
 mod train;
 
-use crate::error::{Error, KINDS, Result};
+use crate::error::{Error, KINDS, Result, nearest};
 use crate::output::{self, note, print};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
@@ -149,9 +149,9 @@ fn after_help() -> String {
 /// One line for a command line that clap cannot read.
 pub fn usage_error(e: &clap::Error) -> Error {
     let told = |kind| match e.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.clone()),
-        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
-        _ => None,
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        _ => vec![],
     };
     let (what, word, near) = match e.kind() {
         ErrorKind::UnknownArgument => ("flag", ContextKind::InvalidArg, ContextKind::SuggestedArg),
@@ -163,9 +163,12 @@ pub fn usage_error(e: &clap::Error) -> Error {
             return Error::usage(first.join(" "));
         }
     };
-    let word = told(word).unwrap_or_default();
+    let word = told(word).pop().unwrap_or_default();
     let what = if what == "flag" && !word.starts_with('-') { "argument" } else { what };
-    let hint = told(near).map_or("'--help' lists all".to_string(), |name| format!("did you mean '{name}'?"));
+    // Clap's idea of near is wider: for 'plot' it suggests 'completions'.
+    let (suggested, plain) = (told(near), word.split('=').next().unwrap_or_default());
+    let near = nearest(plain, suggested.iter().map(String::as_str));
+    let hint = near.map_or("'--help' lists all".to_string(), |name| format!("did you mean '{name}'?"));
     Error::usage(format!("unknown {what} '{word}'; {hint}"))
 }
 
@@ -186,6 +189,7 @@ mod tests {
             ("samcore", &missing[..]),
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
+            ("samcore plot", "unknown command 'plot'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
             ("samcore data", "an action is missing: list, fetch, verify, noise; 'samcore data --help' tells more"),
             ("samcore study", "an action is missing: corrupt, sharpness; 'samcore study --help' tells more"),
@@ -198,6 +202,8 @@ mod tests {
             ("samcore train --lr", "a value is required for '--lr <X>' but none was supplied"),
             ("samcore train --json=1", "unexpected value '1' for '--json' found; no more were expected"),
             ("samcore eval", "the following required arguments were not provided: <CHECKPOINT>"),
+            ("samcore train --out a --name b", "the argument '--out <DIR>' cannot be used with '--name <NAME>'"),
+            ("samcore compare --name b --out a", "the argument '--name <NAME>' cannot be used with '--out <DIR>'"),
             (
                 "samcore train --resume a --config b",
                 "the argument '--resume <DIR>' cannot be used with '--config <FILE>'",

@@ -41,8 +41,13 @@ pub fn build(command: Command) -> Command {
     let own = [
         path_flag("config", "FILE", "read settings from FILE; flags override them"),
         path_flag("out", "DIR", "folder of the run, new or empty [runs/DATE-TIME-NAME]"),
-        Arg::new("name").long("name").value_name("NAME").help("last part of the name of the run's folder"),
-        path_flag("resume", "DIR", "go on with the run in DIR").conflicts_with_all(["config", "out", "name"]),
+        Arg::new("name")
+            .long("name")
+            .value_name("NAME")
+            .help("last part of the name of the run's folder, below runs")
+            .conflicts_with("out"),
+        path_flag("resume", "DIR", "go on with the run in DIR, or of DIR/last.safetensors")
+            .conflicts_with_all(["config", "out", "name"]),
         flag("steps", STEPS, "end after N steps (0: with the initial weights); --resume goes on", None),
         switch("bootstrap", "train, relabel by what came out, train anew: in first and second of --out")
             .conflicts_with_all(["resume", "name", "steps"]),
@@ -51,12 +56,15 @@ pub fn build(command: Command) -> Command {
     ];
     let optimizers = OPTIMIZERS.iter().map(|o| {
         let own = own_settings(o);
-        let own = if own.is_empty() { own } else { format!("{:6}{own}\n", "") };
+        let own =
+            if own.is_empty() { own } else { format!("{:6}{}\n", "", own.replace("; ", &format!(";\n{:6}", ""))) };
         format!("  {:<12} {}\n{own}", o.name, o.paper)
     });
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
-         Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.",
+         Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.\n\
+         Where a setting has several values, the last of these counts: its default, the model's, the optimizer's,\n\
+         that of --augment, that of --config, the flag.",
         optimizers.collect::<String>()
     ))
 }
@@ -66,7 +74,7 @@ const STEPS: ValueKind = ValueKind::Count(0, u64::MAX);
 /// # Errors
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
-    let resume = path(matches, "resume");
+    let resume = path(matches, "resume").map(|path| RunFolder::named(&path)).transpose()?;
     let config = match &resume {
         Some(folder) => Some(RunFolder::config_of(folder)?),
         None => path(matches, "config"),
@@ -93,7 +101,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         None => resolve(&given)?,
     };
     if !quiet {
-        without_effect(matches, &recipe).iter().for_each(|line| note(line));
+        without_effect(matches, &recipe, &[&recipe.opt]).iter().for_each(|line| note(line));
     }
     let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
     report(&summary);
@@ -210,6 +218,7 @@ fn ending(s: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags::default_of;
     use crate::files::TestFolder;
     use crate::recipe::tests::other_value;
     use crate::recipe::{Kind, SETTINGS};
@@ -289,7 +298,7 @@ mod tests {
             assert!(help.contains(&format!("{}:\n", s.section)), "{}", s.section);
             let line = help.lines().find(|line| line.contains(&format!("--{} ", s.name))).unwrap_or_default();
             assert!(line.contains(s.help), "{} is not explained: {line}", s.name);
-            assert!(line.ends_with(&format!("[{}]", s.get(&Recipe::default()))), "{} has no default: {line}", s.name);
+            assert!(line.ends_with(&format!("[{}]", default_of(s))), "{} has no default: {line}", s.name);
             if let (Kind::Choice(names), Value::Text(_)) = (s.kind, s.get(&Recipe::default())) {
                 assert!(line.contains(&names.join(", ")), "{line}");
             }

@@ -2,7 +2,7 @@
 
 use super::{DataSet, Format, Labels, cifar, idx, load_as};
 use crate::error::{Error, Kind, Result};
-use crate::files::write_atomic;
+use crate::files::{read_bytes, write_atomic};
 use crate::rng::{below, draw, stream};
 use serde_json::json;
 use std::fs;
@@ -44,12 +44,8 @@ impl Record {
         if !path.exists() {
             return Ok(None);
         }
-        let failed = |e: std::io::Error| Error::io("read", &path, &e);
         let wrong = || Error::data(format!("{} is not what 'samcore data noise' writes", path.display()));
-        if fs::metadata(&path).map_err(failed)?.len() > LARGEST {
-            return Err(wrong());
-        }
-        let bytes = fs::read(&path).map_err(failed)?;
+        let bytes = read_bytes(&path, LARGEST)?;
         let parsed = || {
             let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
             let name = record["labels"].as_str()?;

@@ -9,7 +9,7 @@ pub mod wide_resnet;
 
 pub use table::{MODELS, Names, REPRESENTATIVES, Row};
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, unknown_or_not_built};
 use crate::graph::{Graph, ImageSource, Var};
 use crate::ops::call::Augment;
 use crate::ops::value::ParamKind;
@@ -75,6 +75,36 @@ impl Model {
     }
 }
 
+/// Models that people look for and that are not built; their names go on with a size.
+const NOT_BUILT: &[&str] = &[
+    "alexnet",
+    "bert",
+    "convnext",
+    "deit",
+    "densenet",
+    "dla",
+    "efficientnet",
+    "googlenet",
+    "inception",
+    "lenet",
+    "mixer",
+    "mlp-mixer",
+    "mobilenet",
+    "nfnet",
+    "preactresnet",
+    "regnet",
+    "resnext",
+    "senet",
+    "shufflenet",
+    "squeezenet",
+    "swin",
+    "transformer",
+    "unet",
+    "vgg",
+    "vit",
+    "xception",
+];
+
 /// The model named `name`.
 ///
 /// # Errors
@@ -82,13 +112,14 @@ impl Model {
 pub fn find(name: &str) -> Result<Model> {
     open(name).unwrap_or_else(|| {
         let lowercase = name.to_lowercase().replace('_', "-");
-        let meant =
-            if open(&lowercase).is_some_and(|m| m.is_ok()) { Some(&lowercase[..]) } else { nearest(name, names()) };
-        let hint = match meant {
-            Some(near) => format!("did you mean '{near}'?"),
-            None => format!("known: {}", MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")),
-        };
-        Err(Error::usage(format!("unknown model '{name}'; {hint}")))
+        if open(&lowercase).is_some_and(|m| m.is_ok()) {
+            return Err(Error::usage(format!("unknown model '{name}'; did you mean '{lowercase}'?")));
+        }
+        let rows: Vec<&str> = MODELS.iter().map(|m| m.name).collect();
+        Err(match nearest(name, names()) {
+            Some(near) => Error::usage(format!("unknown model '{name}'; did you mean '{near}'?")),
+            None => unknown_or_not_built("model", name, NOT_BUILT, &rows),
+        })
     })
 }
 

@@ -23,7 +23,7 @@ pub use sam::Sam;
 use sam_on::SamOn;
 pub use sgd::Sgd;
 
-use crate::error::{Result, unknown};
+use crate::error::{Result, unknown_or_not_built};
 use crate::step::Step;
 
 /// Records steps. An optimizer holds no values: learning rate, rho and the like are slots that are set before each step.
@@ -106,11 +106,20 @@ pub struct OptimizerRow {
     pub settings: &'static [&'static str],
     /// Values of settings that are better for it than the defaults, by the names of flags: `("rho", "1")`.
     pub recipe: &'static [(&'static str, &'static str)],
+    /// Further such values that hold only where another of its settings has a certain value.
+    pub variants: &'static [Variant],
     /// Vectors of parameters' layout that outlive a step, by name; checkpoints keep them.
     pub state: &'static [&'static str],
     /// True if it perturbs activations, so that the model must mark them.
     pub taps: bool,
     pub build: fn(&Options) -> Box<dyn Optimizer>,
+}
+
+/// Defaults of an optimizer's settings where `setting` has `value`.
+pub struct Variant {
+    pub setting: &'static str,
+    pub value: &'static str,
+    pub recipe: &'static [(&'static str, &'static str)],
 }
 
 /// Every optimizer by name.
@@ -122,6 +131,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |_| 1.0,
         settings: &[],
         recipe: &[],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(Sgd { nesterov: options.nesterov }),
@@ -133,6 +143,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: periodic,
         settings: &["rho", "m", "every"],
         recipe: &[],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(Sam { nesterov: options.nesterov, every: options.every }),
@@ -145,6 +156,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         settings: &["rho", "eta", "m"],
         // The defaults of the authors' code, which the paper has for CIFAR-10.
         recipe: &[("rho", "0.5"), ("eta", "0.01")],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(Asam { nesterov: options.nesterov }),
@@ -158,6 +170,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         settings: &["rho", "m"],
         // Few parameters need a larger radius than all of them; a starting point, not the paper's.
         recipe: &[("rho", "0.5")],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(SamOn { nesterov: options.nesterov }),
@@ -169,6 +182,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |_| 2.0,
         settings: &["rho", "sigma", "lambda", "m"],
         recipe: &[],
+        variants: &[],
         state: &["momentum", mean_sam::MEAN],
         taps: false,
         build: |options| Box::new(MeanSam { nesterov: options.nesterov, kind: mean_sam::Kind::Friendly }),
@@ -180,6 +194,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |_| 2.0,
         settings: &["rho", "theta", "m"],
         recipe: &[],
+        variants: &[],
         state: &["momentum", mean_sam::MEAN],
         taps: false,
         build: |options| Box::new(MeanSam { nesterov: options.nesterov, kind: mean_sam::Kind::VarianceSuppressed }),
@@ -192,6 +207,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         settings: &["rho"],
         // The default of the authors' code. With 2, the best of the paper for wide residual networks, cnn learnt nothing.
         recipe: &[("rho", "0.3")],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(Msam { nesterov: options.nesterov }),
@@ -203,6 +219,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |_| 2.0,
         settings: &["rho", "rho-min", "alpha", "m"],
         recipe: &[],
+        variants: &[],
         state: &["momentum"],
         taps: false,
         build: |options| Box::new(Gsam { nesterov: options.nesterov }),
@@ -215,6 +232,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         settings: &["rho", "every", "alpha", "m"],
         // The defaults of public implementations.
         recipe: &[("every", "5"), ("alpha", "0.7")],
+        variants: &[],
         state: &["momentum", looksam::ORTHOGONAL],
         taps: false,
         build: |options| Box::new(LookSam { nesterov: options.nesterov, every: options.every }),
@@ -226,6 +244,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |options| options.inner_steps as f64 + 1.0,
         settings: &["inner-steps", "inner-lr", "inner-decay"],
         recipe: &[],
+        variants: &[],
         state: &["momentum"],
         taps: true,
         build: |options| Box::new(Amo { nesterov: options.nesterov, inner_steps: options.inner_steps }),
@@ -237,6 +256,7 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         gradients: |options| (options.pgd_steps + options.inner_steps) as f64 + 1.0,
         settings: &["inner-steps", "inner-lr", "inner-decay", "pgd-steps", "pgd-eps", "pgd-lr"],
         recipe: &[],
+        variants: &[],
         state: &["momentum"],
         taps: true,
         build: |options| {
@@ -252,6 +272,8 @@ pub const OPTIMIZERS: &[OptimizerRow] = &[
         settings: &["corruption-p", "corruption-eps", "corruption-n"],
         // With p = 2 in all places it would be SAM; the size is a starting point of ours.
         recipe: &[("corruption-p", "inf"), ("corruption-eps", "2e-4")],
+        // With p = 2 the size is that of SAM's neighbourhood, of which this is the sparse case.
+        variants: &[Variant { setting: "corruption-p", value: "2", recipe: &[("corruption-eps", "0.05")] }],
         state: &["momentum"],
         taps: false,
         build: |o| Box::new(CorruptionResistant { nesterov: o.nesterov, corruption: o.corruption }),
@@ -274,11 +296,39 @@ fn share_of(phase: usize, every: usize) -> f64 {
     if phase == 0 { first } else { 1.0 - first }
 }
 
+/// Optimizers that people look for and that are not built.
+const NOT_BUILT: &[&str] = &[
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "esam",
+    "gam",
+    "kfac",
+    "lamb",
+    "lars",
+    "lbfgs",
+    "lion",
+    "muon",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "saf",
+    "shampoo",
+    "soap",
+    "sophia",
+    "ssam",
+    "wasam",
+];
+
 /// The optimizer named `name`.
 ///
 /// # Errors
-/// If there is none; the nearest name is suggested.
+/// If there is none: the nearest name is suggested, or all are listed.
 pub fn find(name: &str) -> Result<&'static OptimizerRow> {
     let names: Vec<&str> = OPTIMIZERS.iter().map(|o| o.name).collect();
-    OPTIMIZERS.iter().find(|o| o.name == name).ok_or_else(|| unknown("optimizer", name, &names))
+    OPTIMIZERS.iter().find(|o| o.name == name).ok_or_else(|| unknown_or_not_built("optimizer", name, NOT_BUILT, &names))
 }

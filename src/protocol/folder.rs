@@ -147,7 +147,7 @@ pub fn clear(path: &Path) -> Result<()> {
 pub fn request_of(path: &Path) -> Result<Request> {
     let file = path.join(REQUEST);
     if file.is_file() {
-        return Request::read(&file);
+        return Request::read(&file).map(|(request, _)| request);
     }
     let message = format!("{} is not the folder of a comparison: it has no {REQUEST}", path.display());
     Err(Error::new(Kind::NoInput, message))

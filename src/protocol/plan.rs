@@ -5,7 +5,7 @@ use crate::data::{self, DataSet};
 use crate::error::{Error, Result};
 use crate::models;
 use crate::optim::{self, OptimizerRow};
-use crate::recipe::{Overrides, Recipe, setting};
+use crate::recipe::Recipe;
 use crate::step::Recorder;
 use crate::train::checkpoint::Remembered;
 use crate::train::{beginning, engine, orders};
@@ -79,17 +79,17 @@ impl Plan {
     /// # Errors
     /// As for `new`.
     pub fn on(data: &DataSet, mut request: Request) -> Result<Plan> {
-        let recipe = &mut request.recipe;
-        if recipe.model == "auto" {
-            recipe.model =
-                engine::default_model([data.train.h, data.train.w, data.train.c], engine::gpu(recipe))?.to_owned();
+        if request.recipe.model == "auto" {
+            let (images, gpu) = ([data.train.h, data.train.w, data.train.c], engine::gpu(&request.recipe));
+            request.recipe.model = engine::default_model(images, gpu)?.to_owned();
         }
+        let recipe = &request.recipe;
         let model = models::find(&recipe.model)?;
         let source = engine::source(data, recipe.augment());
         let (train, held_out) = orders(recipe, data)?;
         let steps_per_epoch = (train.len() / recipe.batch) as u64;
         let rows: Vec<_> = request.optimizers.iter().map(|name| optim::find(name)).collect::<Result<_>>()?;
-        let recipes: Vec<Recipe> = rows.iter().map(|row| recipe_of(row, recipe)).collect::<Result<_>>()?;
+        let recipes: Vec<Recipe> = rows.iter().map(|row| request.recipe_of(row)).collect::<Result<_>>()?;
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze. Weights to
         // begin with, which may not be there or fit nothing, are those of all: parameters do not depend on the optimizer.
         let device = engine::device(&mut recipe.clone())?;
@@ -124,19 +124,6 @@ impl Plan {
     pub fn title(&self) -> String {
         format!("{} on {}: {}", self.request.recipe.model, self.data.name, self.request.optimizers.join(", "))
     }
-}
-
-/// The recipe of an optimizer's runs: what is asked of all, and of its own recipe those settings that are asked to be as
-/// they are by default. A compare.toml keeps no record of who gave a value, so that a default that is given counts as none.
-fn recipe_of(row: &OptimizerRow, asked: &Recipe) -> Result<Recipe> {
-    let (mut recipe, default) = (Recipe { opt: row.name.into(), ..asked.clone() }, Recipe::default());
-    for (name, value) in Overrides::parse(row.recipe)?.iter() {
-        let setting = setting(name)?;
-        if setting.get(asked) == setting.get(&default) {
-            setting.set(&mut recipe, value.clone())?;
-        }
-    }
-    Ok(recipe)
 }
 
 /// Epochs for each of the optimizers, given by name and gradients a step; `asked` are those of the dearest.
@@ -220,16 +207,5 @@ mod tests {
         assert_eq!((plan.steps_per_epoch, plan.data.images), (468, [60_000, 0, 10_000]));
         assert_eq!(plan.shares.iter().map(Share::gradients).collect::<Vec<_>>(), [4680.0, 4680.0]);
         assert_eq!(plan.shares.iter().map(|s| s.steps).collect::<Vec<_>>(), [4680, 2340]);
-    }
-
-    #[test]
-    fn an_optimizer_has_its_own_settings_where_none_are_asked_for() {
-        let [asam, looksam] = ["asam", "looksam"].map(|name| optim::find(name).unwrap());
-        let asked = Recipe { lr: 0.3, ..Recipe::default() };
-        let own = recipe_of(asam, &asked).unwrap();
-        assert_eq!(own, Recipe { opt: "asam".into(), rho: 0.5, ..asked.clone() });
-        let given = recipe_of(asam, &Recipe { rho: 0.2, ..asked.clone() }).unwrap();
-        assert_eq!(given, Recipe { opt: "asam".into(), rho: 0.2, ..asked.clone() });
-        assert_eq!((looksam.gradients)(&recipe_of(looksam, &asked).unwrap().options()), 1.2);
     }
 }

@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::request::{Budget, course};
 use super::results::{MEASURES, Measure, Results, Unit};
 use super::statistics::{CONFIDENCE, Estimate};
-use crate::recipe::{SETTINGS, Value};
+use crate::recipe::{SETTINGS, Setting, Value};
 use crate::train::shell_word;
 
 /// A table without its markup.
@@ -224,8 +224,8 @@ pub fn notes(results: &Results<'_>) -> Vec<String> {
     notes
 }
 
-/// The command line that asks for the same. Every setting is spelled out, so that it holds whatever another version has
-/// for defaults.
+/// The command line that asks for the same. Settings are spelled out, so that it holds whatever another version has for
+/// defaults, but for those in which optimizers differ by their own defaults.
 pub fn repeat(plan: &Plan) -> String {
     let request = &plan.request;
     let seeds: Vec<String> = request.seeds.iter().map(u64::to_string).collect();
@@ -235,7 +235,10 @@ pub fn repeat(plan: &Plan) -> String {
         _ => seeds.join(","),
     };
     let own = [("opt", request.optimizers.join(",")), ("seeds", seeds), ("budget", request.budget.name().to_owned())];
-    let settings = course().map(|s| (s.name, s.get(&request.recipe))).map(|(name, value)| match value {
+    let same = |s: &&Setting| plan.runs.iter().all(|run| s.get(&run.recipe) == s.get(&request.recipe));
+    // Epochs differ by the budget.
+    let common = course().filter(|s| s.name == "epochs" || same(s));
+    let settings = common.map(|s| (s.name, s.get(&request.recipe))).map(|(name, value)| match value {
         Value::List(v) if v.is_empty() => (name, String::new()),
         value => (name, value.to_string()),
     });

@@ -1,8 +1,9 @@
 //! What is asked of a comparison, and compare.toml, which holds it.
 
 use crate::error::{Error, Kind, Result};
-use crate::optim;
-use crate::recipe::{Overrides, RESUMABLE, Recipe, SETTINGS, Setting};
+use crate::files::{MAX_SETTINGS, read_text};
+use crate::optim::{self, OptimizerRow};
+use crate::recipe::{Overrides, RESUMABLE, Recipe, SETTINGS, Setting, setting};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -37,6 +38,8 @@ pub struct Request {
     /// Settings of all runs. `opt` and `seed` are each run's own; `epochs` are those of the optimizer with the dearest
     /// step.
     pub recipe: Recipe,
+    /// Names of the settings that somebody gave, in the order of the table. Of the others, each optimizer has its own.
+    pub given: Vec<&'static str>,
     /// By name; differences are to the first.
     pub optimizers: Vec<String>,
     pub seeds: Vec<u64>,
@@ -47,6 +50,7 @@ impl Default for Request {
     fn default() -> Request {
         Request {
             recipe: Recipe::default(),
+            given: vec![],
             optimizers: vec!["sgd".into(), "sam".into()],
             seeds: vec![0, 1, 2],
             budget: Budget::EqualGradients,
@@ -84,46 +88,55 @@ pub fn parse_seeds(text: &str) -> Result<Vec<u64>> {
 }
 
 impl Request {
-    /// Reads a file as [`Request::to_toml`] writes it, or a run's config.toml, whose `opt` and `seed` then say nothing.
+    /// Reads a compare.toml or a run's config.toml, whose `opt` and `seed` then say nothing. Returned are the request and the
+    /// settings of runs in the file, without defaults for the rest.
     ///
     /// # Errors
     /// NoInput: the file cannot be read. Data: as for [`Request::from_toml`].
-    pub fn read(path: &Path) -> Result<Request> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Request::from_toml(&text, &path.display().to_string()),
-            // A recipe's reader says where the text ends.
-            Err(_) => Recipe::read(path).map(|recipe| Request { recipe, ..Request::default() }),
-        }
+    pub fn read(path: &Path) -> Result<(Request, Overrides)> {
+        Request::from_toml(&read_text(path, MAX_SETTINGS)?, &path.display().to_string())
     }
 
-    /// The request in `text`; `origin` is what messages call it.
+    /// The request in `text`, with its settings as `read` returns them; `origin` is what messages call it.
     ///
     /// # Errors
     /// Data: not TOML, an unknown key, a value of the wrong type or out of range; with the line.
-    pub fn from_toml(text: &str, origin: &str) -> Result<Request> {
+    pub fn from_toml(text: &str, origin: &str) -> Result<(Request, Overrides)> {
         let mut request = Request::default();
-        let settings = request.take_own(text, origin)?;
-        request.recipe = Recipe::from_toml(&settings, origin)?;
-        request.validate().map_err(|e| Error::data(format!("{origin}: {e}")))?;
-        Ok(request)
+        let (rest, given) = request.take_own(text, origin)?;
+        let in_file = |e: Error| Error::data(format!("{origin}: {e}"));
+        let settings = Overrides::from_toml(&rest, origin)?;
+        // Before compare.toml said what was given, a value at its default counted as not given: its runs rest on that.
+        let settings = if given.is_none() { settings.chosen().map_err(in_file)? } else { settings };
+        request.recipe = Recipe::default().with(&settings)?;
+        request.give(|name| given.as_ref().map_or(settings.get(name).is_some(), |given| given.contains(&name)));
+        request.validate().map_err(in_file)?;
+        Ok((request, settings))
     }
 
-    /// The settings of runs that a file gives, without defaults for the rest.
+    /// Notes as given the settings of runs that `are` given, by name.
+    pub fn give(&mut self, are: impl Fn(&'static str) -> bool) {
+        self.given = SETTINGS.iter().map(|s| s.name).filter(|name| !OWN.contains(name) && are(name)).collect();
+    }
+
+    /// Returns the recipe of an optimizer's runs: what was given, and below it the optimizer's own defaults.
     ///
     /// # Errors
-    /// As for `read`.
-    pub fn settings(path: &Path) -> Result<Overrides> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-        let Ok(text) = String::from_utf8(bytes) else { return Overrides::read(path) };
-        let origin = path.display().to_string();
-        Overrides::from_toml(&Request::default().take_own(&text, &origin)?, &origin)
+    /// Usage: a value that its setting cannot have.
+    pub fn recipe_of(&self, row: &OptimizerRow) -> Result<Recipe> {
+        let mut given = Overrides::default();
+        for name in &self.given {
+            given.set(name, setting(name)?.get(&self.recipe));
+        }
+        let own = Overrides::of_optimizer(row, &given)?;
+        Recipe { opt: row.name.into(), ..self.recipe.clone() }.with(&own)?.with(&given)
     }
 
-    /// Takes what is not a setting of a run out of `text`, and returns the rest.
-    fn take_own(&mut self, text: &str, origin: &str) -> Result<String> {
+    /// Takes what is not a setting of a run out of `text`. Returns the rest, and the names of the settings that `given` lists.
+    fn take_own(&mut self, text: &str, origin: &str) -> Result<(String, Option<Vec<&'static str>>)> {
         // What is not TOML at all is for the reader of settings to say.
-        let Ok(table) = DeTable::parse(text) else { return Ok(text.to_owned()) };
+        let Ok(table) = DeTable::parse(text) else { return Ok((text.to_owned(), None)) };
+        let mut given = None;
         // What is not a recipe's is blanked out, so that the recipe's reader still counts lines as the file has them.
         let mut rest = text.as_bytes().to_vec();
         for (key, value) in table.get_ref() {
@@ -144,6 +157,12 @@ impl Request {
                     self.seeds = seeds.ok_or_else(|| wrong("whole numbers, such as [0, 1, 2]"))?;
                 }
                 ("seeds", _) => return Err(wrong("a list, such as [0, 1, 2]")),
+                ("given", DeValue::Array(keys)) => {
+                    let name = |key: &str| SETTINGS.iter().find(|s| s.key() == key).map(|s| s.name);
+                    let names = keys.iter().map(|key| name(key.get_ref().as_str()?)).collect::<Option<Vec<_>>>();
+                    given = Some(names.ok_or_else(|| wrong("keys of settings, such as [\"rho\"]"))?);
+                }
+                ("given", _) => return Err(wrong("keys of settings, such as [\"rho\"]")),
                 ("budget", value) => {
                     let budget = Budget::of(value.as_str().unwrap_or_default());
                     self.budget = budget.map_err(|_| wrong(&format!("one of {}", Budget::NAMES.join(", "))))?;
@@ -157,7 +176,7 @@ impl Request {
             }
         }
         // Whole characters have been replaced, so this is text still.
-        Ok(String::from_utf8_lossy(&rest).into_owned())
+        Ok((String::from_utf8_lossy(&rest).into_owned(), given))
     }
 
     /// compare.toml: what is the comparison's own, then the settings of all runs.
@@ -168,7 +187,11 @@ impl Request {
         let Request { optimizers, seeds, budget, .. } = self;
         let names = serde_json::Value::from(optimizers.as_slice());
         let budget = budget.name();
-        format!("# Comparison\nopt = {names}\nseeds = {seeds:?}\nbudget = \"{budget}\"\n\n{settings}")
+        let given: Vec<String> = SETTINGS.iter().filter(|s| self.given.contains(&s.name)).map(Setting::key).collect();
+        format!(
+            "# Comparison\nopt = {names}\nseeds = {seeds:?}\nbudget = \"{budget}\"\n\
+             # Settings that were given; of the others, each optimizer has its own defaults.\ngiven = {given:?}\n\n{settings}"
+        )
     }
 
     /// # Errors
@@ -198,17 +221,29 @@ impl Request {
         Ok(())
     }
 
-    /// The first thing in which `self` and `other` ask for different results: a flag, and its value in each.
-    pub fn difference(&self, other: &Request) -> Option<[String; 3]> {
+    /// The first thing in which `self` and `other` ask for different results: a flag, and its value in each. Settings are those
+    /// that the runs of each optimizer have.
+    ///
+    /// # Errors
+    /// As for [`Request::recipe_of`].
+    pub fn difference(&self, other: &Request) -> Result<Option<[String; 3]>> {
         let join = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         let own = [
             ("opt", self.optimizers.join(","), other.optimizers.join(",")),
             ("seeds", join(&self.seeds), join(&other.seeds)),
             ("budget", self.budget.name().into(), other.budget.name().into()),
         ];
-        let settings = course().map(|s| (s.name, s.get(&self.recipe).to_string(), s.get(&other.recipe).to_string()));
-        let mut all = own.into_iter().chain(settings);
-        all.find(|(_, a, b)| a != b).map(|(flag, a, b)| [flag.into(), a, b])
+        if let Some((flag, a, b)) = own.into_iter().find(|(_, a, b)| a != b) {
+            return Ok(Some([flag.into(), a, b]));
+        }
+        for name in &self.optimizers {
+            let row = optim::find(name)?;
+            let (a, b) = (self.recipe_of(row)?, other.recipe_of(row)?);
+            if let Some(s) = course().find(|s| s.get(&a) != s.get(&b)) {
+                return Ok(Some([s.name.into(), s.get(&a).to_string(), s.get(&b).to_string()]));
+            }
+        }
+        Ok(None)
     }
 
     /// That `self`, asked of the folder `path`, is what the comparison there began with.
@@ -216,7 +251,7 @@ impl Request {
     /// # Errors
     /// Of `kind`: the difference.
     pub fn check_same(&self, begun: &Request, path: &Path, kind: Kind) -> Result<()> {
-        let Some([flag, before, now]) = begun.difference(self) else { return Ok(()) };
+        let Some([flag, before, now]) = begun.difference(self)? else { return Ok(()) };
         let folder = path.display();
         let advice = format!("give another folder, or go on with 'samcore compare --resume {folder}'");
         Err(Error::new(kind, format!("{folder} holds a comparison with --{flag} {before}, not {now}; {advice}")))
@@ -233,32 +268,75 @@ mod tests {
     use super::*;
     use crate::recipe::tests::other_value;
 
+    fn read(text: &str) -> Request {
+        Request::from_toml(text, "f").unwrap().0
+    }
+
+    /// The value of `name` that runs of `opt` have.
+    fn value_of(request: &Request, opt: &str, name: &str) -> String {
+        setting(name).unwrap().get(&request.recipe_of(optim::find(opt).unwrap()).unwrap()).to_string()
+    }
+
+    #[test]
+    fn a_value_that_is_given_counts_though_it_is_the_default() {
+        let rho = |request: &Request| ["asam", "sam"].map(|opt| value_of(request, opt, "rho"));
+        let plain = Request { optimizers: vec!["asam".into(), "sam".into()], ..Request::default() };
+        assert_eq!(rho(&plain), ["0.5", "0.05"]);
+        let given = Request { given: vec!["rho"], ..plain.clone() };
+        assert_eq!(rho(&given), ["0.05", "0.05"]);
+        // compare.toml keeps it, and so does a file that somebody wrote.
+        assert_eq!(rho(&read(&given.to_toml())), ["0.05", "0.05"]);
+        assert_eq!(rho(&read("opt = [\"asam\"]\nrho = 0.05")), ["0.05", "0.05"]);
+        assert_eq!(plain.difference(&given), Ok(Some(["rho".into(), "0.5".into(), "0.05".into()])));
+        // The default size of a corruption is that of its norm.
+        for (text, eps) in [("", "0.0002"), ("corruption_p = \"2\"", "0.05"), ("corruption_eps = 0.2", "0.2")] {
+            assert_eq!(value_of(&read(text), "corruption", "corruption-eps"), eps, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_before_given_was_kept_means_what_it_meant() {
+        let asked = Recipe { lr: 0.3, eta: 0.2, ..Recipe::default() };
+        let file = Request { recipe: asked.clone(), optimizers: vec!["asam".into()], ..Request::default() }.to_toml();
+        let old: String = file.lines().filter(|line| !line.starts_with("given =")).flat_map(|l| [l, "\n"]).collect();
+        let read = read(&old);
+        assert_eq!((value_of(&read, "asam", "rho"), value_of(&read, "asam", "eta")), ("0.5".into(), "0.2".into()));
+        assert_eq!((value_of(&read, "corruption", "corruption-p"), &read.recipe), ("inf".into(), &asked));
+        // So it is with a run's config: nobody gave its optimizer's defaults.
+        let run = Recipe { opt: "msam".into(), rho: 0.3, lr: 0.3, ..Recipe::default() };
+        let request = Request::from_toml(&run.to_toml(), "f").unwrap().0;
+        let rho = |opt| value_of(&request, opt, "rho");
+        assert_eq!([rho("msam"), rho("sam"), rho("asam")], ["0.3", "0.05", "0.5"]);
+    }
+
     #[test]
     fn a_request_survives_writing_and_reading_and_each_difference_is_named() {
         let plain = Request::default();
-        assert_eq!(Request::from_toml(&plain.to_toml(), "f"), Ok(plain.clone()));
+        assert_eq!(read(&plain.to_toml()), plain);
         for s in course() {
-            let mut other = plain.clone();
+            let mut other = Request { given: vec![s.name], ..plain.clone() };
             s.set(&mut other.recipe, other_value(s)).unwrap();
-            assert_eq!(Request::from_toml(&other.to_toml(), "f").as_ref(), Ok(&other), "{}", s.name);
-            assert_eq!(plain.difference(&other).unwrap()[0], s.name);
+            assert_eq!(read(&other.to_toml()), other, "{}", s.name);
+            assert_eq!(plain.difference(&other).unwrap().unwrap()[0], s.name);
         }
         let seeds = Request { seeds: vec![4, 0], ..plain.clone() };
-        assert_eq!(plain.difference(&seeds), Some(["seeds".into(), "0,1,2".into(), "4,0".into()]));
+        assert_eq!(plain.difference(&seeds).unwrap(), Some(["seeds".into(), "0,1,2".into(), "4,0".into()]));
         let turned = Request { optimizers: vec!["sam".into(), "sgd".into()], ..plain.clone() };
-        assert_eq!(plain.difference(&turned), Some(["opt".into(), "sgd,sam".into(), "sam,sgd".into()]));
+        assert_eq!(plain.difference(&turned).unwrap(), Some(["opt".into(), "sgd,sam".into(), "sam,sgd".into()]));
         let epochs = Request { budget: Budget::EqualEpochs, ..plain.clone() };
-        assert_eq!(Request::from_toml(&epochs.to_toml(), "f"), Ok(epochs));
+        assert_eq!(read(&epochs.to_toml()), epochs);
         // What a machine is asked to do changes no result, and each run has its own optimizer and seed.
         let recipe = Recipe { threads: 7, checkpoint_steps: 3, opt: "sam".into(), seed: 9, ..Recipe::default() };
-        assert_eq!(plain.difference(&Request { recipe, ..plain.clone() }), None);
+        assert_eq!(plain.difference(&Request { recipe, ..plain.clone() }), Ok(None));
     }
 
     #[test]
     fn a_runs_config_and_an_empty_file_are_requests_too() {
         let run = Recipe { lr: 0.3, opt: "sam".into(), seed: 5, ..Recipe::default() };
-        assert_eq!(Request::from_toml(&run.to_toml(), "f"), Ok(Request { recipe: run, ..Request::default() }));
-        assert_eq!(Request::from_toml("", "f"), Ok(Request::default()));
+        let request = read(&run.to_toml());
+        assert_eq!(request.recipe, run);
+        assert!(request.given.contains(&"lr") && !request.given.contains(&"rho"), "{:?}", request.given);
+        assert_eq!(read(""), Request::default());
     }
 
     #[test]
@@ -270,6 +348,8 @@ mod tests {
             ("seeds = [1, 1]", "f: --seeds names 1 twice; once is enough"),
             ("opt = [\"sgd\", 2]", "f line 1: opt must be names of optimizers, such as [\"sgd\", \"sam\"], not"),
             ("opt = [\"sgd\", \"smg\"]", "f: unknown optimizer 'smg'; did you mean 'sgd'?"),
+            ("given = 1", "f line 1: given must be keys of settings, such as [\"rho\"], not 1"),
+            ("given = [\"roh\"]", "f line 1: given must be keys of settings, such as [\"rho\"], not [\"roh\"]"),
             ("budget = 1", "f line 1: budget must be one of equal-gradients, equal-epochs, not 1"),
             ("opt = [\"ä\",\n\"sam\"]\nlr = 0", "f line 3: lr must be a number above 0, not 0"),
             ("seeds = [\n0]\nbatsh = 0", "f line 3: unknown key 'batsh'; did you mean 'batch'?"),
@@ -282,7 +362,7 @@ mod tests {
 
     #[test]
     fn seeds_in_a_file_may_be_spelt_in_every_way_of_toml() {
-        let request = Request::from_toml("seeds = [0x10, 0b11, 1_0]", "f").unwrap();
+        let request = read("seeds = [0x10, 0b11, 1_0]");
         assert_eq!(request.seeds, [16, 3, 10]);
     }
 

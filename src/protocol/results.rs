@@ -4,6 +4,7 @@ use super::plan::{Plan, Share};
 use super::request::course;
 use super::statistics::{CONFIDENCE, Estimate};
 use crate::error::{Error, Result};
+use crate::files::{MAX_JSON, read_bytes};
 use crate::train::records::Metrics;
 use serde_json::{Map, json};
 use std::path::Path;
@@ -27,7 +28,7 @@ impl Outcome {
         if metrics.rows.is_empty() || metrics.column("test_accuracy").is_none() {
             return Err(Error::data(format!("{} has no test_accuracy of any epoch", path.display())));
         }
-        let environment = std::fs::read(folder.join("env.json")).ok();
+        let environment = read_bytes(&folder.join("env.json"), MAX_JSON).ok();
         let environment = environment.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok(Outcome { metrics, environment })
     }
@@ -226,6 +227,7 @@ impl Results<'_> {
                 "opt": plan.request.optimizers,
                 "seeds": plan.request.seeds,
                 "budget": plan.request.budget.name(),
+                "given": plan.request.given,
                 "settings": settings,
             },
             "data": {"name": plan.data.name, "train": trained, "validation": held_out, "test": tested},

@@ -2,6 +2,7 @@
 
 use super::{Kind, Overrides, Recipe, SETTINGS, Setting, Value};
 use crate::error::{Error, Result, nearest};
+use crate::files::{MAX_SETTINGS, read_text};
 use std::fmt::Write;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -52,12 +53,7 @@ impl Overrides {
     /// # Errors
     /// NoInput: the file cannot be read. Data: as for [`Recipe::from_toml`].
     pub fn read(path: &Path) -> Result<Overrides> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Error::data(format!("{}: byte {at} is not UTF-8 text", path.display()))
-        })?;
-        Overrides::from_toml(&text, &path.display().to_string())
+        Overrides::from_toml(&read_text(path, MAX_SETTINGS)?, &path.display().to_string())
     }
 
     /// The settings in `text`; `origin` is what messages call it.

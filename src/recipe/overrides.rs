@@ -1,8 +1,8 @@
 //! Some settings with their values: what a model's own recipe, a file or a command line says of a run.
 
-use super::{Augmentation, PRESET, Recipe, Value, setting};
+use super::{Augmentation, PRESET, Recipe, SETTINGS, Setting, Value, setting};
 use crate::error::Result;
-use crate::optim::OptimizerRow;
+use crate::optim::{self, OPTIMIZERS, OptimizerRow};
 
 /// Values of some settings, one each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +41,53 @@ impl Overrides {
         self
     }
 
+    /// Returns an optimizer's defaults of its own settings, some of which may depend on what is `given` of the others.
+    ///
+    /// # Errors
+    /// Usage: a row of the table with a value that its setting cannot have.
+    pub fn of_optimizer(row: &OptimizerRow, given: &Overrides) -> Result<Overrides> {
+        let parse = |pairs: &[(&str, &str)]| Overrides::parse(pairs).map_err(|e| e.context(row.name));
+        let mut own = parse(row.recipe)?;
+        for variant in row.variants {
+            let value = setting(variant.setting)?.kind.parse(variant.value)?;
+            if given.get(variant.setting).or(own.get(variant.setting)) == Some(&value) {
+                own = own.with(parse(variant.recipe)?);
+            }
+        }
+        Ok(own)
+    }
+
+    /// Returns what somebody chose of these settings, for runs of another optimizer than theirs. A file that samcore wrote
+    /// lists every setting, so an optimizer's own setting at that optimizer's default was not chosen, and is left out.
+    /// A shorter file was written by hand, and everything in it was chosen.
+    ///
+    /// # Errors
+    /// Usage: no such optimizer.
+    pub fn chosen(self) -> Result<Overrides> {
+        if !self.are_whole() {
+            return Ok(self);
+        }
+        let name = self.get("opt").map_or("sgd".to_owned(), Value::to_string);
+        let row = optim::find(&name)?;
+        let defaults = Recipe::default().with(&Overrides::of_optimizer(row, &self)?)?;
+        let owned = |name: &str| OPTIMIZERS.iter().any(|row| row.settings.contains(&name));
+        let unchosen = |s: &&Setting| owned(s.name) && self.get(s.name) == Some(&s.get(&defaults));
+        let unchosen: Vec<&str> = SETTINGS.iter().filter(unchosen).map(|s| s.name).collect();
+        Ok(self.without(&unchosen))
+    }
+
+    /// Checks whether these are nearly all settings, as a config.toml or compare.toml has them that samcore wrote itself.
+    fn are_whole(&self) -> bool {
+        // Other versions wrote some fewer or more.
+        self.0.len() * 2 > SETTINGS.len()
+    }
+
+    /// Returns the settings but those with these names.
+    pub fn without(mut self, names: &[&str]) -> Overrides {
+        self.0.retain(|(name, _)| !names.contains(name));
+        self
+    }
+
     /// The value of setting `name`, if it is here.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|o| o.0 == name).map(|o| &o.1)
@@ -58,7 +105,7 @@ impl Recipe {
     /// # Errors
     /// Usage: a row of the table with a value that its setting cannot have.
     pub fn of_optimizer(row: &OptimizerRow) -> Result<Recipe> {
-        let own = Overrides::parse(row.recipe).map_err(|e| e.context(row.name))?;
+        let own = Overrides::of_optimizer(row, &Overrides::default())?;
         Recipe { opt: row.name.into(), ..Recipe::default() }.with(&own)
     }
 
@@ -123,6 +170,22 @@ mod tests {
         for row in crate::optim::OPTIMIZERS {
             Recipe::of_optimizer(row).unwrap().validate().unwrap();
             assert!(row.recipe.iter().all(|(name, _)| row.settings.contains(name)), "{}", row.name);
+            for variant in row.variants {
+                let names = variant.recipe.iter().map(|(name, _)| *name).chain([variant.setting]);
+                assert!(names.into_iter().all(|name| row.settings.contains(&name)), "{}", row.name);
+                let given = Overrides::parse(&[(variant.setting, variant.value)]).unwrap();
+                let own = Overrides::of_optimizer(row, &given).unwrap();
+                Recipe::default().with(&own).unwrap().with(&given).unwrap().validate().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_corruptions_default_size_is_that_of_its_norm() {
+        let row = crate::optim::find("corruption").unwrap();
+        for (given, eps) in [(&[][..], 2e-4), (&[("corruption-p", "inf")], 2e-4), (&[("corruption-p", "2")], 0.05)] {
+            let own = Overrides::of_optimizer(row, &Overrides::parse(given).unwrap()).unwrap();
+            assert_eq!(Recipe::default().with(&own).unwrap().corruption_eps, eps, "{given:?}");
         }
     }
 }

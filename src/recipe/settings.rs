@@ -199,7 +199,7 @@ pub const SETTINGS: &[Setting] = &[
     row(OPTIMIZER, "opt", Kind::Text, |r| Field::Text(&mut r.opt),
         "optimizer by name, such as sgd or sam"),
     row(OPTIMIZER, "rho", NOT_NEGATIVE, |r| Field::Number(&mut r.rho),
-        "radius of SAM's neighbourhood; 0: none"),
+        "radius of the neighbourhood"),
     row(OPTIMIZER, "m", Kind::Count(0, MOST), |r| Field::Size(&mut r.m),
         "images that share a perturbation (m-SAM); 0: the batch"),
     row(OPTIMIZER, "every", Kind::Count(1, MOST), |r| Field::Size(&mut r.every),

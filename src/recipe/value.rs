@@ -73,7 +73,10 @@ impl Kind {
     pub(super) fn refusal(&self, shown: &str, word: &str) -> Error {
         let hint = match self {
             Kind::Choice(names) => nearest(word, names.iter().copied()),
-            Kind::Device => nearest(word, Target::NAMES),
+            // What people call it.
+            Kind::Device if word == "gpu" => Some("cuda"),
+            // Of "cuda:x" the number is wrong.
+            Kind::Device => nearest(word.split(':').next().unwrap_or_default(), Target::NAMES),
             _ => None,
         };
         let hint = hint.map_or(String::new(), |name| format!("; did you mean '{name}'?"));
@@ -230,7 +233,7 @@ mod tests {
                 "fc=1e-60",
                 "must be names with a number above 0 each, such as layer4=0.01,fc=0.1, not 'fc=1e-60'",
             ),
-            (Kind::Device, "gpu", "must be one of auto, cpu, cuda, cuda:N, emu, not 'gpu'; did you mean 'cpu'?"),
+            (Kind::Device, "gpu", "must be one of auto, cpu, cuda, cuda:N, emu, not 'gpu'; did you mean 'cuda'?"),
             (Kind::Device, "cuda:x", "must be one of auto, cpu, cuda, cuda:N, emu, not 'cuda:x'; did you mean 'cuda'?"),
             (Kind::Text, " ", "must be a text that is not empty, not ' '"),
         ] {

@@ -11,12 +11,11 @@ use crate::models::{self, Setup};
 use crate::ops::Bootstrap;
 use crate::ops::call::{Augment, Counters, Kernel};
 use crate::optim::{self, Optimizer};
-use crate::params::Param;
 use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors};
 use crate::train::groups::Groups;
-use crate::train::layers::{below, check_known};
+use crate::train::layers::{below, frozen};
 use crate::train::records::Scores;
 use crate::train::swa::Swa;
 use std::path::Path;
@@ -212,8 +211,8 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let m = if row.settings.contains(&"m") { recipe.m } else { 0 };
     let division = Division::of(recipe.batch, m, recipe.accumulate)?;
     if !recipe.freeze.is_empty() {
-        check_frozen(graph, &recipe.freeze)?;
-        recorder.freeze(|p| recipe.freeze.iter().any(|prefix| below(&p.name, prefix)));
+        let frozen = check_frozen(graph, &recipe.freeze)?;
+        recorder.freeze(|p| frozen.iter().any(|layer| below(&p.name, layer)));
     }
     let groups = Groups::of(recipe, graph)?;
     recorder.rates(|p| groups.group(p))?;
@@ -237,14 +236,16 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, swa, remembered, groups })
 }
 
-/// An error for a prefix that no parameter has, and if nothing is left to train.
-fn check_frozen(graph: &Graph, prefixes: &[String]) -> Result<()> {
-    prefixes.iter().try_for_each(|prefix| check_known(graph, "freeze", prefix))?;
-    let frozen = |p: &Param| prefixes.iter().any(|prefix| below(&p.name, prefix));
-    if graph.params().list().iter().all(frozen) {
+/// The layers that --freeze names.
+///
+/// # Errors
+/// Usage: a prefix that no parameter has; or nothing is left to train.
+fn check_frozen(graph: &Graph, prefixes: &[String]) -> Result<Vec<String>> {
+    let layers = frozen(graph, prefixes)?;
+    if graph.params().list().iter().all(|p| layers.iter().any(|layer| below(&p.name, layer))) {
         return Err(Error::usage(format!("--freeze {} leaves no parameter to train", prefixes.join(","))));
     }
-    Ok(())
+    Ok(layers)
 }
 
 /// Runs evaluation programs on an `Exec`.

@@ -1,6 +1,6 @@
 //! Learning rates by group of parameters: what `--group-lr` and `--head-lr` ask for.
 
-use super::layers::{below, check_known};
+use super::layers::{below, frozen, named};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::models;
@@ -28,21 +28,21 @@ impl Groups {
         for word in &recipe.group_lr {
             let no_rate = || Error::usage(format!("--group-lr {word}: no name with a rate above 0"));
             let (name, rate) = rate_of(word).ok_or_else(no_rate)?;
-            check_known(graph, "group-lr", name)?;
-            rates.push(("group-lr", name, rate));
+            rates.extend(named(graph, "group-lr", name)?.into_iter().map(|name| ("group-lr", name, rate)));
         }
         if recipe.head_lr > 0.0 {
-            rates.push(("head-lr", models::head(graph)?, recipe.head_lr));
+            rates.push(("head-lr", models::head(graph)?.to_owned(), recipe.head_lr));
         }
         let mut groups = Groups { layers: vec![], peaks: [recipe.lr; MAX_GROUPS] };
+        let held = frozen(graph, &recipe.freeze)?;
         let mut count = 1;
         for (flag, name, rate) in rates {
-            if groups.layers.iter().any(|(other, _)| other == name) {
+            if groups.layers.iter().any(|(other, _)| *other == name) {
                 let what = if flag == "head-lr" { "has a rate by --head-lr too" } else { "is there twice" };
                 return Err(Error::usage(format!("--group-lr: {name} {what}; give it one")));
             }
-            let frozen = |p: &Param| recipe.freeze.iter().any(|prefix| below(&p.name, prefix));
-            if graph.params().list().iter().filter(|p| below(&p.name, name)).all(frozen) {
+            let is_held = |p: &Param| held.iter().any(|layer| below(&p.name, layer));
+            if graph.params().list().iter().filter(|p| below(&p.name, &name)).all(is_held) {
                 return Err(Error::usage(format!(
                     "--{flag}: --freeze holds all of {name} still; leave one of them out"
                 )));
@@ -59,7 +59,7 @@ impl Groups {
                     count - 1
                 }
             };
-            groups.layers.push((name.to_owned(), group));
+            groups.layers.push((name, group));
         }
         Ok(groups)
     }

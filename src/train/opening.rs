@@ -9,7 +9,7 @@ use super::{engine, environment, labels};
 use crate::data::augment::AutoAugment;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
-use crate::files::write_atomic;
+use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use crate::graph::Graph;
 use crate::recipe::{NO_FILE, Padding, Recipe};
 use std::path::Path;
@@ -145,7 +145,7 @@ pub(super) fn go_on(
         let message = format!("{} ends at step {last}, the checkpoint is of {step}", path.display());
         return Err(Error::data(message));
     }
-    let environment = std::fs::read(folder.environment()).ok();
+    let environment = read_bytes(&folder.environment(), MAX_JSON).ok();
     let environment = environment.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
     let isa = environment.and_then(|e| Some(e.get("instructions")?.as_str()?.to_owned()));
     Ok(Resumed { folder, records, position, vectors, isa })

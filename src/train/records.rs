@@ -6,6 +6,7 @@
 use super::run_folder::RunFolder;
 use super::tensorboard::Events;
 use crate::error::{Error, Result};
+use crate::files::{MAX_RECORDS, read_text};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write};
@@ -320,7 +321,7 @@ impl Metrics {
     /// # Errors
     /// NoInput: no such file. Data: no header, a row of another length or a cell that is no number, with the line.
     pub fn read(path: &Path) -> Result<Metrics> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+        let text = read_text(path, MAX_RECORDS)?;
         let wrong = |line: usize, what: &str| Error::data(format!("{} line {line}: {what}", path.display()));
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).zip(1..);
         let (header, _) = lines.next().ok_or_else(|| wrong(1, "there is no header"))?;

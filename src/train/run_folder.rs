@@ -10,6 +10,38 @@ use std::path::{Path, PathBuf};
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
 const LAST: &str = "last.safetensors";
+const BEST: &str = "best.safetensors";
+
+/// Returns the checkpoint that `path` names: itself; of a run's folder best.safetensors, or last.safetensors before there is a
+/// best one.
+///
+/// # Errors
+/// NoInput: a folder that has neither.
+pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let files = [BEST, LAST].map(|name| path.join(name));
+    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        let hint = runs_in(path);
+        let message = format!("{} is a folder without {BEST} or {LAST}{hint}", path.display());
+        Error::new(Kind::NoInput, message)
+    })
+}
+
+/// Returns a hint at the runs in the folders below `folder`, empty if there are none.
+fn runs_in(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut runs: Vec<PathBuf> = entries.map(|e| e.path()).filter(|path| path.join(CONFIG).is_file()).collect();
+    runs.sort();
+    let comparison = folder.join("compare.toml").is_file();
+    match runs.first() {
+        _ if comparison => format!("; it is of a comparison: samcore compare --resume {}", folder.display()),
+        None => String::new(),
+        Some(first) if runs.len() == 1 => format!("; it holds the run {}", first.display()),
+        Some(first) => format!("; it holds {} runs, such as {}", runs.len(), first.display()),
+    }
+}
 
 /// A run's folder, held until this is dropped.
 #[derive(Debug)]
@@ -101,8 +133,26 @@ impl RunFolder {
         if config.is_file() {
             return Ok(config);
         }
-        let message = format!("{} is not the folder of a run: it has no {CONFIG}", folder.display());
+        let hint = runs_in(folder);
+        let message = format!("{} is not the folder of a run: it has no {CONFIG}{hint}", folder.display());
         Err(Error::new(Kind::NoInput, message))
+    }
+
+    /// Returns the folder of the run that `path` names: itself, or the folder of a file in it.
+    ///
+    /// # Errors
+    /// Usage: the file is not what a run is resumed from.
+    pub fn named(path: &Path) -> Result<PathBuf> {
+        if !path.is_file() {
+            return Ok(path.to_path_buf());
+        }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.file_name().is_some_and(|name| name == BEST) {
+            let (file, folder) = (path.display(), parent.display());
+            let message = format!("{file} has weights alone, and no run can be resumed from it; give {folder}/{LAST}");
+            return Err(Error::usage(message));
+        }
+        Ok(parent.to_path_buf())
     }
 
     pub fn path(&self) -> &Path {
@@ -157,7 +207,7 @@ impl RunFolder {
     }
     /// The checkpoint with the best accuracy so far.
     pub fn best(&self) -> PathBuf {
-        self.path.join("best.safetensors")
+        self.path.join(BEST)
     }
 }
 
@@ -195,6 +245,32 @@ pub(crate) mod tests {
     use super::*;
     use crate::files::TestFolder;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_run_is_named_by_its_folder_or_a_file_in_it() {
+        let scratch = TestFolder::new("named");
+        let run = scratch.0.join("first");
+        std::fs::create_dir(&run).unwrap();
+        let [config, best, last] = [CONFIG, BEST, LAST].map(|name| run.join(name));
+        assert!(
+            checkpoint_of(&run)
+                .unwrap_err()
+                .to_string()
+                .ends_with("is a folder without best.safetensors or last.safetensors")
+        );
+        std::fs::write(&config, "").unwrap();
+        std::fs::write(&last, "").unwrap();
+        assert_eq!((checkpoint_of(&run), RunFolder::named(&last)), (Ok(last.clone()), Ok(run.clone())));
+        std::fs::write(&best, "").unwrap();
+        assert_eq!((checkpoint_of(&run), checkpoint_of(&last)), (Ok(best.clone()), Ok(last)));
+        assert!(RunFolder::named(&best).unwrap_err().to_string().contains("has weights alone"));
+        assert_eq!(RunFolder::named(&run), Ok(run.clone()));
+        // A folder of runs says what it holds.
+        let above = RunFolder::config_of(&scratch.0).unwrap_err().to_string();
+        assert!(above.ends_with(&format!("it has no config.toml; it holds the run {}", run.display())), "{above}");
+        std::fs::write(scratch.0.join("compare.toml"), "").unwrap();
+        assert!(checkpoint_of(&scratch.0).unwrap_err().to_string().contains("samcore compare --resume"));
+    }
 
     /// This test program once more, to run only the test `name`.
     pub(crate) fn child(name: &str) -> Command {

@@ -2,6 +2,7 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result, nearest};
+use crate::files::{MAX_JSON, read_text};
 use crate::ops::call::ConvShape;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -91,7 +92,7 @@ impl Rungs {
     /// # Errors
     /// A file that is missing, no such table, or names an unknown rung; the message names the file.
     pub fn load(path: &Path) -> Result<Rungs> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+        let text = read_text(path, MAX_JSON)?;
         Rungs::from_json(&text).map_err(|e| Error::data(format!("tuning table {}: {e}", path.display())))
     }
 

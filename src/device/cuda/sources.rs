@@ -1,6 +1,7 @@
 //! The sources of kernels: embedded, or from the folder that SAMCORE_KERNELS names.
 
 use crate::error::{Error, Result};
+use crate::files::{MAX_SOURCE, read_text};
 use std::path::PathBuf;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -17,7 +18,7 @@ pub fn folder() -> Option<PathBuf> {
 pub fn text(name: &str) -> Result<String> {
     if let Some(folder) = folder() {
         let path = folder.join(name);
-        return std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e).context("SAMCORE_KERNELS"));
+        return read_text(&path, MAX_SOURCE).map_err(|e| e.context("SAMCORE_KERNELS"));
     }
     let found = EMBEDDED.iter().find(|(file, _)| *file == name);
     found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| Error::internal(format!("no kernel source '{name}'")))

@@ -3,7 +3,7 @@
 use crate::device::cuda::driver::Module;
 use crate::device::cuda::sources;
 use crate::error::{Error, Kind, Result};
-use crate::files;
+use crate::files::{self, MAX_SOURCE, read_text};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -122,7 +122,7 @@ impl Compiler {
             };
             step(&["-x", "c++", "-E", "-o", "unit.ii", module.file], &flags)?;
             let unit = folder.join("unit.ii");
-            let mut text = fs::read_to_string(&unit).map_err(|e| Error::io("read", &unit, &e))?;
+            let mut text = read_text(&unit, MAX_SOURCE)?;
             text += &exports(&kernels(&text));
             fs::write(&unit, text).map_err(|e| Error::io("write", &unit, &e))?;
             step(&["-c", "-o", "unit.o", "unit.ii"], &flags)?;
