@@ -42,7 +42,7 @@ pub struct Target {
 #[rustfmt::skip]
 pub const TARGETS: &[Target] = &[
     Target { name: "idx", file: "idx-ubyte", seeds: idx_files, parse: parse_idx },
-    Target { name: "idx-gz", file: "idx-ubyte.gz", seeds: || idx_files().iter().map(|b| gzip(b)).collect(), parse: parse_idx },
+    Target { name: "idx-gz", file: "idx-ubyte.gz", seeds: packed_idx_files, parse: parse_idx },
     Target { name: "idx-gz-packed-anew", file: "idx-ubyte", seeds: idx_files, parse: pack_and_parse_idx },
     Target { name: "data-folder", file: "train-images-idx3-ubyte", seeds: || vec![images(5)], parse: parse_folder },
     Target { name: "cifar-10", file: "data_batch_1.bin", seeds: || vec![cifar_rows(1, 2)], parse: parse_cifar10 },
@@ -95,7 +95,16 @@ fn images(count: u32) -> Vec<u8> {
 
 fn idx_files() -> Vec<Vec<u8>> {
     let large = idx_file(&[40, 32, 32], &[7; 40 * 1024]);
-    vec![images(5), idx_file(&[7], &[0, 1, 2, 3, 9, 1, 255]), large]
+    // QMNIST's labels: 32-bit integers in eight columns.
+    let mut table = idx_file(&[2, 8], &[0, 0, 0, 5].repeat(16));
+    table[2] = 12;
+    vec![images(5), idx_file(&[7], &[0, 1, 2, 3, 9, 1, 255]), large, table]
+}
+
+/// The same as gzip files: of one member, and of two with zeros behind.
+fn packed_idx_files() -> Vec<Vec<u8>> {
+    let two = |bytes: &[u8]| [gzip(&bytes[..9]), gzip(&bytes[9..]), vec![0; 20]].concat();
+    idx_files().iter().flat_map(|bytes| [gzip(bytes), two(bytes)]).collect()
 }
 
 fn parse_idx(path: &Path, _: &[u8]) -> bool {
