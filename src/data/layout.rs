@@ -258,11 +258,9 @@ fn none_in(inside: &Inside) -> Error {
     });
     found.unwrap_or_else(|| {
         let place = inside.folder.display();
-        let holds = match (&inside.files[..], inside.folders.len()) {
-            ([], 0) => "it is empty".to_string(),
-            ([], n) => format!("it holds {n} folder{} without any", if n == 1 { "" } else { "s" }),
-            (names, _) => format!("it holds {}", listed(names)),
-        };
+        let folder_name = |path: &PathBuf| format!("{}/", path.file_name().unwrap_or_default().to_string_lossy());
+        let names: Vec<String> = inside.files.iter().cloned().chain(inside.folders.iter().map(folder_name)).collect();
+        let holds = if names.is_empty() { "it is empty".into() } else { format!("it holds {}", listed(&names)) };
         let message = format!("{place} has no {} or other data files; {holds}; {READ}", idx_names::USUAL[0]);
         Error::new(Kind::NoInput, message)
     })
