@@ -121,7 +121,7 @@ fn the_best_weights_are_a_pytorch_state_dict_of_what_the_device_computes_with() 
     let floats = |name: &str| match contents.get(name) {
         Some(tensor) => match &tensor.data {
             Data::F32(values) => (tensor.shape.as_slice(), values.as_slice()),
-            Data::I64(_) => panic!("{name} holds whole numbers"),
+            other => panic!("{name} is of type {}", other.dtype()),
         },
         None => panic!("{name} is missing"),
     };

@@ -163,7 +163,7 @@ impl Noise {
             (0u32..).zip(set.train.labels.iter()).map(|(i, label)| self.draw(i, *label, classes)).collect();
         fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
         let mut rest = drawn.iter();
-        for (i, path) in set.format.files(&set.folder)?.iter().enumerate() {
+        for (i, path) in set.files.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let noisy = match set.format {
                 Format::Idx => (i == 1).then(|| labels_file(&self.labels(&set.train.labels, classes))),
