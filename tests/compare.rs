@@ -70,6 +70,22 @@ fn a_comparison_that_is_stopped_and_killed_comes_to_the_same_results() {
     let names = |name: &str| files_of(&folder.path(name));
     assert_eq!(names("broken"), names("whole"));
 
+    // `plot` makes the same report from results.json alone, and a run's figure from its records.
+    let figure = fs::read_to_string(folder.path("whole/curves.svg")).unwrap();
+    assert!(figure.contains("Bands: from the lowest") && figure.contains("sam: rho 0.1, epochs 2"), "{figure}");
+    for name in ["compare.toml", "results.json"] {
+        fs::create_dir_all(folder.path("moved")).unwrap();
+        fs::copy(folder.path("whole").join(name), folder.path("moved").join(name)).unwrap();
+    }
+    samcore(&folder.0, "plot moved").well();
+    for name in ["table.md", "results.json", "curves.svg"] {
+        let [before, after] = ["whole", "moved"].map(|f| fs::read_to_string(folder.path(f).join(name)).unwrap());
+        assert!(before == after, "{name}: {after}");
+    }
+    let figure = fs::read_to_string(folder.path("whole/sam-seed1/curves.svg")).unwrap();
+    assert_eq!(samcore(&folder.0, "plot whole/sam-seed1 --out drawn").well().stdout, "drawn/curves.svg\n");
+    assert!(fs::read_to_string(folder.path("drawn/curves.svg")).unwrap() == figure);
+
     // Nothing left to do: results are only told again.
     let again = samcore(&folder.0, "compare --resume whole --json --quiet").well();
     assert_eq!(again.stdout, whole.stdout);

@@ -63,11 +63,13 @@ fn the_parts_of_the_training_set_add_up() {
         assert!((done["noise"][name].as_f64().unwrap() - share).abs() < 1e-6, "{done}");
     }
     let curves = fs::read_to_string(run.join("curves.svg")).unwrap();
-    assert!(curves.contains("Noisy labels"));
+    for part in ["Training images with a right and with a wrong label", "% of these images", "wrong label: predicted"] {
+        assert!(curves.contains(part), "{part}: {curves}");
+    }
     // A run without noise says nothing of it.
     let done = samcore(&folder.0, &format!("{COMMON} --epochs 1 --out clean")).well().json();
     assert!(done["noise"].is_null() && done["labels"]["wrong"].is_null());
-    assert!(!fs::read_to_string(folder.path("clean/curves.svg")).unwrap().contains("Noisy labels"));
+    assert!(!fs::read_to_string(folder.path("clean/curves.svg")).unwrap().contains("a wrong label"));
 }
 
 #[test]

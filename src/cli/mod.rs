@@ -9,6 +9,7 @@ mod eval;
 pub mod flags;
 mod info;
 mod man;
+mod plot;
 mod study;
 mod train;
 
@@ -43,6 +44,12 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "Study a trained model: corrupted parameters, sharpness",
         build: study::build,
         run: study::run,
+    },
+    Subcommand {
+        name: "plot",
+        about: "Draw the figures of a run, comparison or study again",
+        build: plot::build,
+        run: plot::run,
     },
     Subcommand {
         name: "info",

@@ -184,6 +184,7 @@ impl Order {
             model: loaded.of.model.clone(),
             data: loaded.data.name.clone(),
             step: loaded.step,
+            classes: loaded.of.classes,
             device: device.describe(),
         };
         let mut probe = Probe::new(&loaded.graph, device, rows, &loaded.vectors)?;

@@ -1,6 +1,6 @@
 //! Runs a plan to its end, however often it is stopped, and writes what has come out after each run.
 
-use super::folder::{self, REQUEST, State};
+use super::folder::{self, REQUEST, RESULTS, State};
 use super::plan::{Plan, Run};
 use super::results::Results;
 use super::{figure, html, report};
@@ -119,12 +119,25 @@ pub fn resume_line(folder: &Path) -> String {
     format!("samcore compare --resume {}", shell_word(&folder.display().to_string()))
 }
 
+/// Writes the report of the comparison in `folder` to the folder `to`, from its results.json alone: no run needs to be there.
+///
+/// # Errors
+/// NoInput, Data: `folder` is not that of a comparison, or has no sound results.json. Those of [`Plan::new`] and [`write`].
+pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
+    let plan = Plan::new(folder::request_of(folder)?)?;
+    let path = folder.join(RESULTS);
+    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+    let wrong = |e: &dyn std::fmt::Display| Error::data(format!("{}: {e}", path.display()));
+    let json = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+    write(&Results::from_json(&plan, &json).map_err(|e| wrong(&e))?, to)
+}
+
 /// Writes results.json, table.md, curves.svg and report.html, each as a whole.
 ///
 /// # Errors
 /// CantCreate, Io: one cannot be written.
 pub fn write(results: &Results<'_>, folder: &Path) -> Result<()> {
-    let figure = figure::curves(results).to_svg();
-    let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure];
+    let figure = figure::curves(results);
+    let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure.to_svg()];
     folder::OUTPUTS.iter().zip(texts).try_for_each(|(name, text)| write_atomic(&folder.join(name), text.as_bytes()))
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// Holds what was asked.
 pub const REQUEST: &str = "compare.toml";
 /// What a comparison writes beside it, anew after each run.
-pub const OUTPUTS: [&str; 4] = ["table.md", "report.html", "results.json", "curves.svg"];
+pub const OUTPUTS: [&str; 4] = ["table.md", "report.html", RESULTS, "curves.svg"];
+pub const RESULTS: &str = "results.json";
 const METRICS: &str = "metrics.csv";
 
 /// How far a run of the plan has come.

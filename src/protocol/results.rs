@@ -33,6 +33,22 @@ impl Outcome {
         Ok(Outcome { metrics, environment })
     }
 
+    /// A run of results.json; None if its epochs are no table of numbers.
+    fn from_json(run: &serde_json::Value) -> Option<Outcome> {
+        let columns = run["epochs"].as_object()?;
+        let cells = |values: &serde_json::Value| -> Option<Vec<Option<f64>>> {
+            Some(values.as_array()?.iter().map(serde_json::Value::as_f64).collect())
+        };
+        let values: Vec<Vec<Option<f64>>> = columns.values().map(cells).collect::<Option<_>>()?;
+        let length = values.first()?.len();
+        if values.iter().any(|column| column.len() != length) {
+            return None;
+        }
+        let rows = (0..length).map(|row| values.iter().map(|column| column[row]).collect()).collect();
+        let metrics = Metrics { columns: columns.keys().cloned().collect(), rows };
+        Some(Outcome { metrics, environment: run["environment"].clone() })
+    }
+
     /// The values below `column`, an epoch each; NaN where there is none.
     pub fn column(&self, column: &str) -> Vec<f64> {
         let cells = self.metrics.column(column).unwrap_or_default();
@@ -122,6 +138,23 @@ impl Results<'_> {
     pub fn add(&mut self, i: usize, folder: &Path) -> Result<()> {
         self.outcomes[i] = Some(Outcome::read(&folder.join(&self.plan.runs[i].name))?);
         Ok(())
+    }
+
+    /// Reads what [`Results::to_json`] wrote of the runs of `plan`, so that reports can be made without their folders.
+    ///
+    /// # Errors
+    /// Data: not such an object.
+    pub fn from_json<'a>(plan: &'a Plan, json: &serde_json::Value) -> Result<Results<'a>> {
+        let runs = json["runs"].as_array().ok_or_else(|| Error::data("there is no list of runs"))?;
+        let outcome = |run: &super::Run| {
+            let found = runs.iter().find(|entry| entry["folder"] == run.name.as_str() && entry["done"] == true)?;
+            Some(
+                Outcome::from_json(found)
+                    .ok_or_else(|| Error::data(format!("the epochs of {} are no table", run.name))),
+            )
+        };
+        let outcomes = plan.runs.iter().map(|run| outcome(run).transpose()).collect::<Result<_>>()?;
+        Ok(Results { plan, outcomes })
     }
 
     pub fn done(&self) -> usize {
@@ -340,6 +373,11 @@ pub(crate) mod tests {
         assert_eq!((&json["runs"][0]["best_epoch"], &json["best_epoch_chosen_on"]), (&json!(5), &json!("test")));
         assert_eq!(json["runs"][1]["epochs"]["epoch"], json!([1, 2, 3]));
         assert_eq!((&sgd["gradient_evaluations"], &sam["gradient_evaluations"]), (&json!(2808.0), &json!(2808.0)));
+        // What was written is read back to the same, and a column that lost a row is no table.
+        assert_eq!(Results::from_json(&plan, &json).unwrap().to_json(), json);
+        let mut short = json.clone();
+        short["runs"][1]["epochs"]["test_loss"].as_array_mut().unwrap().pop();
+        assert!(Results::from_json(&plan, &short).is_err());
     }
 
     #[test]

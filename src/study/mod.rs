@@ -5,6 +5,7 @@
 
 pub mod corrupt;
 mod direction;
+pub mod restore;
 pub mod sharpness;
 
 pub use direction::{Direction, Draw, Entries};
@@ -15,6 +16,7 @@ use crate::error::{Error, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::ops::call::Counters;
+use crate::plot::thousands;
 use crate::rng::permutation;
 use crate::step::{At, By, C, Division, G, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::Vectors;
@@ -200,15 +202,23 @@ pub struct Source {
     pub data: String,
     /// Steps of training.
     pub step: u64,
+    /// Classes of the data; 0 where they are not known.
+    pub classes: usize,
     pub device: String,
 }
 
 impl Source {
+    /// Returns the sentence that figures begin their notes with.
+    fn caption(&self) -> String {
+        format!("Checkpoint {}, step {}.", self.checkpoint, thousands(self.step))
+    }
+
     fn to_json(&self) -> Value {
-        let Source { checkpoint, model, data, step, device } = self;
+        let Source { checkpoint, model, data, step, classes, device } = self;
         let version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
         json!({
-            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "device": device, "samcore": version,
+            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "classes": classes, "device": device,
+            "samcore": version,
         })
     }
 }

@@ -64,6 +64,15 @@ pub fn shell_word(text: &str) -> String {
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();
     }
+    if text.chars().any(char::is_control) {
+        // Bash, zsh and ksh read such words; no terminal is given the characters themselves.
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if c.is_control() => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+            c => c.to_string(),
+        };
+        return format!("$'{}'", text.chars().map(escaped).collect::<String>());
+    }
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -95,6 +104,7 @@ mod tests {
             ("my runs/$x", "'my runs/$x'"),
             ("it's", r"'it'\''s'"),
             ("", "''"),
+            ("a\u{1b}[2J\n'b", r"$'a\x1b[2J\x0a\'b'"),
         ] {
             assert_eq!(resume_line(Path::new(folder)), format!("samcore train --resume {word}"));
         }

@@ -307,6 +307,26 @@ fn step_of_object(line: &str) -> Option<u64> {
     serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
+/// Most points of a curve through all steps.
+const CURVE_POINTS: usize = 2000;
+
+/// Returns step and learning rate of the rows of a steps.jsonl, of a long one about every n-th. A file that cannot be read
+/// and lines without both numbers are left out: a figure is no reason to stop.
+pub fn rates(path: &Path) -> Vec<(f64, f64)> {
+    let Ok(file) = File::open(path) else { return vec![] };
+    // Only these two numbers are wanted of a line, which is written by `Records::step`.
+    let number = |line: &str, key: &str| -> Option<f64> {
+        let (_, rest) = line.split_once(key)?;
+        rest[..rest.find([',', '}'])?].parse().ok()
+    };
+    let point = |line: String| Some((number(&line, "\"step\":")?, number(&line, "\"lr\":")?));
+    let lines = BufReader::new(file).lines().map_while(|line| line.ok());
+    let points: Vec<(f64, f64)> = lines.filter_map(point).collect();
+    let every = points.len().div_ceil(CURVE_POINTS).max(1);
+    let last = points.len().saturating_sub(1);
+    points.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, point)| point).collect()
+}
+
 /// The numbers of a metrics.csv.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
@@ -389,6 +409,8 @@ mod tests {
         assert_eq!((lines.len(), lines[0]), (4, first));
         let third: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
         assert!(third["sharpness_gain"].is_null() && third["step"] == 3);
+        assert_eq!(rates(&folder.steps()), [1.0, 2.0, 3.0, 4.0].map(|step| (step, 0.1)));
+        assert_eq!(rates(&folder.curves()), []);
         assert_eq!(
             std::fs::read_to_string(folder.metrics()).unwrap(),
             "epoch,step,train_loss,train_accuracy,test_loss,test_accuracy,lr,grad_norm,sharpness_gain,seconds,images_per_s\n\

@@ -3,6 +3,7 @@
 mod pace;
 
 use super::checkpoint::{Checkpoint, Position};
+use super::curves::{self, Caption};
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
@@ -12,7 +13,7 @@ use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{curves, opening, signals};
+use super::{opening, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -418,8 +419,8 @@ impl Session {
         self.records.flush()?;
         let accuracy = validation.unwrap_or(test).accuracy;
         self.progress.epoch(&row, accuracy > p.best_accuracy);
-        let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
-        curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
+        let caption = Caption::of(&self.recipe, &self.data.name);
+        curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
         self.position = p.next_epoch();
         if accuracy > p.best_accuracy {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);

@@ -269,7 +269,8 @@ const STEPS: &[u8] = br#"{"step":1,"epoch":1,"hits":1,"loss":2.0,"lr":0.1,"grad_
 fn parse_metrics(path: &Path, bytes: &[u8]) -> bool {
     // Drawn after each epoch.
     let _ = Metrics::read(path);
-    let _ = curves::draw("case", path, &path.with_extension("svg"));
+    // The file as metrics and, whatever it is, as steps.
+    let _ = curves::draw(&curves::Caption::default(), path, path, &path.with_extension("svg"));
     parse_records(path, bytes, "epoch,")
 }
 
