@@ -334,6 +334,19 @@ impl Recipe {
         Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout, mixup: self.mixup > 0.0 }
     }
 
+    /// Returns what kind of loss the run trains with: "smoothed", "mixed reed-soft", empty for plain cross-entropy.
+    /// Validation and test losses are plain cross-entropy in every run.
+    pub fn loss_kind(&self) -> String {
+        let reed = match self.loss {
+            Loss::CrossEntropy => "",
+            Loss::ReedSoft => "reed-soft",
+            Loss::ReedHard => "reed-hard",
+        };
+        let mixed = if self.mixup > 0.0 { "mixed" } else { "" };
+        let smoothed = if self.label_smoothing > 0.0 { "smoothed" } else { "" };
+        [mixed, smoothed, reed].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
     /// The first step of a run of `total` behind which SWA averages.
     pub fn swa_start(&self, total: u64) -> u64 {
         (self.swa * total as f64).ceil() as u64

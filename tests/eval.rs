@@ -8,7 +8,7 @@ use samcore::graph::ImageSource;
 use samcore::models;
 use samcore::ops::call::Augment;
 use samcore::safetensors::{self, Data};
-use samcore::train::checkpoint::{Checkpoint, Remembered};
+use samcore::train::checkpoint::{Checkpoint, Remembered, signed};
 use samcore::train::engine;
 use std::path::Path;
 
@@ -33,12 +33,159 @@ fn evaluation_agrees_with_the_records_of_the_run() {
             assert_eq!(told, metrics(&run, column)[epoch - 1], "{column} of {file}");
         }
     }
-    let train = samcore(&folder.0, "eval run/last.safetensors --split train --json").well().json();
-    assert_eq!((&train["images"], &train["split"]), (&230.into(), &"train".into()));
+    for (flags, images) in [("train", 184), ("val", 46), ("train --subset all", 230)] {
+        let line = format!("eval run/last.safetensors --split {flags} --json");
+        assert_eq!(samcore(&folder.0, &line).well().json()["images"], images, "{flags}");
+    }
+    let held_out = samcore(&folder.0, "eval run/last.safetensors --split val --json").well().json();
+    assert_eq!(format!("{:.6}", held_out["loss"].as_f64().unwrap()), metrics(&run, "val_loss")[3]);
     let text = samcore(&folder.0, "eval run/last.safetensors").well();
     let accuracy = metrics(&run, "test_accuracy")[3].parse::<f64>().unwrap();
     let start = format!("cnn after step 20 on 130 test images of data: accuracy {:.2} %", 100.0 * accuracy);
     assert!(text.stdout.starts_with(&start), "{}", text.stdout);
+}
+
+/// The loss that is trained with may be another one: validation and test losses are plain cross-entropy all the same, and the
+/// records name the training loss.
+#[test]
+fn test_losses_are_cross_entropy_whatever_a_run_trains_with() {
+    let folder = Folder::with_images("plain-loss", 96, 60, 2);
+    for (i, (flags, kind)) in [
+        ("", ""),
+        ("--label-smoothing 0.1", "smoothed"),
+        ("--loss reed-soft", "reed-soft"),
+        ("--loss reed-hard --beta 0.5", "reed-hard"),
+        ("--mixup 1", "mixed"),
+        ("--mixup 0.5 --label-smoothing 0.2 --loss reed-soft", "mixed smoothed reed-soft"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let line = format!(
+            "train --data data --model cnn --lr 0.05 --epochs 1 --batch 32 --val-fraction 0.2 {flags} --out run{i}"
+        );
+        let trained = samcore(&folder.0, &line).well();
+        let title = if kind.is_empty() { "  train loss  ".to_owned() } else { format!("  {kind} loss  ") };
+        assert!(trained.stderr.contains(&title), "{}", trained.stderr);
+        let run = folder.path(&format!("run{i}"));
+        let result = samcore(&folder.0, &format!("eval run{i}/last.safetensors --json")).well().json();
+        let told = format!("{:.6}", result["loss"].as_f64().unwrap());
+        assert_eq!(told, metrics(&run, "test_loss")[0], "{flags}");
+        let header = std::fs::read_to_string(run.join("metrics.csv")).unwrap();
+        assert_eq!(header.contains("train_loss_kind"), !kind.is_empty());
+        if !kind.is_empty() {
+            assert_eq!(metrics(&run, "train_loss_kind"), [kind]);
+            let curves = std::fs::read_to_string(run.join("curves.svg")).unwrap();
+            assert!(curves.contains(&format!("train, {kind}")), "{flags}");
+        }
+    }
+}
+
+/// A run that averages its weights is evaluated by the average, wherever that happens; the other weights are there on request.
+#[test]
+fn the_average_that_a_run_was_evaluated_by_is_what_is_measured() {
+    let folder = Folder::with_images("average", 96, 60, 2);
+    let common = "train --data data --model cnn --lr 0.05 --epochs 3 --batch 32 --quiet";
+    let eval = |file: &str, flags: &str| samcore(&folder.0, &format!("eval {file}.safetensors {flags} --json"));
+    let loss = |done: common::Done| format!("{:.6}", done.well().json()["loss"].as_f64().unwrap());
+    for (by, flags) in [("ema", "--ema 0.7"), ("swa", "--swa 0.3"), ("swa", "--swa 0.9 --steps 8")] {
+        let out = format!("{by}{}", flags.len());
+        let trained = samcore(&folder.0, &format!("{common} {flags} --json --out {out}")).well().json();
+        let told = format!("{:.6}", trained["test_loss"].as_f64().unwrap());
+        let last = eval(&format!("{out}/last"), "").well().json();
+        assert_eq!((&last["weights"], &last["averaged_by"]), (&"average".into(), &by.into()));
+        assert_eq!(loss(eval(&format!("{out}/last"), "")), told, "{flags}");
+        assert_eq!(loss(eval(&format!("{out}/last"), "--weights average")), told);
+    }
+    assert_ne!(loss(eval("ema9/last", "--weights raw")), loss(eval("ema9/last", "")));
+    let text = samcore(&folder.0, "eval ema9/last.safetensors").well().stdout;
+    assert!(text.contains("\nweights: the running average (ema); --weights raw takes the others\n"), "{text}");
+    eval("ema9/best", "--weights raw").refused(2, "holds the running average alone; give last.safetensors");
+    let study = samcore(&folder.0, "study sharpness ema9/last.safetensors --images 0 --m 96 --rho 0.01 --json").well();
+    let train = eval("ema9/last", "--split train").well().json();
+    let (a, b) = (study.json()["loss"].as_f64().unwrap(), train["loss"].as_f64().unwrap());
+    assert!((a - b).abs() < 1e-5 * b && study.json()["source"]["weights"] == "average", "{a} {b}");
+    // A run that begins with it begins with the average too.
+    let begun =
+        samcore(&folder.0, &format!("{common} --init ema9/last.safetensors --steps 0 --json --out begun")).well();
+    assert_eq!(format!("{:.6}", begun.json()["test_loss"].as_f64().unwrap()), loss(eval("ema9/last", "")));
+    // A run without an average says nothing of one.
+    samcore(&folder.0, &format!("{common} --epochs 1 --out plain")).well();
+    assert!(!samcore(&folder.0, "eval plain/last.safetensors").well().stdout.contains("weights"));
+    eval("plain/last", "--weights average").refused(2, "plain/last.safetensors has no running average");
+}
+
+/// Training images are those that the run trained on, under the labels that it had for them, and the result says so.
+#[test]
+fn training_images_are_the_runs_own_with_its_own_labels() {
+    let folder = Folder::with_images("own-images", 220, 60, 2);
+    let settings = "--model cnn --lr 0.05 --epochs 2 --batch 32 --seed 7 --quiet";
+    let line = format!("train --data data {settings} --train-images 100 --label-noise 0.4 --json --out run");
+    let wrong = samcore(&folder.0, &line).well().json()["labels"]["wrong"].as_u64().unwrap();
+    let eval = |flags: &str| samcore(&folder.0, &format!("eval run/last.safetensors {flags} --json")).well().json();
+    let own = eval("--split train");
+    assert_eq!(own["training_images"]["subset"], "run");
+    assert_eq!((&own["images"], &own["training_images"]["labels"]), (&100.into(), &"run".into()));
+    assert_eq!(own["training_images"]["wrong_labels"], wrong);
+    let clean = eval("--split train --labels clean");
+    assert_eq!((&clean["images"], &clean["training_images"]["labels"]), (&100.into(), &"clean".into()));
+    assert!(clean["loss"] != own["loss"] && clean["training_images"]["wrong_labels"].is_null());
+    let run = folder.path("run");
+    let last = |column: &str| metrics(&run, column).last().unwrap().parse::<f64>().unwrap();
+    // What the model predicts as it is labelled: right labels that it has learned, wrong ones that it has memorised.
+    let share = wrong as f64 / 100.0;
+    let expected = (1.0 - share) * last("clean_accuracy") + share * last("memorised");
+    assert!((own["accuracy"].as_f64().unwrap() - expected).abs() < 1e-5);
+    let expected = (1.0 - share) * last("clean_accuracy") + share * last("learned");
+    assert!((clean["accuracy"].as_f64().unwrap() - expected).abs() < 1e-5);
+    assert_eq!(
+        eval("--split train --subset all")["training_images"]["wrong_labels"].as_u64().map(|n| n > wrong),
+        Some(true)
+    );
+
+    let text = samcore(&folder.0, "eval run/last.safetensors --split train").well().stdout;
+    let says = format!(
+        "images: 100 of the run's own, of 220 in the data set; labels as the run trained on them, {wrong} of them wrong\n"
+    );
+    assert!(text.ends_with(&says), "{text}");
+    let study = "study corrupt run/last.safetensors --norm 2 --eps 1 --n all --seeds 1 --depth 0 --images 0";
+    let result = samcore(&folder.0, &format!("{study} --json")).well().json();
+    assert_eq!(
+        (&result["gradient_images"], &result["source"]["training_images"]["labels"]),
+        (&100.into(), &"run".into())
+    );
+    let text = samcore(&folder.0, &format!("{study} --labels clean --subset all")).well().stdout;
+    assert!(text.starts_with("training images: 220 of all 220 in the data set; labels clean\n"), "{text}");
+
+    // A checkpoint knows its run wherever it lies. One of an earlier version does not, and the result says so.
+    std::fs::create_dir(folder.path("alone")).unwrap();
+    let file = folder.path("alone/last.safetensors");
+    std::fs::copy(folder.path("run/last.safetensors"), &file).unwrap();
+    let alone = samcore(&folder.0, "eval alone/last.safetensors --split train --json").well().json();
+    assert_eq!((&alone["loss"], &alone["images"]), (&own["loss"], &100.into()));
+    let mut contents = safetensors::read(&file).unwrap();
+    assert!(contents.metadata.remove("samcore.settings").is_some());
+    safetensors::write(&file, &contents.tensors, &signed(&contents.metadata, &contents.tensors)).unwrap();
+    let text = samcore(&folder.0, "eval alone/last.safetensors --split train").well().stdout;
+    let says = "images: 220 of all 220 in the data set; labels as in the files (it records no settings, and no config.toml of its \
+                run lies beside it)\n";
+    assert!(text.ends_with(says), "{text}");
+    for flags in ["--split train --subset run", "--split train --labels run"] {
+        samcore(&folder.0, &format!("eval alone/last.safetensors {flags}"))
+            .refused(2, "run: the run of alone/last.safetensors is not known");
+    }
+    samcore(&folder.0, "eval run/last.safetensors --split val").refused(2, "it trained without --val-fraction");
+    // Predicted labels are those of the run too.
+    let line = format!("train --data data {settings} --relabel run/last.safetensors --out second");
+    samcore(&folder.0, &line).well();
+    let second = samcore(&folder.0, "eval second/last.safetensors --split train --json").well().json();
+    assert_ne!(
+        second["loss"],
+        samcore(&folder.0, "eval second/last.safetensors --split train --labels clean --json").well().json()["loss"]
+    );
+    std::fs::remove_file(folder.path("second/labels.idx1-ubyte")).unwrap();
+    samcore(&folder.0, "eval second/last.safetensors --split train")
+        .refused(66, "--labels clean takes those of the data set");
 }
 
 #[test]

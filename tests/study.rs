@@ -160,7 +160,7 @@ fn sharpness_is_the_slope_for_small_radii_and_more_steps_never_find_less() {
     assert_eq!(fs::read_to_string(folder.path("again/sharpness.svg")).unwrap(), figure);
     samcore(&folder.0, "plot data").refused(66, "data is the folder of no run, comparison or study");
     let csv = fs::read_to_string(folder.path("result/sharpness.csv")).unwrap();
-    assert_eq!(csv.lines().next(), Some("kind,m,groups,rho,sharpness,standard_error,loss"));
+    assert_eq!(csv.lines().next(), Some("kind,m,groups,rho,sharpness,standard_error,loss,zero_gradients"));
     assert_eq!(csv.lines().count(), 1 + rows.len());
 
     let more = study("--m 8,96 --rho 0,0.001,0.1 --adaptive-rho 0,0.1 --steps 3");

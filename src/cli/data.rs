@@ -228,6 +228,7 @@ fn to_text(report: &Report) -> String {
         }
         text += &format!("{:<28} {:>11} {:>11}   images of {h}x{w}x{c}\n", "all", count(train), count(test));
     }
+    report.missing.iter().for_each(|line| text += &format!("{line}\n"));
     match &report.conclusion {
         Ok(what) => text + &format!("\n{}: {what}\n", report.folder.display()),
         Err(_) => text,
@@ -255,6 +256,7 @@ fn to_json(report: &Report) -> String {
         "sound": report.conclusion.is_ok(),
         "conclusion": report.conclusion.as_ref().map_or_else(|e| e.to_string(), String::clone),
         "files": report.files.iter().map(file).collect::<Vec<_>>(),
+        "missing_classes": report.missing,
         "splits": report.halves.iter().map(half).collect::<Vec<_>>(),
     });
     format!("{result:#}\n")
@@ -272,8 +274,9 @@ fn run_noise(matches: &ArgMatches) -> Result<()> {
     let noise = Noise { rate, seed: recipe.seed, all_classes, labels: recipe.labels };
     let out = path(matches, "out").unwrap_or_default();
     let done = noise.write(&text(matches, "data").unwrap_or_default(), &out)?;
+    let missing: String = done.missing.iter().map(|line| format!("{line}; none is drawn\n")).collect();
     print(&format!(
-        "{} of {} training labels are wrong in {} ({:.2} %; {} were drawn)\n",
+        "{} of {} training labels are wrong in {} ({:.2} %; {} were drawn)\n{missing}",
         done.changed,
         done.images,
         out.display(),

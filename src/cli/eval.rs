@@ -3,20 +3,25 @@
 use super::flags::{apply, flag, flag_like, path, switch, value};
 use super::print;
 use crate::data::{self, DataSet};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::output::note;
 use crate::recipe::{Kind, Recipe, Value};
-use crate::train::checkpoint::{Checkpoint, Subject, Vectors};
+use crate::train::checkpoint::{Checkpoint, Subject, Vectors, Weights};
 use crate::train::engine::{self, TEST};
+use crate::train::measured::{CheckpointRun, Images, LabelsOf, Subset, Taken, Wanted};
 use crate::train::run_folder::checkpoint_of;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-const SPLIT: Kind = Kind::Choice(&["test", "train"]);
-const LABELS: Kind = Kind::Choice(&data::Labels::NAMES);
+const SPLIT: Kind = Kind::Choice(&["test", "train", "val"]);
+const SUBSET: Kind = Kind::Choice(&["run", "all"]);
+const WEIGHTS: Kind = Kind::Choice(&["average", "raw"]);
+/// Which of a data set's labels, and which of an image's: the words exclude each other in no command that makes sense, for the
+/// model's number of classes decides between fine and coarse.
+const LABELS: Kind = Kind::Choice(&["run", "clean", "fine", "coarse"]);
 
 /// Which checkpoint a command is about, on which data, and where it computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,20 +29,25 @@ pub(super) struct Given {
     pub checkpoint: PathBuf,
     /// Whether --data names the data set; else the checkpoint does.
     pub data_given: bool,
-    /// Whether --labels says which labels of CIFAR-100; else the model's number of classes does.
-    pub labels_given: bool,
-    /// Its data, labels, eval_batch, threads and device count here.
+    /// Which labels of CIFAR-100; None: as many as the model has classes.
+    pub coarse: Option<data::Labels>,
+    pub weights: Weights,
+    /// Which training images and labels.
+    pub wanted: Wanted,
+    /// Its data, eval_batch, threads and device count here.
     pub recipe: Recipe,
 }
 
 /// The flags behind [`given`].
-pub(super) fn flags() -> [Arg; 7] {
+pub(super) fn flags() -> [Arg; 9] {
     let checkpoint = Arg::new("checkpoint").value_name("CHECKPOINT").value_parser(clap::value_parser!(PathBuf));
     let checkpoint = checkpoint.value_hint(ValueHint::FilePath);
     [
         checkpoint.required(true).help("file that a run wrote, or the run's folder, whose best.safetensors is taken"),
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),
-        flag("labels", LABELS, "which labels of CIFAR-100 [as many as the model has]", None),
+        flag("weights", WEIGHTS, "which of a run's weights [average, where it made one]", None),
+        flag("subset", SUBSET, "which training images [those of the run, where it is known]", None),
+        flag("labels", LABELS, "labels of training images: as the run had them, or right [run]; or of CIFAR-100", None),
         flag_like("batch", "eval-batch"),
         flag_like("threads", "threads"),
         flag_like("device", "device"),
@@ -49,7 +59,7 @@ pub(super) fn flags() -> [Arg; 7] {
 /// Usage: a wrong value.
 pub(super) fn given(matches: &ArgMatches) -> Result<Given> {
     let mut recipe = Recipe::default();
-    for name in ["data", "labels", "threads", "device", "exact"] {
+    for name in ["data", "threads", "device", "exact"] {
         apply(matches, name, name, &mut recipe)?;
     }
     apply(matches, "batch", "eval-batch", &mut recipe)?;
@@ -58,10 +68,26 @@ pub(super) fn given(matches: &ArgMatches) -> Result<Given> {
     if checkpoint != named {
         note(&format!("taking {}", checkpoint.display()));
     }
+    let word = |name: &str, kind| {
+        Ok(match value(matches, name, kind)? {
+            Some(Value::Text(word)) => Some(word),
+            _ => None,
+        })
+    };
+    let labels = word("labels", LABELS)?.unwrap_or_default();
+    let coarse = data::Labels::NAMES.iter().position(|name| *name == labels).map(|i| data::Labels::ALL[i]);
+    let of = LabelsOf::NAMES.iter().find(|(name, _)| *name == labels).map(|(_, of)| *of);
+    let subset = word("subset", SUBSET)?.map(|word| if word == "run" { Subset::Run } else { Subset::All });
     Ok(Given {
         checkpoint,
         data_given: matches.contains_id("data"),
-        labels_given: matches.contains_id("labels"),
+        coarse,
+        weights: match word("weights", WEIGHTS)?.as_deref() {
+            Some("average") => Weights::Average,
+            Some(_) => Weights::Raw,
+            None => Weights::Evaluated,
+        },
+        wanted: Wanted { subset, labels: of },
         recipe,
     })
 }
@@ -74,72 +100,130 @@ pub(super) struct Loaded {
     pub data: DataSet,
     pub graph: Graph,
     pub vectors: Vectors,
+    pub run: CheckpointRun,
+    pub taken: Taken,
+    /// The data are those that the run trained on.
+    own: bool,
+}
+
+impl Loaded {
+    /// Gives the training images the labels that are asked for and returns which images these are.
+    ///
+    /// # Errors
+    /// As for [`CheckpointRun::images`].
+    pub fn images(&mut self, given: &Given) -> Result<Images> {
+        self.run.images(&mut self.data, self.own, given.wanted)
+    }
+}
+
+/// Checks whether two words for --data name the same set or folder.
+fn same_data(one: &str, other: &str) -> bool {
+    let whole = |name: &str| Path::new(name).canonicalize().ok();
+    one == other || whole(one).is_some_and(|one| whole(other) == Some(one))
 }
 
 /// # Errors
 /// NoInput, Data: the file or the data set is missing, damaged, or the one does not fit the other.
 pub(super) fn load(given: &mut Given) -> Result<Loaded> {
-    let Given { checkpoint: file, data_given, labels_given, recipe } = given;
+    let Given { checkpoint: file, data_given, coarse, weights, recipe, .. } = given;
     let opened = Checkpoint::open(file)?;
     let of = opened.subject.clone();
     if !*data_given {
         recipe.data = of.data.clone();
     }
-    let labels = |name: &str| if *labels_given { Ok(recipe.labels) } else { data::labels_for(name, of.classes) };
+    let run = CheckpointRun::of(file, &opened);
+    let taken = run.taken(&opened, *weights)?;
+    let labels = |name: &str| coarse.map_or_else(|| data::labels_for(name, of.classes), Ok);
     let data = labels(&recipe.data).and_then(|labels| data::load_as(&recipe.data, labels));
     let data = data.map_err(|e| match *data_given {
         true => e,
         false => e.context(format!("the data of {}, unless --data gives others", file.display())),
     })?;
     // Both splits have images of one size.
-    let (graph, vectors) = engine::restore(&opened, file, &data, &data.test)?;
-    Ok(Loaded { step: opened.position.step, of, data, graph, vectors })
+    let (graph, vectors) = engine::restore(&opened, file, &data, &data.test, *weights)?;
+    let own = !*data_given || same_data(&recipe.data, &of.data);
+    Ok(Loaded { step: opened.position.step, of, data, graph, vectors, run, taken, own })
 }
 
 pub fn build(command: Command) -> Command {
-    let [checkpoint, data, labels, rest @ ..] = flags();
-    let split = flag("split", SPLIT, "which images", Some(&Value::Text("test".into())));
-    command
-        .args([checkpoint, data, labels, split])
-        .args(rest)
-        .arg(switch("json", "write the result as one JSON object"))
+    let [checkpoint, data, rest @ ..] = flags();
+    let split =
+        flag("split", SPLIT, "which images; val: those that the run held out", Some(&Value::Text("test".into())));
+    command.args([checkpoint, data, split]).args(rest).arg(switch("json", "write the result as one JSON object"))
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let mut given = given(matches)?;
-    let train_split = value(matches, "split", SPLIT)? == Some(Value::Text("train".into()));
-    let Loaded { of, step, data, graph, vectors } = load(&mut given)?;
-    let split = if train_split { &data.train } else { &data.test };
+    let which = match value(matches, "split", SPLIT)? {
+        Some(Value::Text(word)) => word,
+        _ => "test".into(),
+    };
+    let mut loaded = load(&mut given)?;
+    let mut images = None;
+    let order: Vec<u32> = match which.as_str() {
+        "test" => (0..loaded.data.test.count as u32).collect(),
+        split => {
+            let of = images.insert(loaded.images(&given)?);
+            if split == "train" { of.train.clone() } else { held_out(of, &given.checkpoint)? }
+        }
+    };
+    let Loaded { of, step, data, graph, vectors, taken, .. } = &loaded;
+    let split = if images.is_some() { &data.train } else { &data.test };
     let device = engine::device(&mut given.recipe)?;
-    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, given.recipe.eval_batch, &vectors)?;
+    let (mut exec, evaluator) = engine::evaluation_only(graph, device, given.recipe.eval_batch, vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;
-    exec.set_order(TEST, &(0..split.count as u32).collect::<Vec<u32>>())?;
+    exec.set_order(TEST, &order)?;
     let begun = Instant::now();
-    let scores = evaluator.run(&mut exec, TEST, split.count)?;
+    let scores = evaluator.run(&mut exec, TEST, order.len())?;
     let seconds = begun.elapsed().as_secs_f64();
-    let which = if train_split { "train" } else { "test" };
     if matches.get_flag("json") {
         let result = json!({
             "checkpoint": given.checkpoint.display().to_string(),
             "model": of.model,
             "step": step,
+            "weights": taken.name(),
+            "averaged_by": taken.by,
             "data": data.name,
             "split": which,
-            "images": split.count,
+            "images": order.len(),
+            "training_images": images.as_ref().map(|images| images.to_json(data, &order)),
             "loss": scores.loss,
             "accuracy": scores.accuracy,
             "seconds": seconds,
         });
         return print(&format!("{result}\n"));
     }
-    print(&format!(
-        "{} after step {} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
+    let mut text = format!(
+        "{} after step {step} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
         of.model,
-        step,
-        split.count,
+        order.len(),
         data.name,
         100.0 * scores.accuracy,
         scores.loss,
-        split.count as f64 / seconds
-    ))
+        order.len() as f64 / seconds
+    );
+    text.extend(taken.sentence().map(|line| line + "\n"));
+    text.extend(images.map(|images| images.sentence(data, &order, "images") + "\n"));
+    if !scores.loss.is_finite() {
+        text += "the loss is not finite: the weights or what they compute are beyond the range of numbers\n";
+    }
+    print(&text)
+}
+
+/// The images that the run held out.
+///
+/// # Errors
+/// Usage: it held none out, or is not known.
+fn held_out(images: &Images, checkpoint: &Path) -> Result<Vec<u32>> {
+    if images.held_out.is_empty() {
+        let file = checkpoint.display();
+        let why = match images.reason() {
+            Some(reason) => reason.to_owned(),
+            None => "it trained without --val-fraction".to_owned(),
+        };
+        return Err(Error::usage(format!(
+            "--split val: the run of {file} held no images out, as far as is known: {why}"
+        )));
+    }
+    Ok(images.held_out.clone())
 }

@@ -10,8 +10,9 @@ use crate::optim::Norm;
 use crate::output::{draw, note, show};
 use crate::recipe::{Kind, Value};
 use crate::study::sharpness::Scaled;
-use crate::study::{Draw, Entries, Layer, Probe, Source, corrupt, sharpness, some_images};
+use crate::study::{Draw, Entries, Layer, Probe, Source, corrupt, sharpness, some_images, some_of};
 use crate::train::engine::{self, TEST, TRAIN};
+use crate::train::measured::Images;
 use crate::train::progress::Style;
 use clap::{ArgMatches, Command};
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ fn build_corrupt(command: Command) -> Command {
         flag("norm", NORM, "p of |a|_p = eps", choice("both").as_ref()),
         list("eps", "X,…", "sizes for p = 2", EPS),
         list("eps-inf", "X,…", "sizes for p = inf", EPS_INF),
-        list("n", "N,…", "most parameters changed; the first is the map's", ENTRIES),
+        list("n", "N,…", "most parameters changed, shares rounded up; the first is the map's", ENTRIES),
         flag("seeds", Kind::Count(0, 1000), "random corruptions of each size", number(3).as_ref()),
         flag("random", DRAW, "their entries before scaling", choice("normal").as_ref()),
         flag("depth", Kind::Count(0, 100), "parts of names that make a layer; 0: no map", number(1).as_ref()),
@@ -176,8 +177,9 @@ impl Order {
         Ok(Order { given: eval::given(matches)?, seed, csv, out, json, style })
     }
 
-    /// The model on its device with both halves of its data; and what it is, for results.
-    fn probe(&mut self, loaded: &Loaded, rows: &[usize]) -> Result<(Probe, Source)> {
+    /// The model on its device with both halves of its data; and what it is, for results. `measured` are the training
+    /// images that are measured, of `images`.
+    fn probe(&mut self, loaded: &Loaded, images: &Images, measured: &[u32], rows: &[usize]) -> Result<(Probe, Source)> {
         let device = engine::device(&mut self.given.recipe)?;
         let source = Source {
             checkpoint: self.given.checkpoint.display().to_string(),
@@ -185,6 +187,8 @@ impl Order {
             data: loaded.data.name.clone(),
             step: loaded.step,
             classes: loaded.of.classes,
+            weights: loaded.taken.name(),
+            training_images: images.to_json(&loaded.data, measured),
             device: device.describe(),
         };
         let mut probe = Probe::new(&loaded.graph, device, rows, &loaded.vectors)?;
@@ -257,7 +261,8 @@ fn run_corrupt(matches: &ArgMatches) -> Result<()> {
     let images = count(matches, "images", 0, MOST)?.unwrap_or(5000) as usize;
     let test_images = count(matches, "test-images", 0, MOST)?.unwrap_or(2000) as usize;
 
-    let loaded = eval::load(&mut order.given)?;
+    let mut loaded = eval::load(&mut order.given)?;
+    let training = loaded.images(&order.given)?;
     let layers = if depth == 0 { vec![] } else { Layer::named(Layer::all(&loaded.graph, depth), &layers)? };
     let settings = corrupt::Settings {
         norms,
@@ -265,11 +270,12 @@ fn run_corrupt(matches: &ArgMatches) -> Result<()> {
         seeds: (0..seeds).map(|i| order.seed.wrapping_add(i)).collect(),
         draw,
         layers,
-        gradient_images: some_images(order.seed, images, loaded.data.train.count),
+        gradient_images: some_of(order.seed, images, &training.train),
         test_images: some_images(order.seed, test_images, loaded.data.test.count),
     };
+    let about = about(&loaded, &training, &settings.gradient_images);
     let rows = order.given.recipe.eval_batch;
-    let (mut probe, source) = order.probe(&loaded, &[rows])?;
+    let (mut probe, source) = order.probe(&loaded, &training, &settings.gradient_images, &[rows])?;
     let mut meter = Meter::new("corruptions", order.style);
     let weights = &loaded.vectors.weights;
     let study = corrupt::run(&mut probe, &loaded.graph, weights, settings, &mut |done, total| meter.show(done, total));
@@ -277,7 +283,7 @@ fn run_corrupt(matches: &ArgMatches) -> Result<()> {
     let study = study?;
     let mut files = vec![("corrupt.svg", study.curves(&source).to_svg())];
     files.extend(study.map(&source).map(|map| ("layers.svg", map.to_svg())));
-    order.write(&study.to_text(), &study.to_csv(), &study.to_json(&source), "corrupt", &files)
+    order.write(&(about + &study.to_text()), &study.to_csv(), &study.to_json(&source), "corrupt", &files)
 }
 
 fn run_sharpness(matches: &ArgMatches) -> Result<()> {
@@ -295,14 +301,16 @@ fn run_sharpness(matches: &ArgMatches) -> Result<()> {
     let scaled = one_of(matches, "scaled", SCALED, &Scaled::NAMES, &Scaled::ALL)?;
     let images = count(matches, "images", 0, MOST)?.unwrap_or(2048) as usize;
 
-    let loaded = eval::load(&mut order.given)?;
-    let images = some_images(order.seed, images, loaded.data.train.count);
+    let mut loaded = eval::load(&mut order.given)?;
+    let training = loaded.images(&order.given)?;
+    let images = some_of(order.seed, images, &training.train);
+    let about = about(&loaded, &training, &images);
     let settings = sharpness::Settings { kinds, m, images, steps, scaled };
     settings.check()?;
     // Groups of up to a batch are taken at once, larger ones in batches.
     let most = order.given.recipe.eval_batch;
     let rows: Vec<usize> = settings.m.iter().map(|m| *m.min(&most)).chain([most.min(settings.images.len())]).collect();
-    let (mut probe, source) = order.probe(&loaded, &rows)?;
+    let (mut probe, source) = order.probe(&loaded, &training, &settings.images, &rows)?;
     let mut meter = Meter::new("groups", order.style);
     let weights = &loaded.vectors.weights;
     let study =
@@ -310,7 +318,13 @@ fn run_sharpness(matches: &ArgMatches) -> Result<()> {
     meter.end();
     let study = study?;
     let files = [("sharpness.svg", study.curves(&source).to_svg())];
-    order.write(&study.to_text(), &study.to_csv(), &study.to_json(&source), "sharpness", &files)
+    order.write(&(about + &study.to_text()), &study.to_csv(), &study.to_json(&source), "sharpness", &files)
+}
+
+/// The lines above the tables: which weights, and which training images with which labels.
+fn about(loaded: &Loaded, images: &Images, measured: &[u32]) -> String {
+    let weights = loaded.taken.sentence().map_or_else(String::new, |line| line + "\n");
+    format!("{weights}{}\n", images.sentence(&loaded.data, measured, "training images"))
 }
 
 /// Shows on stderr how many measurements are done: one line that changes on a terminal, else a line now and then.

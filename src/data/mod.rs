@@ -5,6 +5,7 @@
 pub mod augment;
 mod bytes;
 mod cifar;
+pub mod classes;
 pub mod fetch;
 mod gzip;
 pub mod idx;
@@ -98,6 +99,15 @@ pub struct DataSet {
     pub std: [f32; 4],
     /// The row of [`DATASETS`] that this set was recognised as, by its name or by its files' SHA-256.
     pub known: Option<&'static Known>,
+}
+
+impl DataSet {
+    /// Returns lines on classes that have no image, or none among the training images numbered `train`.
+    pub fn missing_classes(&self, train: &[u32]) -> Vec<String> {
+        let train = classes::counts(self.classes, train.iter().map(|i| self.train.labels[*i as usize]));
+        let test = classes::counts(self.classes, self.test.labels.iter().copied());
+        classes::missing(&train, &test, &self.class_names)
+    }
 }
 
 impl Format {

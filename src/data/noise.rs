@@ -1,5 +1,6 @@
 //! Label noise: a copy of a data set in which some training labels are wrong. Test labels stay as they are.
 
+use super::classes::occurring;
 use super::{DataSet, Format, Labels, cifar, idx, load_as};
 use crate::error::{Error, Kind, Result};
 use crate::files::{read_bytes, write_atomic};
@@ -20,8 +21,8 @@ pub struct Noise {
     /// Probability that an image's label is drawn anew.
     pub rate: f64,
     pub seed: u64,
-    /// Draw from all classes, the right one among them (Zhang et al., 2017), so that fewer labels than `rate` are wrong;
-    /// instead of from the other classes, so that all that are drawn are wrong (symmetric noise, as in the SAM paper).
+    /// Draw from all classes that occur, the right one among them (Zhang et al., 2017), so that fewer labels than `rate` are
+    /// wrong; instead of from the others that occur, so that all that are drawn are wrong (symmetric noise, as in the SAM paper).
     pub all_classes: bool,
     /// Which labels of CIFAR-100; the others stay right.
     pub labels: Labels,
@@ -100,35 +101,56 @@ impl Record {
 }
 
 /// What [`Noise::write`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub images: usize,
     /// Labels that were drawn anew, and those of them that are another class now.
     pub drawn: usize,
     pub changed: usize,
+    /// Lines on classes that have no image.
+    pub missing: Vec<String>,
 }
 
 impl Noise {
-    /// The new label of image number `index`, if one is drawn.
-    pub fn draw(&self, index: u32, label: u8, classes: usize) -> Option<u8> {
+    /// Returns the new label of image number `index`, one of `classes`, if one is drawn.
+    pub fn draw(&self, index: u32, label: u8, classes: &[u8]) -> Option<u8> {
         let [chosen, class, ..] = draw(self.seed, stream("label-noise"), 0, index, 0);
         if f64::from(chosen) / 4_294_967_296.0 >= self.rate {
             return None;
         }
-        let classes = classes as u32;
-        Some(match self.all_classes {
-            true => below(class, classes) as u8,
+        let count = classes.len() as u32;
+        let place = match self.all_classes {
+            true => below(class, count) as usize,
             // The other classes in a row, with the right one left out.
             false => {
-                let class = below(class, classes - 1) as u8;
-                class + u8::from(class >= label)
+                let place = below(class, count.saturating_sub(1)) as usize;
+                place + usize::from(classes.get(place).is_some_and(|class| *class >= label))
             }
-        })
+        };
+        classes.get(place).copied()
     }
 
-    /// The labels of all training images, those that are drawn anew among them.
-    pub fn labels(&self, labels: &[u8], classes: usize) -> Vec<u8> {
-        (0u32..).zip(labels).map(|(i, label)| self.draw(i, *label, classes).unwrap_or(*label)).collect()
+    /// Returns for each training image the label that is drawn for it, if one is. Classes without a training image are
+    /// not drawn.
+    ///
+    /// # Errors
+    /// Data: all images are of one class.
+    fn drawn(&self, labels: &[u8]) -> Result<Vec<Option<u8>>> {
+        let classes = occurring(labels);
+        if let [class] = classes[..] {
+            let message = format!("all training images have class {class}: there is no other class for wrong labels");
+            return Err(Error::data(message));
+        }
+        Ok((0u32..).zip(labels).map(|(i, label)| self.draw(i, *label, &classes)).collect())
+    }
+
+    /// Returns the labels of all training images, newly drawn ones among them.
+    ///
+    /// # Errors
+    /// Data: all images are of one class.
+    pub fn labels(&self, labels: &[u8]) -> Result<Vec<u8>> {
+        let drawn = self.drawn(labels)?;
+        Ok(drawn.iter().zip(labels).map(|(new, label)| new.unwrap_or(*label)).collect())
     }
 
     /// Writes the noisy copy of a data set into the folder `to`, which must be new or empty.
@@ -159,14 +181,13 @@ impl Noise {
 
     fn write_files(&self, set: &DataSet, to: &Path) -> Result<Written> {
         let classes = set.classes;
-        let drawn: Vec<Option<u8>> =
-            (0u32..).zip(set.train.labels.iter()).map(|(i, label)| self.draw(i, *label, classes)).collect();
+        let drawn = self.drawn(&set.train.labels).map_err(|e| e.context(set.folder.display()))?;
         fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
         let mut rest = drawn.iter();
         for (i, path) in set.files.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let noisy = match set.format {
-                Format::Idx => (i == 1).then(|| labels_file(&self.labels(&set.train.labels, classes))),
+                Format::Idx => (i == 1).then(|| self.labels(&set.train.labels)).transpose()?.map(|l| labels_file(&l)),
                 Format::Cifar10 | Format::Cifar100 if i < set.format.training_files() => {
                     let mut rows = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
                     let row = cifar::label_classes(set.format).len() + cifar::PIXELS;
@@ -193,7 +214,13 @@ impl Noise {
             .filter(|(_, (new, label))| new.is_some_and(|new| new != **label))
             .map(|(i, (_, label))| (i, *label))
             .collect();
-        let written = Written { images: drawn.len(), drawn: drawn.iter().flatten().count(), changed: changed.len() };
+        let all: Vec<u32> = (0..set.train.count as u32).collect();
+        let written = Written {
+            images: drawn.len(),
+            drawn: drawn.iter().flatten().count(),
+            changed: changed.len(),
+            missing: set.missing_classes(&all),
+        };
         let (indices, original): (Vec<usize>, Vec<u8>) = changed.into_iter().unzip();
         let record = json!({
             "source": set.folder.display().to_string(),

@@ -2,7 +2,7 @@
 
 use super::known::Known;
 use super::noise::{NOISE_FILE, Record};
-use super::{Bytes, DATASETS, Format, Labels, Split, cifar, idx, load_from, place};
+use super::{Bytes, DATASETS, Format, Labels, Split, cifar, classes, idx, load_from, place};
 use crate::error::{Error, Result};
 use crate::files::sha256_hex;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,8 @@ pub struct Report {
     /// Empty where a file is damaged.
     pub halves: Vec<HalfReport>,
     pub class_names: Vec<String>,
+    /// Lines on classes that have no image, or none among the training images.
+    pub missing: Vec<String>,
     /// What the set is; or what is wrong with it.
     pub conclusion: Result<String>,
 }
@@ -82,19 +84,19 @@ pub fn verify(name_or_folder: &str) -> Result<Report> {
         _ => None,
     });
     let loaded = damage.map_or_else(|| load_from(layout, Labels::Fine, None), Err);
-    let (halves, class_names, conclusion) = match loaded {
-        Err(e) => (Vec::new(), Vec::new(), Err(e)),
+    let (halves, class_names, missing, conclusion) = match loaded {
+        Err(e) => (Vec::new(), Vec::new(), Vec::new(), Err(e)),
         Ok(set) => {
             let half = |name, split: &Split| {
-                let mut counts = vec![0; set.classes];
-                split.labels.iter().for_each(|label| counts[usize::from(*label)] += 1);
+                let counts = classes::counts(set.classes, split.labels.iter().copied());
                 HalfReport { name, size: [split.h, split.w, split.c], counts }
             };
             let halves = vec![half("train", &set.train), half("test", &set.test)];
-            (halves, set.class_names, conclude(&folder, named.is_some(), known, noise.is_some(), &files))
+            let missing = classes::missing(&halves[0].counts, &halves[1].counts, &set.class_names);
+            (halves, set.class_names, missing, conclude(&folder, named.is_some(), known, noise.is_some(), &files))
         }
     };
-    Ok(Report { folder, known, files, halves, class_names, conclusion })
+    Ok(Report { folder, known, files, halves, class_names, missing, conclusion })
 }
 
 /// The content of file number `which`, if it is one of its format.

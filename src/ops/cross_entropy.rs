@@ -3,7 +3,8 @@
 //! loss = - sum_k t_k log softmax(z)_k with t smoothed to (1 - s) t + s / classes (Szegedy et al. 2016). As the root of a
 //! pass it is averaged over the rows' weights; its gradient is then weight / sum(weights) * (softmax(z) sum(t) - t).
 //!
-//! In training the smoothed target may be mixed with the model's own prediction, see [`Bootstrap`].
+//! In training the smoothed target may be mixed with the model's own prediction, see [`Bootstrap`]. Evaluation neither
+//! smooths nor mixes: validation and test losses are plain cross-entropy whatever a model is trained with.
 
 use super::call::Kernel;
 use super::case::{Case, Operand, Values};
@@ -52,16 +53,17 @@ impl Bootstrap {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
+    /// In training alone, as is `bootstrap`.
     pub smoothing: f32,
-    /// In training alone.
     pub bootstrap: Bootstrap,
 }
 
 impl CrossEntropy {
     /// Smoothed targets of a row, beta of them and 1 - beta of the one-hot prediction where the mode is hard; times beta
     /// alone where it is soft.
-    fn targets(&self, bootstrap: Bootstrap, z: &[f64], t: &[f64]) -> Vec<f64> {
-        let (s, beta) = (f64::from(self.smoothing), f64::from(bootstrap.beta()));
+    fn targets(&self, z: &[f64], t: &[f64]) -> Vec<f64> {
+        let CrossEntropy { smoothing, bootstrap } = *self;
+        let (s, beta) = (f64::from(smoothing), f64::from(bootstrap.beta()));
         let mut targets: Vec<f64> = t.iter().map(|t| beta * ((1.0 - s) * t + s / z.len() as f64)).collect();
         if let Bootstrap::Hard { .. } = bootstrap {
             let largest = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -72,9 +74,9 @@ impl CrossEntropy {
         targets
     }
 
-    /// Returns the bootstrap of a pass; evaluation has none.
-    fn mixed(&self, train: bool) -> Bootstrap {
-        if train { self.bootstrap } else { Bootstrap::None }
+    /// Returns the loss of a pass: as given in training, plain cross-entropy in evaluation.
+    fn of_pass(self, train: bool) -> CrossEntropy {
+        if train { self } else { CrossEntropy { smoothing: 0.0, bootstrap: Bootstrap::None } }
     }
 }
 
@@ -119,7 +121,8 @@ impl Operation for CrossEntropy {
 
     fn forward(&self, site: &mut dyn Site) -> Result<()> {
         let (n, classes) = (site.rows(), site.input_shape(0).len());
-        let (smoothing_bits, bootstrap) = (self.smoothing.to_bits(), self.mixed(site.train()));
+        let CrossEntropy { smoothing, bootstrap } = self.of_pass(site.train());
+        let smoothing_bits = smoothing.to_bits();
         let kernel = Kernel::CrossEntropy { n, classes, smoothing_bits, bootstrap };
         let (losses, hits) = (site.output(), site.temp(n));
         site.emit("forward", kernel, vec![site.input(0), site.input(1)], vec![losses, hits]);
@@ -130,7 +133,8 @@ impl Operation for CrossEntropy {
 
     fn backward(&self, site: &mut dyn Site) -> Result<()> {
         let (n, classes) = (site.rows(), site.input_shape(0).len());
-        let (smoothing_bits, bootstrap) = (self.smoothing.to_bits(), self.mixed(site.train()));
+        let CrossEntropy { smoothing, bootstrap } = self.of_pass(site.train());
+        let smoothing_bits = smoothing.to_bits();
         let kernel = Kernel::CrossEntropyBackward { n, classes, smoothing_bits, bootstrap };
         if let Some(dz) = site.grad_input_written(0) {
             let mut reads = vec![site.input(0), site.input(1), site.input(2)];
@@ -141,23 +145,23 @@ impl Operation for CrossEntropy {
     }
 
     fn spec(&self, at: &SpecAt<'_>) -> Vec<f64> {
-        let (k, bootstrap) = (at.shapes[0].len(), self.mixed(at.train));
+        let (k, loss) = (at.shapes[0].len(), self.of_pass(at.train));
         let rows = at.inputs[0].chunks(k).zip(at.inputs[1].chunks(k));
         rows.map(|(z, t)| {
-            let (lse, t) = (log_sum_exp(z), self.targets(bootstrap, z, t));
+            let (lse, t) = (log_sum_exp(z), loss.targets(z, t));
             let given: f64 = z.iter().zip(t).map(|(z, t)| t * (lse - z)).sum();
-            given + entropy_weight(bootstrap) * entropy(z)
+            given + entropy_weight(loss.bootstrap) * entropy(z)
         })
         .collect()
     }
 
     /// The gradient of `sum(dy * losses)`; with dy = weights / sum(weights) this is what the device computes.
     fn spec_backward(&self, at: &SpecAt<'_>, _output: &[f64], dy: &[f64]) -> Vec<Option<Vec<f64>>> {
-        let (k, bootstrap) = (at.shapes[0].len(), self.mixed(at.train));
+        let (k, loss) = (at.shapes[0].len(), self.of_pass(at.train));
         let rows = at.inputs[0].chunks(k).zip(at.inputs[1].chunks(k)).zip(dy);
         let gradient = rows.flat_map(|((z, t), d)| {
-            let (lse, t) = (log_sum_exp(z), self.targets(bootstrap, z, t));
-            let (mass, share, entropy): (f64, _, _) = (t.iter().sum(), entropy_weight(bootstrap), entropy(z));
+            let (lse, t) = (log_sum_exp(z), loss.targets(z, t));
+            let (mass, share, entropy): (f64, _, _) = (t.iter().sum(), entropy_weight(loss.bootstrap), entropy(z));
             let by = |(z, t): (&f64, f64)| {
                 let q = (z - lse).exp();
                 d * (q * mass - t - share * q * (z - lse + entropy))

@@ -26,15 +26,23 @@ pub fn ended_early(outcome: &Outcome, epochs: usize) -> bool {
 pub fn curves(results: &Results<'_>) -> Figure {
     let plan = results.plan;
     let most = plan.shares.iter().map(Share::gradients).fold(0.0, f64::max);
-    let panel = |(i, &(title, y_label, column, factor, compared)): (usize, &View)| Panel {
-        title: title.into(),
-        x_label: "gradient evaluations".into(),
-        y_label: y_label.into(),
-        series: (0..plan.shares.len()).flat_map(|share| lines(results, share, column, factor)).collect(),
-        wide: i == 0,
-        compared,
-        focus: Some(0.5 * most),
-        ..Panel::default()
+    let kind = plan.request.recipe.loss_kind();
+    let panel = |(i, &(title, y_label, column, factor, compared)): (usize, &View)| {
+        // Losses of two kinds have no common scale.
+        let (y_label, compared) = match column {
+            "train_loss" if !kind.is_empty() => (format!("{kind} loss"), ""),
+            _ => (y_label.to_owned(), if kind.is_empty() { compared } else { "" }),
+        };
+        Panel {
+            title: title.into(),
+            x_label: "gradient evaluations".into(),
+            y_label,
+            series: (0..plan.shares.len()).flat_map(|share| lines(results, share, column, factor)).collect(),
+            wide: i == 0,
+            compared,
+            focus: Some(0.5 * most),
+            ..Panel::default()
+        }
     };
     Figure { notes: notes(results), ..Figure::new(&plan.title(), VIEWS.iter().enumerate().map(panel).collect()) }
 }

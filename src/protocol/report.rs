@@ -81,6 +81,10 @@ fn title_of(measure: &Measure, results: &Results<'_>) -> String {
     match measure.key {
         "best_epoch_test_accuracy" if results.best_on() == "test" => format!("{} (optimistic)", measure.title),
         "best_epoch_test_accuracy" => format!("{} (by validation)", measure.title),
+        "train_loss" => {
+            let kind = results.plan.request.recipe.loss_kind();
+            if kind.is_empty() { measure.title.to_owned() } else { format!("{} ({kind})", measure.title) }
+        }
         _ => measure.title.to_owned(),
     }
 }
@@ -180,8 +184,11 @@ pub fn notes(results: &Results<'_>) -> Vec<String> {
     ));
     notes.extend(own_settings(plan));
     notes.push("Train accuracy and loss are means over the last epoch as it went, augmented images included.".into());
-    if plan.request.recipe.label_smoothing > 0.0 {
-        notes.push("All losses are those of smoothed labels, as trained on.".into());
+    let kind = plan.request.recipe.loss_kind();
+    if !kind.is_empty() {
+        notes.push(format!(
+            "The train loss is the {kind} loss that is trained with; test losses are plain cross-entropy."
+        ));
     }
     notes.push(
         "Seconds are training and evaluation together; they compare only between runs on one idle machine.".into(),

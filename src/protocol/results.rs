@@ -5,7 +5,7 @@ use super::request::course;
 use super::statistics::{CONFIDENCE, Estimate};
 use crate::error::{Error, Result};
 use crate::files::{MAX_JSON, read_bytes};
-use crate::train::records::Metrics;
+use crate::train::records::{LOSS_KIND, Metrics};
 use serde_json::{Map, json};
 use std::path::Path;
 
@@ -291,7 +291,8 @@ fn columns(metrics: &Metrics) -> serde_json::Value {
         other => json!(other),
     };
     let list = |name: &String| metrics.column(name).unwrap_or_default().into_iter().map(cell).collect();
-    let entries = metrics.columns.iter().map(|name| (name.clone(), list(name)));
+    let numbers = metrics.columns.iter().filter(|name| *name != LOSS_KIND);
+    let entries = numbers.map(|name| (name.clone(), list(name)));
     serde_json::Value::Object(entries.collect())
 }
 

@@ -129,6 +129,11 @@ pub fn some_images(seed: u64, count: usize, of: usize) -> Vec<u32> {
     images
 }
 
+/// Returns `count` of `images` (0: all), drawn by `seed`, in the order of the draw.
+pub fn some_of(seed: u64, count: usize, images: &[u32]) -> Vec<u32> {
+    some_images(seed, count, images.len()).into_iter().map(|i| images[i as usize]).collect()
+}
+
 /// Parameters that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -204,6 +209,10 @@ pub struct Source {
     pub step: u64,
     /// Classes of the data; 0 where they are not known.
     pub classes: usize,
+    /// "raw" or "average".
+    pub weights: &'static str,
+    /// Which training images were measured, with which labels.
+    pub training_images: Value,
     pub device: String,
 }
 
@@ -214,11 +223,11 @@ impl Source {
     }
 
     fn to_json(&self) -> Value {
-        let Source { checkpoint, model, data, step, classes, device } = self;
+        let Source { checkpoint, model, data, step, classes, weights, training_images, device } = self;
         let version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
         json!({
-            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "classes": classes, "device": device,
-            "samcore": version,
+            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "classes": classes, "weights": weights,
+            "training_images": training_images, "device": device, "samcore": version,
         })
     }
 }

@@ -36,6 +36,8 @@ fn source(json: &Value) -> Option<Source> {
         data,
         step,
         classes,
+        weights: if json["weights"] == "average" { "average" } else { "raw" },
+        training_images: json["training_images"].clone(),
         device: text("device").unwrap_or_default(),
     })
 }
@@ -121,8 +123,9 @@ fn sharp(json: &Value) -> Option<sharpness::Study> {
             m,
             groups: row["groups"].as_u64()? as usize,
             rho,
-            sharpness: number(&row["sharpness"]),
-            standard_error: number(&row["standard_error"]),
+            flat: row["zero_gradients"].as_u64().unwrap_or(0) as usize,
+            sharpness: row["sharpness"].as_f64(),
+            standard_error: row["standard_error"].as_f64(),
             loss: number(&row["loss"]),
         });
     }

@@ -105,6 +105,17 @@ pub struct Remembered {
     pub average: bool,
 }
 
+/// Which weights of a checkpoint are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// Those that the run was evaluated by: its running average where it made one.
+    #[default]
+    Evaluated,
+    /// Those that the optimizer moves.
+    Raw,
+    Average,
+}
+
 /// A checkpoint in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
@@ -247,18 +258,24 @@ impl Checkpoint {
         Checkpoint::opened(safetensors::read(path)?, path)
     }
 
-    /// The tensors of a file, those that only training needs left out. One of this program's is checked first; what other
-    /// programs write is taken as it is.
+    /// Returns the tensors of a file that are evaluated, and whether they are a running average. A file of this program is
+    /// checked first; what other programs write is taken as it is.
     ///
     /// # Errors
     /// Data: a checkpoint that is damaged, or of a later format version.
-    pub fn verified(contents: Contents, path: &Path) -> Result<Contents> {
+    pub fn verified(contents: Contents, path: &Path) -> Result<(Contents, bool)> {
         if !contents.metadata.contains_key(VERSION_KEY) {
-            return Ok(contents);
+            return Ok((contents, false));
         }
-        let mut contents = Checkpoint::opened(contents, path)?.contents;
+        let opened = Checkpoint::opened(contents, path)?;
+        let average = opened.has_average();
+        let mut contents = opened.contents;
+        if average {
+            contents.tensors.retain(|t| t.name.starts_with(AVERAGE));
+            contents.tensors.iter_mut().for_each(|t| t.name = t.name[AVERAGE.len()..].to_owned());
+        }
         contents.tensors.retain(|t| !t.name.starts_with(OPTIMIZER));
-        Ok(contents)
+        Ok((contents, average))
     }
 
     fn opened(contents: Contents, path: &Path) -> Result<Opened> {
@@ -308,6 +325,28 @@ impl Opened {
     /// Data: a setting that this version does not know.
     pub fn recipe(&self, path: &Path) -> Result<Option<Recipe>> {
         self.origin.recipe(path)
+    }
+
+    /// Checks for a running average of the weights beside the weights themselves.
+    pub fn has_average(&self) -> bool {
+        self.contents.tensors.iter().any(|t| t.name.starts_with(AVERAGE))
+    }
+
+    /// Returns the weights and statistics that `weights` names, laid out for `graph`, as those of the model.
+    ///
+    /// # Errors
+    /// As for `vectors`.
+    pub fn model(&self, graph: &Graph, weights: Weights, path: &Path) -> Result<Vectors> {
+        let average = match weights {
+            Weights::Evaluated => self.has_average(),
+            Weights::Raw => false,
+            Weights::Average => true,
+        };
+        let vectors = self.vectors(graph, Remembered { average, ..Remembered::default() }, path)?;
+        Ok(match vectors.average {
+            Some((weights, running)) => Vectors { weights, running, ..Vectors::default() },
+            None => vectors,
+        })
     }
 
     /// The vectors, laid out for `graph`.

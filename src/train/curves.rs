@@ -23,7 +23,7 @@ impl Caption {
     pub fn of(recipe: &Recipe, data: &str) -> Caption {
         let title = format!("{} with {} on {data}", recipe.model, recipe.opt);
         let settings = format!("Settings: {}.", settings(recipe).join(", "));
-        Caption { title, settings, loss_kind: String::new() }
+        Caption { title, settings, loss_kind: recipe.loss_kind() }
     }
 }
 
@@ -107,7 +107,7 @@ pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> F
             let points: Vec<(f64, f64)> =
                 epochs.iter().zip(values).filter_map(|(x, y)| Some((*x, factor * y?))).collect();
             let label = match column {
-                "train_loss" if !caption.loss_kind.is_empty() => format!("{label}: {}", caption.loss_kind),
+                "train_loss" if !caption.loss_kind.is_empty() => format!("{label}, {}", caption.loss_kind),
                 _ => label.to_owned(),
             };
             (!points.is_empty()).then(|| Series::new(&label, style, points))

@@ -13,7 +13,7 @@ use crate::ops::call::{Augment, Counters, Kernel};
 use crate::optim::{self, Optimizer};
 use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
-use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors};
+use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors, Weights};
 use crate::train::groups::Groups;
 use crate::train::layers::{below, frozen};
 use crate::train::records::Scores;
@@ -318,11 +318,18 @@ impl Evaluator {
     }
 }
 
-/// The model of a checkpoint that was read from `file`, for images of `split` of `data`, with its weights and statistics.
+/// Returns the model of a checkpoint that was read from `file`, for images of `split` of `data`, with the weights and
+/// statistics that `weights` names.
 ///
 /// # Errors
 /// Data: it is of other images or fewer classes, of an unknown model, or does not hold what the model needs.
-pub fn restore(opened: &Opened, file: &Path, data: &DataSet, split: &Split) -> Result<(Graph, Vectors)> {
+pub fn restore(
+    opened: &Opened,
+    file: &Path,
+    data: &DataSet,
+    split: &Split,
+    weights: Weights,
+) -> Result<(Graph, Vectors)> {
     let of = &opened.subject;
     if (split.h, split.w, split.c) != (of.h, of.w, of.c) || data.classes > of.classes {
         return Err(Error::data(format!(
@@ -343,7 +350,7 @@ pub fn restore(opened: &Opened, file: &Path, data: &DataSet, split: &Split) -> R
     let source = ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..source(data, Augment::default()) };
     let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
     let graph = models::classifier(&model, &source, &Setup::default())?;
-    let vectors = opened.vectors(&graph, Remembered::default(), file)?;
+    let vectors = opened.model(&graph, weights, file)?;
     Ok((graph, vectors))
 }
 

@@ -27,6 +27,8 @@ pub struct Init {
     pub file: String,
     pub bytes: u64,
     pub sha256: String,
+    /// It holds a running average of the weights, which is what was taken.
+    pub average: bool,
     /// Tensors of the model that have the file's values.
     pub loaded: Vec<String>,
     /// Parameters among them, and how many the model has.
@@ -61,10 +63,10 @@ pub fn load(path: &Path, graph: &Graph, vectors: &mut Vectors) -> Result<Init> {
         return Err(Error::data(message));
     }
     let contents = safetensors::read(path).map_err(|e| e.context("--init"))?;
-    let contents = Checkpoint::verified(contents, path).map_err(|e| e.context("--init"))?;
+    let (contents, average) = Checkpoint::verified(contents, path).map_err(|e| e.context("--init"))?;
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
     let sha256 = sha256_stream(&mut file).map_err(unreadable)?;
-    let about = Init { file: path.display().to_string(), bytes: meta.len(), sha256, ..Init::default() };
+    let about = Init { file: path.display().to_string(), bytes: meta.len(), sha256, average, ..Init::default() };
     let init = fill(about, &contents, graph, vectors).map_err(|e| e.context(format!("--init {}", path.display())))?;
     if let Some((weights, running)) = &mut vectors.average {
         weights.clone_from(&vectors.weights);
@@ -278,8 +280,9 @@ impl Init {
     /// A few lines for the terminal.
     pub fn lines(&self) -> Vec<String> {
         let ([p, params], [n, norms]) = (self.parameters, self.norms);
+        let average = if self.average { ", the running average of its weights" } else { "" };
         let mut lines = vec![format!(
-            "begins with {p} of {params} parameters and the statistics of {n} of {norms} batch-norms of {}",
+            "begins with {p} of {params} parameters and the statistics of {n} of {norms} batch-norms of {}{average}",
             self.file
         )];
         if let Some((name, file, here)) = &self.head {
@@ -316,6 +319,7 @@ impl Init {
             self.reshaped.iter().map(|(name, file, here)| json!({"name": name, "file": file, "model": here}));
         json!({
             "file": self.file,
+            "weights": if self.average { "average" } else { "raw" },
             "parameters": { "loaded": self.parameters[0], "model": self.parameters[1] },
             "batch_norms": { "loaded": self.norms[0], "model": self.norms[1] },
             "loaded": self.loaded,

@@ -4,7 +4,7 @@
 //! clean ones to choose by. Test labels stay as they are. Predictions replace the labels of the images that are trained on
 //! alone, for a model that is judged by its predecessor's predictions would be praised for its mistakes.
 
-use super::checkpoint::{Checkpoint, Remembered, Vectors};
+use super::checkpoint::{Checkpoint, Weights};
 use super::engine::{self, Evaluator, JUDGED};
 use super::outcome::Where;
 use super::records::NoiseScores;
@@ -198,13 +198,49 @@ impl Judge {
     }
 }
 
+/// Gives the training images in `data` the labels that the run of `recipe` in `folder` trained on, and returns the right ones
+/// where some are known to be wrong.
+///
+/// # Errors
+/// NoInput: predicted labels are missing. Data: they or a record of noise cannot be used.
+pub(super) fn of_run(data: &mut DataSet, recipe: &Recipe, folder: &Path) -> Result<Option<Vec<u8>>> {
+    let truth = add_noise(data, recipe)?;
+    if recipe.relabel != NO_FILE {
+        let file = RunFolder::labels_in(folder);
+        if !file.exists() {
+            let message = format!("{}, the labels that the run trained on, is missing", file.display());
+            return Err(Error::new(Kind::NoInput, format!("{message}; --labels clean takes those of the data set")));
+        }
+        data.train.labels = Bytes::owned(stored(&file, data)?, 0);
+    }
+    Ok(truth)
+}
+
+/// Returns the right labels of all training images where the set's record lists wrong ones.
+///
+/// # Errors
+/// Data: the record cannot be used.
+pub(super) fn recorded(data: &DataSet) -> Result<Option<Vec<u8>>> {
+    Record::read(&data.folder)?.map_or(Ok(None), |record| record.truth(data))
+}
+
+/// Gives the training images in `data` their right labels, as far as they are known, and returns them where the files have
+/// wrong ones.
+///
+/// # Errors
+/// Data: the set's record of noise cannot be used.
+pub(super) fn clean(data: &mut DataSet) -> Result<Option<Vec<u8>>> {
+    let truth = recorded(data)?;
+    if let Some(labels) = &truth {
+        data.train.labels = Bytes::owned(labels.clone(), 0);
+    }
+    Ok(truth)
+}
+
 /// Adds the noise that is asked for to the training labels, and returns the right ones where there is noise: that, or what
 /// the set's record tells.
 fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
-    let recorded = match Record::read(&data.folder)? {
-        Some(record) => record.truth(data)?,
-        None => None,
-    };
+    let recorded = recorded(data)?;
     if recipe.label_noise == 0.0 {
         return Ok(recorded);
     }
@@ -216,7 +252,8 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
     let Recipe { label_noise: rate, noise_all: all_classes, seed, .. } = *recipe;
     let noise = Noise { rate, seed, all_classes, labels: data.labels };
     let truth = data.train.labels.to_vec();
-    data.train.labels = Bytes::owned(noise.labels(&truth, data.classes), 0);
+    let noisy = noise.labels(&truth).map_err(|e| e.context("--label-noise"))?;
+    data.train.labels = Bytes::owned(noisy, 0);
     Ok(Some(truth))
 }
 
@@ -224,12 +261,7 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
 fn predicted(file: &Path, recipe: &Recipe, data: &DataSet, order: &[u32]) -> Result<Vec<u8>> {
     let named = |e: Error| e.context("--relabel");
     let opened = Checkpoint::open(file).map_err(named)?;
-    let (graph, mut vectors) = engine::restore(&opened, file, data, &data.train).map_err(named)?;
-    // Of a run that keeps an average, that is what it was judged by.
-    let averaged = Remembered { average: true, ..Remembered::default() };
-    if let Ok(Vectors { average: Some((weights, running)), .. }) = opened.vectors(&graph, averaged, file) {
-        vectors = Vectors { weights, running, ..Vectors::default() };
-    }
+    let (graph, vectors) = engine::restore(&opened, file, data, &data.train, Weights::Evaluated).map_err(named)?;
     if opened.subject.classes != data.classes {
         let (classes, model) = (data.classes, opened.subject.classes);
         let message = format!("{} predicts {model} classes, {} has {classes}", file.display(), data.name);

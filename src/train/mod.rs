@@ -9,6 +9,7 @@ pub mod init;
 pub mod labels;
 mod layers;
 pub mod loader;
+pub mod measured;
 mod opening;
 pub mod origin;
 mod outcome;

@@ -188,12 +188,12 @@ impl Progress {
         };
         let (cells, gap) = cells_within(width, row);
         if !self.header_stands {
-            let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title, c.width)).collect();
+            let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title(row), c.width(row))).collect();
             self.line(&titles.join(gap));
             self.header_stands = true;
         }
         let chosen_on = if row.validation.is_some() { "val acc" } else { "test acc" };
-        let texts = cells.iter().map(|c| match format!("{:>1$}", (c.text)(row), c.width) {
+        let texts = cells.iter().map(|c| match format!("{:>1$}", (c.text)(row), c.width(row)) {
             text if colour && best && c.title == chosen_on => format!("\x1b[32m{text}\x1b[0m"),
             text => text,
         });
@@ -239,6 +239,22 @@ struct Cell {
     text: fn(&EpochRow) -> String,
 }
 
+impl Cell {
+    /// Returns the title, which names the training loss where it is not cross-entropy.
+    fn title(&self, row: &EpochRow) -> String {
+        match self.title {
+            TRAIN_LOSS if !row.loss_kind.is_empty() => format!("{} loss", row.loss_kind),
+            title => title.to_owned(),
+        }
+    }
+
+    fn width(&self, row: &EpochRow) -> usize {
+        self.width.max(self.title(row).len())
+    }
+}
+
+const TRAIN_LOSS: &str = "train loss";
+
 const fn cell(title: &'static str, width: usize, weight: usize, text: fn(&EpochRow) -> String) -> Cell {
     Cell { title, width, weight, text }
 }
@@ -246,7 +262,7 @@ const fn cell(title: &'static str, width: usize, weight: usize, text: fn(&EpochR
 #[rustfmt::skip]
 const CELLS: &[Cell] = &[
     cell("epoch", 5, 15, |r| r.epoch.to_string()),
-    cell("train loss", 10, 6, |r| format!("{:.4}", r.train.loss)),
+    cell(TRAIN_LOSS, 10, 6, |r| format!("{:.4}", r.train.loss)),
     cell("train acc", 9, 10, |r| percent(r.train.accuracy)),
     cell("val loss", 8, 7, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
     cell("val acc", 7, 13, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
@@ -269,7 +285,7 @@ const CELLS: &[Cell] = &[
 fn cells_within(width: usize, row: &EpochRow) -> (Vec<&'static Cell>, &'static str) {
     let mut cells: Vec<&Cell> = CELLS.iter().filter(|c| !(c.text)(row).is_empty()).collect();
     let fits = |cells: &[&Cell], gap: &str| {
-        let widths: usize = cells.iter().map(|c| c.width + gap.len()).sum();
+        let widths: usize = cells.iter().map(|c| c.width(row) + gap.len()).sum();
         widths - gap.len() <= width
     };
     loop {
@@ -396,6 +412,20 @@ mod tests {
         assert!(lines[1].contains("val loss  val acc  test loss"), "{text}");
         assert_eq!((lines.len(), lines[1].len()), (5, lines[2].len()), "{text}");
         assert_eq!(shown(Style::Quiet, true), "");
+    }
+
+    #[test]
+    fn the_table_names_the_loss_that_is_trained_with() {
+        let titles = |kind: &str, width: usize| {
+            let row = EpochRow { loss_kind: kind.into(), ..EpochRow::default() };
+            let (cells, gap) = cells_within(width, &row);
+            let cell = |c: &&Cell| format!("{:>1$}", c.title(&row), c.width(&row));
+            (cells.iter().map(cell).collect::<Vec<_>>().join(gap), cells.len())
+        };
+        assert!(titles("", 200).0.starts_with("epoch  train loss  train acc"));
+        assert!(titles("mixed smoothed", 200).0.starts_with("epoch  mixed smoothed loss  train acc"));
+        let (narrow, cells) = titles("mixed smoothed reed-soft", 60);
+        assert!(narrow.len() <= 60 && cells > 3, "{narrow}");
     }
 
     #[test]

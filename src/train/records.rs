@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{MAX_RECORDS, read_text};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Mean loss and share of right answers over a set of images.
@@ -41,6 +41,8 @@ pub struct Extras {
     pub noise: bool,
     /// It waits for AutoAugment.
     pub waited: bool,
+    /// Its training loss is not plain cross-entropy.
+    pub loss_kind: bool,
 }
 
 /// What is known at the end of an epoch.
@@ -50,9 +52,11 @@ pub struct EpochRow {
     pub epoch: u32,
     /// Steps done since the run began.
     pub step: u64,
-    /// Over the epoch's steps, as they went.
+    /// Over the epoch's steps, as they went; the loss is the one that is trained with.
     pub train: Scores,
-    /// Over the images held out, if there are any.
+    /// Of the training loss, as [`Recipe::loss_kind`](crate::recipe::Recipe::loss_kind) names it; empty for cross-entropy.
+    pub loss_kind: String,
+    /// Over the images held out, if there are any; the loss is plain cross-entropy, as that of `test`.
     pub validation: Option<Scores>,
     pub test: Scores,
     /// If some labels are known to be wrong.
@@ -117,12 +121,16 @@ fn share(row: &EpochRow, of: fn(&NoiseScores) -> Option<f64>) -> String {
     row.noise.as_ref().and_then(of).map_or_else(String::new, fixed)
 }
 
+/// The one column of words. It says what `train_loss` is in runs that train with another loss than cross-entropy.
+pub const LOSS_KIND: &str = "train_loss_kind";
+
 /// The columns of metrics.csv in order.
 #[rustfmt::skip]
 pub const COLUMNS: &[Column] = &[
     column("epoch", |r| r.epoch.to_string()),
     column("step", |r| r.step.to_string()),
     column("train_loss", |r| fixed(r.train.loss)),
+    Column { name: LOSS_KIND, there: |extras| extras.loss_kind, text: |r| r.loss_kind.clone() },
     column("train_accuracy", |r| fixed(r.train.accuracy)),
     validation("val_loss", |r| r.validation.map_or_else(String::new, |v| fixed(v.loss))),
     validation("val_accuracy", |r| r.validation.map_or_else(String::new, |v| fixed(v.accuracy))),
@@ -197,7 +205,9 @@ impl Records {
     ///
     /// # Errors
     /// Data: a line that is not a record, with file and line. Io, CantCreate: with the path.
-    pub fn resume(folder: &RunFolder, extras: Extras, step: u64) -> Result<(Records, u64)> {
+    pub fn resume(folder: &RunFolder, mut extras: Extras, step: u64) -> Result<(Records, u64)> {
+        // Runs of earlier versions have no such column.
+        extras.loss_kind &= header(&folder.metrics()).is_none_or(|names| names.iter().any(|n| n == LOSS_KIND));
         let header = csv_line(columns(extras).map(|c| c.name.to_string()));
         let (metrics, _) = truncate_after(folder.metrics(), &header, step, step_of_metrics)?;
         let (steps, last) = truncate_after(folder.steps(), "", step, step_of_object)?;
@@ -254,6 +264,14 @@ impl Records {
         self.steps.flush()?;
         self.events.as_mut().map_or(Ok(()), Events::flush)
     }
+}
+
+/// The names in the first line of the file; None where it has none.
+fn header(path: &Path) -> Option<Vec<String>> {
+    let mut line = String::new();
+    BufReader::new(File::open(path).ok()?).take(1 << 16).read_line(&mut line).ok()?;
+    let names = line.strip_suffix('\n')?;
+    Some(names.split(',').map(String::from).collect())
 }
 
 fn start(path: PathBuf, header: &str) -> Result<Appender> {
@@ -331,7 +349,7 @@ pub fn rates(path: &Path) -> Vec<(f64, f64)> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
     pub columns: Vec<String>,
-    /// A cell for each column; `None` where it is empty.
+    /// A cell for each column; `None` where it is empty or holds a word.
     pub rows: Vec<Vec<Option<f64>>>,
 }
 
@@ -348,8 +366,10 @@ impl Metrics {
         let columns: Vec<String> = header.split(',').map(String::from).collect();
         let mut rows = Vec::new();
         for (line, number) in lines {
-            let cells = line.split(',').map(|cell| match cell {
+            let words = |column: usize| columns.get(column).is_some_and(|name| name == LOSS_KIND);
+            let cells = line.split(',').enumerate().map(|(column, cell)| match cell {
                 "" => Ok(None),
+                _ if words(column) => Ok(None),
                 _ => cell.parse().map(Some).map_err(|_| wrong(number, &format!("'{cell}' is not a number"))),
             });
             let row: Vec<Option<f64>> = cells.collect::<Result<_>>()?;
@@ -375,7 +395,7 @@ mod tests {
     use crate::files::TestFolder;
 
     const STEPS_PER_EPOCH: u64 = 4;
-    const NONE: Extras = Extras { validation: false, noise: false, waited: false };
+    const NONE: Extras = Extras { validation: false, noise: false, waited: false, loss_kind: false };
 
     fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, extras: Extras) {
         for step in steps {
@@ -435,8 +455,28 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_an_earlier_version_keeps_its_columns_and_a_word_is_no_number() {
+        let scratch = TestFolder::new("loss-kind");
+        let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+        let smoothed = Extras { loss_kind: true, ..NONE };
+        let row = |step| EpochRow { epoch: 1, step, loss_kind: "smoothed".into(), ..EpochRow::default() };
+        for (began_with, column) in [(NONE, None), (smoothed, Some(vec![None, None]))] {
+            let mut records = Records::create(&folder, began_with).unwrap();
+            records.epoch(&row(4)).unwrap();
+            records.flush().unwrap();
+            let (mut records, _) = Records::resume(&folder, smoothed, 4).unwrap();
+            records.epoch(&row(8)).unwrap();
+            records.flush().unwrap();
+            let metrics = Metrics::read(&folder.metrics()).unwrap();
+            assert_eq!((metrics.column(LOSS_KIND), metrics.column("step")), (column, Some(vec![Some(4.0), Some(8.0)])));
+            assert_eq!(metrics.column("train_loss"), Some(vec![Some(0.0); 2]));
+        }
+        assert!(std::fs::read_to_string(folder.metrics()).unwrap().contains("8,0.000000,smoothed,0.000000,"));
+    }
+
+    #[test]
     fn an_interrupted_run_leaves_the_same_bytes_as_an_unbroken_one() {
-        for extras in [NONE, Extras { validation: true, noise: true, waited: true }] {
+        for extras in [NONE, Extras { validation: true, noise: true, waited: true, loss_kind: true }] {
             let scratch = TestFolder::new(&format!("resume-{}", extras.noise));
             let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
             let read = || [folder.metrics(), folder.steps()].map(|p| std::fs::read(p).unwrap());

@@ -100,7 +100,12 @@ impl Session {
         let per_epoch = (train_order.len() / recipe.batch) as u64;
         let total = per_epoch * recipe.epochs as u64;
         let with_validation = !val_order.is_empty();
-        let extras = Extras { validation: with_validation, noise: judge.is_some(), waited: recipe.autoaugment };
+        let extras = Extras {
+            validation: with_validation,
+            noise: judge.is_some(),
+            waited: recipe.autoaugment,
+            loss_kind: !recipe.loss_kind().is_empty(),
+        };
         let (mut began_with, mut told) = (None, vec![]);
         let (folder, mut records, position) = match &place.resume {
             None => {
@@ -152,6 +157,7 @@ impl Session {
         if left_over > 0 {
             progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
         }
+        data.missing_classes(&train_order).iter().for_each(|line| progress.note(line));
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
         told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
@@ -405,6 +411,7 @@ impl Session {
             epoch: epoch as u32,
             step: p.step,
             train: Scores { loss: p.loss_sum / steps, accuracy: p.hits as f64 / images },
+            loss_kind: self.recipe.loss_kind(),
             validation,
             test,
             noise: self.noise,
@@ -433,6 +440,8 @@ impl Session {
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
         let source = engine::source(&self.data, self.recipe.augment());
+        // The file's average is what is evaluated here and now.
+        self.keep_up()?;
         let mut position = self.position;
         if self.exec.device().dtype() == DType::F16 {
             position.loss_scale = self.exec.slot_value(LOSS_SCALE)?;

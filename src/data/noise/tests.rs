@@ -4,6 +4,8 @@ use crate::data::verify::verify;
 use crate::data::{load, load_folder};
 use crate::files::TestFolder;
 
+const TEN: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
 fn noise(rate: f64) -> Noise {
     Noise { rate, seed: 3, all_classes: false, labels: Labels::Fine }
 }
@@ -14,7 +16,7 @@ fn draws_are_keyed_by_image_and_follow_their_convention() {
     for (all_classes, wrong) in [(false, 0.4), (true, 0.36)] {
         let noise = Noise { all_classes, ..noise(0.4) };
         let new: Vec<u8> =
-            labels.iter().zip(0..).map(|(label, i)| noise.draw(i, *label, 10).unwrap_or(*label)).collect();
+            labels.iter().zip(0..).map(|(label, i)| noise.draw(i, *label, &TEN).unwrap_or(*label)).collect();
         let changed = labels.iter().zip(&new).filter(|(old, new)| old != new).count();
         // Four standard deviations of a binomial count.
         assert!((changed as f64 - 50_000.0 * wrong).abs() < 440.0, "{changed}");
@@ -26,12 +28,35 @@ fn draws_are_keyed_by_image_and_follow_their_convention() {
             assert!((count - expected).abs() < 4.5 * expected.sqrt(), "{old} to {to}: {count}, not {expected}");
         }
         // The same image is drawn the same whatever comes before it; another seed draws others.
-        assert_eq!(noise.draw(49_999, 9, 10).unwrap_or(9), new[49_999]);
+        assert_eq!(noise.draw(49_999, 9, &TEN).unwrap_or(9), new[49_999]);
         let other = Noise { seed: 4, ..noise };
-        assert!((0..50).any(|i| other.draw(i, 0, 10) != noise.draw(i, 0, 10)));
+        assert!((0..50).any(|i| other.draw(i, 0, &TEN) != noise.draw(i, 0, &TEN)));
     }
-    assert!((0..1000).all(|i| noise(1.0).draw(i, 5, 10).is_some_and(|new| new != 5)));
-    assert!((0..1000).all(|i| noise(1.0).draw(i, 0, 2) == Some(1)));
+    assert!((0..1000).all(|i| noise(1.0).draw(i, 5, &TEN).is_some_and(|new| new != 5)));
+    assert!((0..1000).all(|i| noise(1.0).draw(i, 0, &TEN[..2]) == Some(1)));
+}
+
+/// Images 0 to 9, of classes 0 to 9, at rate 1 and seed 3; worked out by hand from Philox's words.
+const SYMMETRIC: [u8; 10] = [8, 2, 7, 4, 6, 2, 5, 0, 5, 1];
+const ALL: [u8; 10] = [8, 2, 6, 3, 5, 3, 5, 0, 6, 1];
+
+/// The draws of sets whose classes all occur are what they have always been; classes without images get none.
+#[test]
+fn only_classes_that_occur_are_drawn() {
+    let ten: Vec<u8> = (0..30).map(|i| i % 10).collect();
+    let symmetric = noise(1.0).labels(&ten).unwrap();
+    assert_eq!(symmetric[..10], SYMMETRIC);
+    let all = Noise { all_classes: true, ..noise(1.0) };
+    assert_eq!(all.labels(&ten).unwrap()[..10], ALL);
+    // The same classes under other names: the same draws.
+    let gaps: Vec<u8> = ten.iter().map(|label| 20 * label + 3).collect();
+    for noise in [noise(1.0), all] {
+        let renamed: Vec<u8> = noise.labels(&ten).unwrap().iter().map(|label| 20 * label + 3).collect();
+        assert_eq!(noise.labels(&gaps).unwrap(), renamed);
+        let e = noise.labels(&[7; 30]).unwrap_err();
+        assert_eq!(e.to_string(), "all training images have class 7: there is no other class for wrong labels");
+    }
+    assert!(symmetric.iter().zip(&ten).all(|(new, old)| new != old));
 }
 
 #[test]

@@ -59,10 +59,10 @@ pub struct Damage {
     pub gradient_based: f64,
     pub random: f64,
     pub worst_random: f64,
-    /// The first over the second; None where random corruption costs nothing.
+    /// The first over the second; None where either costs nothing.
     pub ratio: Option<f64>,
     /// The eps at which random corruption costs on average what the gradient-based one costs here, between the points of
-    /// the grid linear in log eps; None if it does nowhere on the grid.
+    /// the grid linear in log eps; None if it does nowhere on the grid, or the gradient-based one costs nothing.
     pub random_eps: Option<f64>,
 }
 
@@ -172,10 +172,10 @@ impl Study {
         let (eps, gradient_based) = *harmful.or(costs.iter().max_by(|a, b| a.1.total_cmp(&b.1)))?;
         let (mean, least, _) = self.random_at(norm, entries, eps)?;
         let random = drop(mean);
-        let ratio = (random > 0.0).then(|| gradient_based / random);
+        let ratio = (gradient_based > 0.0 && random > 0.0).then(|| gradient_based / random);
         let costs: Vec<(f64, f64)> =
             grid.iter().filter_map(|eps| Some((*eps, drop(self.random_at(norm, entries, *eps)?.0)))).collect();
-        let random_eps = first_reach(&costs, gradient_based);
+        let random_eps = if gradient_based > 0.0 { first_reach(&costs, gradient_based) } else { None };
         Some(Damage { norm, entries, eps, gradient_based, random, worst_random: drop(least), ratio, random_eps })
     }
 }
@@ -242,6 +242,19 @@ mod tests {
         }
         let damage = &study.damages()[0];
         assert_eq!((damage.ratio, damage.random_eps), (None, None));
+        assert!(study.to_text().contains("; random costs nothing; random costs that nowhere on the grid"));
+        // Where the gradient-based one costs nothing either, there is nothing to compare.
+        for row in &mut study.rows {
+            row.scores.accuracy = 0.9;
+        }
+        let damage = &study.damages()[0];
+        assert_eq!((damage.gradient_based, damage.ratio, damage.random_eps), (0.0, None, None));
+        let text = study.to_text();
+        let last = text.lines().last().unwrap();
+        assert!(
+            last.ends_with("gradient-based corruption costs nothing at any eps: there is nothing to compare"),
+            "{last}"
+        );
         study.rows.retain(|row| row.seed.is_none());
         assert_eq!(study.damages(), []);
     }

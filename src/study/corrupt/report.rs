@@ -223,6 +223,10 @@ fn short(percent: f64) -> String {
 /// "p = 2, n = all: at eps 1 gradient-based corruption costs 50.0 points, ...".
 fn sentence(damage: &Damage) -> String {
     let Damage { norm, entries, eps, gradient_based, random, worst_random, ratio, random_eps } = damage;
+    if *gradient_based <= 0.0 {
+        let what = "gradient-based corruption costs nothing at any eps: there is nothing to compare";
+        return format!("p = {}, n = {entries}: {what}", name(*norm));
+    }
     let mut text = format!(
         "p = {}, n = {entries}, eps = {eps}: gradient-based {:.2} points, random {:.2} (worst seed {:.2})",
         name(*norm),

@@ -81,11 +81,13 @@ pub struct Row {
     pub kind: Kind,
     pub m: usize,
     pub groups: usize,
+    /// Of these, those whose gradient is 0: e has no direction there, so that they add 0 whatever the loss does around w.
+    pub flat: usize,
     pub rho: f64,
-    /// Mean over the groups of L(w + e) - L(w).
-    pub sharpness: f64,
-    /// Standard error of that mean; 0 for a single group.
-    pub standard_error: f64,
+    /// Mean over the groups of L(w + e) - L(w); None where all gradients are 0.
+    pub sharpness: Option<f64>,
+    /// Standard error of that mean; 0 for a single group, None as for `sharpness`.
+    pub standard_error: Option<f64>,
     /// Mean over the groups of L(w + e).
     pub loss: f64,
 }
@@ -122,8 +124,7 @@ pub fn run(
         settings.kinds.iter().map(|(kind, _)| Scale::of(*kind, settings.scaled, graph, weights)).collect();
     let mut rows = Vec::new();
     for m in &settings.m {
-        // Of each kind and rho the losses L(w + e) and L(w) of the groups.
-        let mut gains: Vec<Vec<(f64, f64)>> =
+        let mut gains: Vec<Vec<Climbed>> =
             settings.kinds.iter().flat_map(|(_, grid)| grid.iter().map(|_| vec![])).collect();
         for group in settings.images.chunks_exact(*m) {
             let here = probe.scores(weights, TRAIN, group)?.loss;
@@ -132,7 +133,9 @@ pub fn run(
             for ((_, grid), scale) in settings.kinds.iter().zip(&scales) {
                 for (rho, gains) in grid.iter().zip(&mut at) {
                     let ascent = Ascent { weights, scale, rho: *rho };
-                    gains.push((ascent.climb(probe, group, &gradient, settings.steps)?, here));
+                    let direction = scale.direction(&gradient)?;
+                    let flat = direction.iter().all(|d| *d == 0.0);
+                    gains.push(Climbed { here, there: ascent.climb(probe, group, &direction, settings.steps)?, flat });
                 }
             }
             done += 1;
@@ -145,14 +148,35 @@ pub fn run(
     Ok(Study { settings, loss: slope.loss, gradient_norm, weight_norm, rows })
 }
 
-/// The mean of what the groups' losses `(L(w + e), L(w))` come to.
-fn row(kind: Kind, m: usize, rho: f64, losses: &[(f64, f64)]) -> Row {
-    let n = losses.len() as f64;
-    let sharpness = losses.iter().map(|(there, here)| there - here).sum::<f64>() / n;
-    let squares = losses.iter().map(|(there, here)| (there - here - sharpness).powi(2)).sum::<f64>();
-    let standard_error = if losses.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
-    let loss = losses.iter().map(|(there, _)| there).sum::<f64>() / n;
-    Row { kind, m, groups: losses.len(), rho, sharpness, standard_error, loss }
+/// The losses of one group.
+struct Climbed {
+    /// L(w)
+    here: f64,
+    /// L(w + e)
+    there: f64,
+    /// The gradient at w is 0.
+    flat: bool,
+}
+
+/// Returns the means over the groups.
+fn row(kind: Kind, m: usize, rho: f64, groups: &[Climbed]) -> Row {
+    let n = groups.len() as f64;
+    let flat = groups.iter().filter(|g| g.flat).count();
+    let sharpness = groups.iter().map(|g| g.there - g.here).sum::<f64>() / n;
+    let squares = groups.iter().map(|g| (g.there - g.here - sharpness).powi(2)).sum::<f64>();
+    let standard_error = if groups.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
+    let loss = groups.iter().map(|g| g.there).sum::<f64>() / n;
+    let measured = |value: f64| (flat < groups.len()).then_some(value);
+    Row {
+        kind,
+        m,
+        groups: groups.len(),
+        flat,
+        rho,
+        sharpness: measured(sharpness),
+        standard_error: measured(standard_error),
+        loss,
+    }
 }
 
 /// The diagonal of T; None for the identity.
@@ -207,9 +231,9 @@ struct Ascent<'a> {
 }
 
 impl Ascent<'_> {
-    /// The largest L(w + T v) on the way, from the gradient at w on.
-    fn climb(&self, probe: &mut Probe, group: &[u32], gradient: &[f32], steps: usize) -> Result<f64> {
-        let mut v: Vec<f64> = self.scale.direction(gradient)?.iter().map(|d| self.rho * d).collect();
+    /// Returns the largest L(w + T v) on the way that begins in `direction`, that of the gradient at w.
+    fn climb(&self, probe: &mut Probe, group: &[u32], direction: &[f64], steps: usize) -> Result<f64> {
+        let mut v: Vec<f64> = direction.iter().map(|d| self.rho * d).collect();
         let mut moved = self.moved(&v);
         let mut largest = probe.scores(&moved, TRAIN, group)?.loss;
         for _ in 1..steps {
@@ -253,8 +277,35 @@ mod tests {
 
     #[test]
     fn a_row_is_the_mean_over_groups() {
-        let row = row(Kind::Plain, 8, 0.1, &[(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)]);
-        assert_eq!((row.sharpness, row.loss, row.groups), (1.5, 2.0, 3));
-        assert!((row.standard_error - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        let row = row_of(&[(1.0, false), (2.0, false), (3.0, false)]);
+        assert_eq!((row.sharpness, row.loss, row.groups), (Some(1.5), 2.0, 3));
+        assert!((row.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+
+    fn row_of(there: &[(f64, bool)]) -> Row {
+        let groups: Vec<Climbed> = there.iter().map(|&(there, flat)| Climbed { here: 0.5, there, flat }).collect();
+        row(Kind::Plain, 8, 0.1, &groups)
+    }
+
+    #[test]
+    fn groups_without_a_gradient_are_counted_and_alone_they_measure_nothing() {
+        let some = row_of(&[(0.5, true), (1.5, false)]);
+        assert_eq!((some.flat, some.sharpness), (1, Some(0.5)));
+        let all = row_of(&[(0.5, true), (0.5, true)]);
+        assert_eq!((all.flat, all.sharpness, all.standard_error, all.loss), (2, None, None, 0.5));
+        let settings = Settings {
+            kinds: vec![(Kind::Plain, vec![0.1])],
+            m: vec![8],
+            images: vec![0; 16],
+            steps: 1,
+            scaled: Scaled::All,
+        };
+        let study = Study { settings, loss: 84.0, gradient_norm: 0.0, weight_norm: 1.0, rows: vec![all] };
+        assert!(
+            study
+                .to_text()
+                .ends_with("     8           -\n  m = 8: the gradient is 0 in all 2 groups, nothing is measured\n")
+        );
+        assert!(study.to_csv().ends_with("\nplain,8,2,0.1,,,0.5,2\n"), "{}", study.to_csv());
     }
 }

@@ -6,6 +6,20 @@ use crate::study::{Source, field};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
+impl Row {
+    /// Returns a line on the groups whose gradient is 0; None where there are none.
+    fn without_gradient(&self) -> Option<String> {
+        let Row { m, groups, flat, .. } = self;
+        match *flat {
+            0 => None,
+            flat if flat == *groups => {
+                Some(format!("  m = {m}: the gradient is 0 in all {groups} groups, nothing is measured"))
+            }
+            flat => Some(format!("  m = {m}: the gradient is 0 in {flat} of {groups} groups, which add 0 to the mean")),
+        }
+    }
+}
+
 impl Study {
     fn of(&self, kind: Kind, m: usize) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.kind == kind && row.m == m)
@@ -38,9 +52,13 @@ impl Study {
             for m in &self.settings.m {
                 let _ = write!(text, "{m:>6}");
                 for row in self.of(*kind, *m) {
-                    let _ = write!(text, " {:>11.6}", row.sharpness);
+                    let sharpness = row.sharpness.map_or_else(|| "-".to_owned(), |sharpness| format!("{sharpness:.6}"));
+                    let _ = write!(text, " {sharpness:>11}");
                 }
                 text.push('\n');
+            }
+            for m in &self.settings.m {
+                text.extend(self.of(*kind, *m).next().and_then(Row::without_gradient).map(|line| line + "\n"));
             }
         }
         text
@@ -48,11 +66,11 @@ impl Study {
 
     /// A row for each kind, m and rho, under a header.
     pub fn to_csv(&self) -> String {
-        let mut text = String::from("kind,m,groups,rho,sharpness,standard_error,loss\n");
+        let mut text = String::from("kind,m,groups,rho,sharpness,standard_error,loss,zero_gradients\n");
         for row in &self.rows {
-            let Row { kind, m, groups, rho, sharpness, standard_error, loss } = row;
-            let [sharpness, error, loss] = [*sharpness, *standard_error, *loss].map(|v| field(Some(v)));
-            let _ = writeln!(text, "{},{m},{groups},{rho},{sharpness},{error},{loss}", kind.name());
+            let Row { kind, m, groups, flat, rho, sharpness, standard_error, loss } = row;
+            let [sharpness, error, loss] = [*sharpness, *standard_error, Some(*loss)].map(field);
+            let _ = writeln!(text, "{},{m},{groups},{rho},{sharpness},{error},{loss},{flat}", kind.name());
         }
         text
     }
@@ -60,7 +78,7 @@ impl Study {
     pub fn to_json(&self, source: &Source) -> Value {
         let row = |row: &Row| {
             json!({
-                "kind": row.kind.name(), "m": row.m, "groups": row.groups, "rho": row.rho,
+                "kind": row.kind.name(), "m": row.m, "groups": row.groups, "zero_gradients": row.flat, "rho": row.rho,
                 "sharpness": row.sharpness, "standard_error": row.standard_error, "loss": row.loss,
             })
         };
@@ -76,9 +94,10 @@ impl Study {
     pub fn curves(&self, source: &Source) -> Figure {
         let panel = |(kind, _): &(Kind, Vec<f64>)| {
             let line = |(i, m): (usize, &usize)| {
-                let points = self.of(*kind, *m).map(|row| (row.rho, row.sharpness)).collect();
-                let error = |row: &Row| (row.sharpness - row.standard_error, row.sharpness + row.standard_error);
-                let band = self.of(*kind, *m).map(error).collect();
+                let measured =
+                    || self.of(*kind, *m).filter_map(|row| Some((row.rho, row.sharpness?, row.standard_error?)));
+                let points = measured().map(|(rho, sharpness, _)| (rho, sharpness)).collect();
+                let band = measured().map(|(_, sharpness, error)| (sharpness - error, sharpness + error)).collect();
                 Series { band, ..Series::new(&format!("m = {m}"), i, points) }
             };
             let x_label = match kind {
