@@ -86,7 +86,9 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let Args { mut request, given, resumed, place, dry_run, json } = args(matches)?;
     let plan = if resumed {
-        Plan::new(request)?
+        let folder = place.out.clone().unwrap_or_default();
+        let data = folder::data(&folder, &mut request.recipe)?;
+        Plan::on(&data, request)?
     } else {
         let (recipe, data) = resolve(&given)?;
         request.recipe = Recipe { opt: request.recipe.opt, seed: request.recipe.seed, ..recipe };
@@ -106,6 +108,7 @@ fn tell_plan(plan: &Plan, place: &Place, as_json: bool) -> Result<()> {
         folder::check(out, plan)?;
     }
     let states = folder::states(place.out.as_ref(), plan)?;
+    folder::check_init(plan, &states)?;
     if !as_json {
         return print(&report::plan_text(plan, &states));
     }

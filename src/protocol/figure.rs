@@ -25,12 +25,15 @@ pub fn curves(results: &Results<'_>) -> Figure {
             let values: Vec<Vec<f64>> = outcomes.iter().map(|o| o.column(column)).collect();
             let share = &plan.shares[i];
             let at = |epoch: usize| share.gradients_after(epoch + 1);
-            let epochs: Vec<usize> = (0..share.epochs).filter(|e| !second_half || at(*e) >= 0.5 * most).collect();
-            let across = |e: usize| values.iter().filter_map(move |v| v.get(e).map(|v| factor * v));
+            let mut epochs: Vec<usize> = (0..share.epochs).filter(|e| !second_half || at(*e) >= 0.5 * most).collect();
+            // Rows of an epoch may be lost.
+            let value = |v: &Vec<f64>, e: usize| v.get(e).filter(|v| v.is_finite()).map(|v| factor * v);
+            let across = |e: usize| values.iter().filter_map(move |v| value(v, e));
+            epochs.retain(|e| values.is_empty() || across(*e).count() > 0);
             let mut lines: Vec<Series> = Vec::new();
             if values.len() > 1 {
                 lines.extend(values.iter().map(|v| {
-                    let points = epochs.iter().filter_map(|e| Some((at(*e), factor * v.get(*e)?)));
+                    let points = epochs.iter().filter_map(|e| Some((at(*e), value(v, *e)?)));
                     Series { fine: true, ..Series::new("", i, points.collect()) }
                 }));
             }

@@ -213,11 +213,17 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
         let message = format!("--label-noise: {folder} has noisy labels already, as its {NOISE_FILE} tells");
         return Err(Error::usage(format!("{message}; give the set that it was made of, or leave the flag out")));
     }
+    let Some(noisy) = noisy(data, recipe) else { return Ok(recorded) };
+    let truth = data.train.labels.to_vec();
+    data.train.labels = Bytes::owned(noisy, 0);
+    Ok(Some(truth))
+}
+
+/// Returns the training labels of `data` with the noise that `recipe` asks for, if it asks for any.
+pub fn noisy(data: &DataSet, recipe: &Recipe) -> Option<Vec<u8>> {
     let Recipe { label_noise: rate, noise_all: all_classes, seed, .. } = *recipe;
     let noise = Noise { rate, seed, all_classes, labels: data.labels };
-    let truth = data.train.labels.to_vec();
-    data.train.labels = Bytes::owned(noise.labels(&truth, data.classes), 0);
-    Ok(Some(truth))
+    (rate > 0.0).then(|| noise.labels(&data.train.labels, data.classes))
 }
 
 /// The labels of all training images, those in `order` replaced by what the model in `file` predicts.

@@ -14,6 +14,7 @@ pub mod origin;
 mod outcome;
 pub mod progress;
 pub mod records;
+pub mod resume;
 pub mod run_folder;
 mod session;
 pub mod signals;
