@@ -21,7 +21,7 @@ pub enum Kind {
     CantCreate,
     /// Reading or writing broke midway: full disk, failing device.
     Io,
-    /// Stopped by Ctrl-C or SIGTERM after saving; `--resume` goes on.
+    /// Stopped by a signal after saving; `--resume` continues the run.
     Interrupted,
     /// Loss or gradient not finite; the last good checkpoint is kept.
     NotFinite,

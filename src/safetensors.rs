@@ -144,13 +144,27 @@ pub fn to_bytes(tensors: &[Tensor], metadata: &Metadata) -> Result<Vec<u8>> {
 
 /// Reads and checks a whole file.
 pub fn read(path: &Path) -> Result<Contents> {
+    let (mut file, len) = open(path)?;
+    read_from(&mut file, len, &path.display().to_string())
+}
+
+/// Reads the metadata of a file, and nothing behind its header.
+///
+/// # Errors
+/// NoInput: it cannot be read. Data: the header is wrong.
+pub fn metadata(path: &Path) -> Result<Metadata> {
+    let (mut file, len) = open(path)?;
+    Ok(read_header(&mut file, len, &path.display().to_string())?.metadata)
+}
+
+/// Opens a file, and returns its length too.
+fn open(path: &Path) -> Result<(std::fs::File, u64)> {
     let unreadable = |e: io::Error| Error::io("read", path, &e);
     let meta = std::fs::metadata(path).map_err(unreadable)?;
     if !meta.is_file() {
         return Err(Error::new(Kind::NoInput, format!("cannot read {}: it is not a file", path.display())));
     }
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    read_from(&mut file, meta.len(), &path.display().to_string())
+    Ok((std::fs::File::open(path).map_err(unreadable)?, meta.len()))
 }
 
 /// Reads a file of `len` bytes from a stream; `place` is its name for errors.
@@ -158,6 +172,22 @@ pub fn read(path: &Path) -> Result<Contents> {
 /// Nothing is allocated before the header is known to agree with `len`, so a damaged file costs no more memory than a sound
 /// one of its size (twice that for BF16 and F16, which become f32).
 pub fn read_from(from: &mut dyn Read, len: u64, place: &str) -> Result<Contents> {
+    let broken = |e: io::Error| Error::new(Kind::Io, format!("cannot read {place}: {e}"));
+    let Header { entries, metadata } = read_header(from, len, place)?;
+
+    // The data comes in the order of its offsets, the result in that of the header.
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_key(|i| entries[*i].range());
+    let mut values = vec![Data::I64(Vec::new()); entries.len()];
+    for i in order {
+        values[i] = read_values(from, &entries[i]).map_err(broken)?;
+    }
+    let tensors = entries.into_iter().zip(values).map(|(e, data)| Tensor { name: e.name, shape: e.shape, data });
+    Ok(Contents { tensors: tensors.collect(), metadata })
+}
+
+/// Reads the header of a file of `len` bytes, and checks that it agrees with that length.
+fn read_header(from: &mut dyn Read, len: u64, place: &str) -> Result<Header> {
     let broken = |e: io::Error| Error::new(Kind::Io, format!("cannot read {place}: {e}"));
     let wrong = |what: String| Error::data(format!("{place} is not a sound safetensors file: {what}"));
     if len < 10 {
@@ -182,17 +212,7 @@ pub fn read_from(from: &mut dyn Read, len: u64, place: &str) -> Result<Contents>
     let mut text = vec![0; header_len as usize];
     text[..2].copy_from_slice(&head[8..]);
     from.read_exact(&mut text[2..]).map_err(broken)?;
-    let Header { entries, metadata } = header::parse(&text, len - 8 - header_len).map_err(wrong)?;
-
-    // The data comes in the order of its offsets, the result in that of the header.
-    let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by_key(|i| entries[*i].range());
-    let mut values = vec![Data::I64(Vec::new()); entries.len()];
-    for i in order {
-        values[i] = read_values(from, &entries[i]).map_err(broken)?;
-    }
-    let tensors = entries.into_iter().zip(values).map(|(e, data)| Tensor { name: e.name, shape: e.shape, data });
-    Ok(Contents { tensors: tensors.collect(), metadata })
+    header::parse(&text, len - 8 - header_len).map_err(wrong)
 }
 
 const WEIGHTS: &str = "; the weights of a run are in best.safetensors and last.safetensors of its folder";

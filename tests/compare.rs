@@ -148,3 +148,32 @@ fn a_comparison_belongs_to_one_process() {
     let done = Done::of(child.wait_with_output().unwrap());
     assert!(done.code == 75 && done.stderr.contains("stopped by SIGINT (Ctrl-C) in run 1 of 2"), "{}", done.stderr);
 }
+
+#[test]
+fn a_comparison_is_resumed_from_any_folder_and_its_data_may_move_but_not_change() {
+    let folder = small("compare-moved");
+    let line = format!("compare {SETTINGS} --seeds 1 --epochs 1");
+    samcore(&folder.0, &format!("{line} --out whole")).well();
+    let run = format!("train {SETTINGS} --opt sgd --epochs 2 --steps 4 --out part/sgd-seed0");
+    let start = || {
+        let _ = fs::remove_dir_all(folder.path("part"));
+        samcore(&folder.0, &run).well();
+        fs::copy(folder.path("whole/compare.toml"), folder.path("part/compare.toml")).unwrap();
+    };
+    let result = |name: &str| timeless(&folder.path(name))["optimizers"].clone();
+    start();
+    let elsewhere = Folder::new("compare-elsewhere");
+    samcore(&elsewhere.0, &format!("compare --resume {}", folder.path("part").display())).well();
+    assert_eq!(result("part"), result("whole"));
+
+    start();
+    fs::rename(folder.path("data"), folder.path("moved")).unwrap();
+    common::write_images(&folder.path("data"), 220, 90, 2);
+    let labels = folder.path("data/train-labels-idx1-ubyte");
+    let mut other = fs::read(&labels).unwrap();
+    other[8] = (other[8] + 1) % 10;
+    fs::write(&labels, other).unwrap();
+    samcore(&folder.0, "compare --resume part").refused(73, "sgd-seed0 is a run with other training labels than those");
+    samcore(&folder.0, "compare --resume part --data moved").well();
+    assert_eq!(result("part"), result("whole"));
+}

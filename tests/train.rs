@@ -233,13 +233,14 @@ fn stop_and_go_on(folder: &Folder, line: &str, out: &str, signal: (&str, &str), 
 
 const TERM: (&str, &str) = ("TERM", "SIGTERM");
 const INT: (&str, &str) = ("INT", "SIGINT (Ctrl-C)");
+const USR1: (&str, &str) = ("USR1", "SIGUSR1");
 
 #[test]
 fn signals_save_and_the_line_in_the_message_goes_on() {
     let folder = small("signals");
     let line = format!("{COMMON} {} --checkpoint-steps 2", SGD.replace("--epochs 3", "--epochs 12"));
     samcore(&folder.0, &format!("{line} --out unbroken")).well();
-    for (signal, out) in [(TERM, "run"), (INT, "it's \"one\" $run")] {
+    for (signal, out) in [(TERM, "run"), (INT, "it's \"one\" $run"), (USR1, "limit")] {
         stop_and_go_on(&folder, &line, out, signal, 0.0);
         assert_same(&folder.path(out), &folder.path("unbroken"));
     }
@@ -315,7 +316,10 @@ fn a_run_folder_belongs_to_one_process_and_one_run() {
     assert_same(&run, &folder.path("unbroken"));
 
     let before = files(&run);
-    samcore(&folder.0, &format!("{COMMON} --out run")).refused(73, "run is not empty: go on with '--resume run'");
+    samcore(&folder.0, &format!("{COMMON} --out run")).refused(
+        73,
+        "run holds a run with --opt sam, not sgd; resume it with '--resume run', or give --out another folder",
+    );
     samcore(&folder.0, "train --resume run --lr 0.3")
         .refused(2, "--lr cannot change on --resume: this run began with 0.05");
     assert!(files(&run) == before, "nothing has changed");

@@ -101,7 +101,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         without_effect(matches, &request.recipe, &optimizers).iter().for_each(|line| note(line));
     }
     let plan = if resumed {
-        Plan::new(request)?
+        let folder = place.out.clone().unwrap_or_default();
+        let data = folder::data(&folder, &mut request.recipe)?;
+        Plan::on(&data, request)?
     } else {
         let (recipe, data) = resolve(&given)?;
         request.recipe = Recipe { opt: request.recipe.opt, seed: request.recipe.seed, ..recipe };
@@ -122,6 +124,7 @@ fn tell_plan(plan: &Plan, place: &Place, as_json: bool) -> Result<()> {
         folder::check(out, plan)?;
     }
     let states = folder::states(place.out.as_ref(), plan)?;
+    folder::check_init(plan, &states)?;
     if !as_json {
         return print(&report::plan_text(plan, &states));
     }

@@ -11,7 +11,7 @@ use crate::files::write_atomic;
 use crate::models;
 use crate::output;
 use crate::train::run_folder::RunFolder;
-use crate::train::{Session, Where, shell_word, signals};
+use crate::train::{Session, Where, resume, shell_word, signals};
 use std::path::{Path, PathBuf};
 
 /// Where a comparison goes.
@@ -71,6 +71,7 @@ fn open(plan: &Plan, place: &Place) -> Result<(RunFolder, Vec<State>)> {
     }
     // Before anything is written, the lock included: what is refused stays as it is.
     let states = folder::states(place.out.as_ref(), plan)?;
+    folder::check_init(plan, &states)?;
     let held = match &place.out {
         Some(out) => RunFolder::hold(out)?,
         None => {
@@ -95,7 +96,10 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
     if *state == State::Stillborn {
         folder::clear(path)?;
     }
-    let data = data::load_as(&recipe.data, recipe.labels)?;
+    let data = match &place.resume {
+        Some(folder) => resume::data(folder, &recipe)?,
+        None => data::load_as(&recipe.data, recipe.labels)?,
+    };
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
     if !quiet {
         estimate::warn(&session);

@@ -8,7 +8,8 @@ use crate::optim::{self, OptimizerRow};
 use crate::recipe::Recipe;
 use crate::step::Recorder;
 use crate::train::checkpoint::Remembered;
-use crate::train::{beginning, engine, orders};
+use crate::train::origin::Content;
+use crate::train::{beginning, engine, labels, orders};
 
 /// What a comparison is going to do.
 pub struct Plan {
@@ -21,6 +22,8 @@ pub struct Plan {
     pub runs: Vec<Run>,
     pub data: Subject,
     pub steps_per_epoch: u64,
+    /// What is wrong with the file of --init, which only runs that are yet to begin need.
+    pub init: Result<()>,
 }
 
 /// The data of all runs.
@@ -58,6 +61,8 @@ impl Share {
 pub struct Run {
     /// Its folder below that of the comparison: "sam-seed0".
     pub name: String,
+    /// Of its data, with the noise among its labels, but without the predictions of --relabel.
+    pub content: Content,
     /// Whose share of the plan it uses.
     pub share: usize,
     pub recipe: Recipe,
@@ -93,12 +98,13 @@ impl Plan {
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze. Weights to
         // begin with, which may not be there or fit nothing, are those of all: parameters do not depend on the optimizer.
         let device = engine::device(&mut recipe.clone())?;
+        let mut init = Ok(());
         for (i, recipe) in recipes.iter().enumerate() {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
             engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
             if i == 0 {
-                beginning(recipe, &graph, Remembered::default())?;
+                init = beginning(recipe, &graph, Remembered::default()).map(|_| ());
             }
         }
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
@@ -108,16 +114,20 @@ impl Plan {
             Share { optimizer, gradients_per_step, epochs, steps: steps_per_epoch * epochs as u64 }
         };
         let shares: Vec<Share> = rows.into_iter().zip(epochs).zip(costs).map(share).collect();
-        let run = |seed: u64, (share, of): (usize, &Share)| Run {
-            name: format!("{}-seed{seed}", of.optimizer.name),
-            share,
-            recipe: Recipe { seed, epochs: of.epochs, ..recipes[share].clone() },
+        let clean = Content::of(data);
+        let run = |seed: u64, (share, of): (usize, &Share)| -> Result<Run> {
+            let recipe = Recipe { seed, epochs: of.epochs, ..recipes[share].clone() };
+            let content = match labels::noisy(data, &recipe)? {
+                Some(noisy) => clean.with_train_labels(&noisy),
+                None => clean.clone(),
+            };
+            Ok(Run { name: format!("{}-seed{seed}", of.optimizer.name), content, share, recipe })
         };
         let of_seed = |seed: &u64| shares.iter().enumerate().map(|share| run(*seed, share)).collect::<Vec<_>>();
-        let runs = request.seeds.iter().flat_map(of_seed).collect();
+        let runs = request.seeds.iter().flat_map(of_seed).collect::<Result<_>>()?;
         let images = [train.len(), held_out.len(), data.test.count];
         let data = Subject { name: data.name.clone(), known: data.known.is_some(), images };
-        Ok(Plan { request, shares, runs, data, steps_per_epoch })
+        Ok(Plan { request, shares, runs, data, steps_per_epoch, init })
     }
 
     /// "cnn on fashion-mnist: sgd, sam".

@@ -17,6 +17,9 @@ pub struct Outcome {
     pub environment: serde_json::Value,
 }
 
+/// Most epochs in a row whose rows may be lost.
+const MOST_LOST: usize = 1 << 16;
+
 impl Outcome {
     /// Reads the folder of a run.
     ///
@@ -26,7 +29,8 @@ impl Outcome {
         let path = folder.join("metrics.csv");
         let metrics = Metrics::read(&path)?;
         if metrics.rows.is_empty() || metrics.column("test_accuracy").is_none() {
-            return Err(Error::data(format!("{} has no test_accuracy of any epoch", path.display())));
+            let advice = format!("move {} away, and the run is made again", folder.display());
+            return Err(Error::data(format!("{} has no test_accuracy of any epoch; {advice}", path.display())));
         }
         let environment = read_bytes(&folder.join("env.json"), MAX_JSON).ok();
         let environment = environment.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -49,10 +53,17 @@ impl Outcome {
         Some(Outcome { metrics, environment: run["environment"].clone() })
     }
 
-    /// The values below `column`, an epoch each; NaN where there is none.
+    /// The values below `column`, those of epoch 1 first; NaN where there is none, as for an epoch whose row is lost.
     pub fn column(&self, column: &str) -> Vec<f64> {
-        let cells = self.metrics.column(column).unwrap_or_default();
-        cells.into_iter().map(|cell| cell.unwrap_or(f64::NAN)).collect()
+        let mut values = Vec::new();
+        let epochs = self.metrics.column("epoch").unwrap_or_default();
+        for (epoch, cell) in epochs.into_iter().zip(self.metrics.column(column).unwrap_or_default()) {
+            let place = epoch.unwrap_or(0.0) as usize;
+            // A file that names an epoch far behind its rows must not take memory for all between.
+            values.resize(place.clamp(values.len() + 1, values.len() + MOST_LOST) - 1, f64::NAN);
+            values.push(cell.unwrap_or(f64::NAN));
+        }
+        values
     }
 
     /// The value of the last epoch.
@@ -115,7 +126,9 @@ pub const MEASURES: &[Measure] = &[
     measure("test_loss", "test loss", Unit::Loss, true, |o| o.last("test_loss")),
     measure("train_accuracy", "train accuracy", Unit::Share, true, |o| o.last("train_accuracy")),
     measure("train_loss", "train loss", Unit::Loss, true, |o| o.last("train_loss")),
-    measure("seconds", "seconds a run", Unit::Seconds, false, |o| Some(o.column("seconds").iter().sum())),
+    measure("seconds", "seconds a run", Unit::Seconds, false, |o| {
+        Some(o.column("seconds").iter().sum()).filter(|sum: &f64| sum.is_finite())
+    }),
 ];
 
 /// The results of a plan, as far as its runs are done.

@@ -21,6 +21,7 @@ pub const OPTIMIZER: &str = "optimizer.";
 /// Prefix of the averages of weights and statistics.
 const AVERAGE: &str = "optimizer.ema.";
 /// Keys that every checkpoint has.
+const OWN_KEYS: &str = "samcore.";
 const VERSION_KEY: &str = "samcore.format_version";
 const HASH_KEY: &str = "samcore.sha256";
 
@@ -264,7 +265,8 @@ impl Checkpoint {
     /// # Errors
     /// Data: a checkpoint that is damaged, or of a later format version.
     pub fn verified(contents: Contents, path: &Path) -> Result<(Contents, bool)> {
-        if !contents.metadata.contains_key(VERSION_KEY) {
+        // Any key of ours makes it ours, for one that is damaged must not have the rest believed unchecked.
+        if !contents.metadata.keys().any(|key| key.starts_with(OWN_KEYS)) {
             return Ok((contents, false));
         }
         let opened = Checkpoint::opened(contents, path)?;
@@ -280,9 +282,14 @@ impl Checkpoint {
 
     fn opened(contents: Contents, path: &Path) -> Result<Opened> {
         let metadata = &contents.metadata;
-        let version = metadata.get(VERSION_KEY).ok_or_else(|| {
-            wrong(path, "it has no format version; files of other programs have weights alone, which cannot be resumed")
-        })?;
+        let version =
+            metadata.get(VERSION_KEY).ok_or_else(|| match metadata.keys().any(|k| k.starts_with(OWN_KEYS)) {
+                true => wrong(path, &format!("its metadata has lost '{VERSION_KEY}'; it is damaged, use another copy")),
+                false => wrong(
+                    path,
+                    "it has no format version; files of other programs have weights alone, which cannot be resumed",
+                ),
+            })?;
         match version.parse::<u32>() {
             Ok(v) if v <= FORMAT_VERSION => {}
             _ => {

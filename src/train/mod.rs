@@ -15,6 +15,7 @@ pub mod origin;
 mod outcome;
 pub mod progress;
 pub mod records;
+pub mod resume;
 pub mod run_folder;
 mod session;
 pub mod signals;

@@ -44,6 +44,8 @@ pub struct Summary {
     pub dropped: u64,
     /// Of this process.
     pub seconds: f64,
+    /// The command line that trains it for longer than its recipe says.
+    pub way_on: String,
 }
 
 impl Summary {

@@ -2,18 +2,18 @@
 
 mod pace;
 
-use super::checkpoint::{Checkpoint, Position};
+use super::checkpoint::{Checkpoint, Position, Subject};
 use super::curves::{self, Caption};
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
-use super::origin::Origin;
+use super::origin::{Content, Origin};
 use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{opening, signals};
+use super::{opening, resume, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub struct Session {
     programs: Programs,
     folder: RunFolder,
     records: Records,
+    subject: Subject,
+    content: Content,
     position: Position,
     /// Where AutoAugment makes the images of each epoch, and how long this one waited for it.
     loader: Option<Loader>,
@@ -106,22 +108,25 @@ impl Session {
             waited: recipe.autoaugment,
             loss_kind: !recipe.loss_kind().is_empty(),
         };
+        let content = Content::of(&data);
+        let about =
+            opening::About { recipe: &recipe, data: &data, content: &content, isa, extras, steps_per_epoch: per_epoch };
+        let subject = engine::subject(&model.name, &data, &source);
         let (mut began_with, mut told) = (None, vec![]);
-        let (folder, mut records, position) = match &place.resume {
+        let (folder, mut records, subject, position) = match &place.resume {
             None => {
                 let (vectors, init) = opening::beginning(&recipe, &graph, programs.remembered)?;
                 engine::put(&mut exec, &vectors)?;
-                let (folder, records) = opening::begin(&recipe, place, isa, extras, init.as_ref())?;
+                let (folder, records) = opening::begin(&about, place, init.as_ref())?;
                 told.extend(init.iter().flat_map(Init::lines));
-                (folder, records, Position::default())
+                (folder, records, subject, Position::default())
             }
             Some(path) => {
-                let subject = engine::subject(&model.name, &data, &source);
-                let (graph, remembered) = (&graph, programs.remembered);
-                let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, extras)?;
+                let resumed = opening::resume(path, &about, &graph, subject, programs.remembered)?;
                 engine::put(&mut exec, &resumed.vectors)?;
                 began_with = resumed.isa.filter(|before| before != isa);
-                (resumed.folder, resumed.records, resumed.position)
+                told.extend(resumed.notes);
+                (resumed.folder, resumed.records, resumed.subject, resumed.position)
             }
         };
         if !folder.last().exists() {
@@ -159,6 +164,7 @@ impl Session {
         }
         data.missing_classes(&train_order).iter().for_each(|line| progress.note(line));
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
+        told.extend(folder.warning());
         told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
@@ -182,6 +188,8 @@ impl Session {
             programs,
             folder,
             records,
+            subject,
+            content,
             position,
             loader,
             waited: 0.0,
@@ -284,6 +292,7 @@ impl Session {
             best_on: if self.val_order.is_empty() { "test" } else { VALIDATION },
             dropped: self.position.dropped,
             seconds: self.begun.elapsed().as_secs_f64(),
+            way_on: resume::way_to_train_longer(&self.recipe, self.folder.path()),
         })
     }
 
@@ -425,11 +434,13 @@ impl Session {
         self.records.epoch(&row)?;
         self.records.flush()?;
         let accuracy = validation.unwrap_or(test).accuracy;
-        self.progress.epoch(&row, accuracy > p.best_accuracy);
+        // The first epoch is the best so far even where it gets nothing right.
+        let best = p.best_epoch == 0 || accuracy > p.best_accuracy;
+        self.progress.epoch(&row, best);
         let caption = Caption::of(&self.recipe, &self.data.name);
         curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
         self.position = p.next_epoch();
-        if accuracy > p.best_accuracy {
+        if best {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
             let checkpoint = self.checkpoint()?;
             checkpoint.write(&self.graph, &self.folder.best(), true)?;
@@ -439,7 +450,6 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
-        let source = engine::source(&self.data, self.recipe.augment());
         // The file's average is what is evaluated here and now.
         self.keep_up()?;
         let mut position = self.position;
@@ -453,9 +463,9 @@ impl Session {
             position.seconds += self.epoch_begun.elapsed().as_secs_f64();
         }
         Ok(Checkpoint {
-            subject: engine::subject(&self.recipe.model, &self.data, &source),
+            subject: self.subject.clone(),
             position,
-            origin: Origin::of(&self.recipe),
+            origin: Origin::of(&self.recipe, Some(&self.content)),
             vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
     }

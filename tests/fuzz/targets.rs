@@ -19,7 +19,7 @@ use samcore::optim;
 use samcore::recipe::{Kind, Recipe, SETTINGS, Value, setting};
 use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject};
 use samcore::train::origin::Origin;
-use samcore::train::records::{Extras, Metrics, Records};
+use samcore::train::records::{Extras, Kept, Metrics};
 use samcore::train::run_folder::RunFolder;
 use samcore::train::{curves, engine};
 use samcore::{nn, safetensors};
@@ -196,7 +196,7 @@ fn checkpoints() -> Vec<Vec<u8>> {
     let position = Position { step: 7, loss_sum: 1.25, hits: 3, gain_sum: f64::NAN, ..Position::default() };
     let vectors = engine::initial(&graph, 1, KEPT);
     let path = std::env::temp_dir().join(format!("samcore-fuzz-{}.safetensors", std::process::id()));
-    let origin = Origin::of(&Recipe::default());
+    let origin = Origin::of(&Recipe::default(), None);
     Checkpoint { subject, position, origin, vectors }.write(&graph, &path, false).unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -286,9 +286,9 @@ fn parse_records(path: &Path, bytes: &[u8], header: &str) -> bool {
     }
     let folder = RunFolder::reopen(folder).unwrap();
     for step in [u64::MAX, 6, 2, 0] {
-        let Ok((mut records, last)) = Records::resume(&folder, Extras::default(), step) else { return false };
-        records.flush().unwrap();
-        assert!(last <= step);
+        let Ok(kept) = Kept::read(&folder, Extras::default(), step) else { return false };
+        assert!(kept.last() <= step && kept.losses(2).iter().all(|line| line.contains("has lost")));
+        kept.open().unwrap().flush().unwrap();
         let kept = fs::read(path).unwrap();
         assert!(bytes.starts_with(&kept) || kept.starts_with(header.as_bytes()), "what is kept was there before");
     }
