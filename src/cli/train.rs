@@ -159,7 +159,7 @@ fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
 /// Tells on stderr how the run ended.
 fn report(s: &Summary) {
     if s.dropped > 0 {
-        eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
+        eprintln!("|g| was 0, or too small to divide by, in {} steps, which were not perturbed", s.dropped);
     }
     eprintln!("{}", ending(s));
     let best = match s.best_epoch {

@@ -194,7 +194,8 @@ impl<'a> Recorder<'a> {
         division: Division,
         record: impl FnOnce(&mut Step<'_, 'a>) -> Result<()>,
     ) -> Result<ProgramId> {
-        let mut step = Step { recorder: self, division, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
+        let mut step =
+            Step { recorder: self, division, calls: vec![], reports: vec![], losses: vec![], passes: 0, halt: None };
         record(&mut step)?;
         let Step { calls, reports, .. } = step;
         crate::plan::verify(&calls)?;

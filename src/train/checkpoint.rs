@@ -66,7 +66,7 @@ pub struct Position {
     pub hits: u64,
     pub norm_sum: f64,
     pub gain_sum: f64,
-    /// Steps so far with |g| = 0.
+    /// Steps so far with |g| = 0, or too small to divide by.
     pub dropped: u64,
     /// What an f16 run multiplies its losses by, 0 in others, and steps since it last changed; steps that it has skipped.
     pub loss_scale: f32,

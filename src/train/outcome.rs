@@ -40,7 +40,7 @@ pub struct Summary {
     pub best_epoch: u64,
     /// "validation" or "test": what `best` was chosen on.
     pub best_on: &'static str,
-    /// Steps whose perturbation was left out because |g| was 0.
+    /// Steps whose perturbation was left out because |g| was 0, or too small to divide by.
     pub dropped: u64,
     /// Of this process.
     pub seconds: f64,

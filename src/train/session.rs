@@ -16,7 +16,7 @@ use super::{curves, opening, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::exec::{Exec, Recording};
+use crate::exec::{Culprit, Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
 use crate::ops::call::Counters;
@@ -24,7 +24,9 @@ use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
+use crate::step::{
+    C, DROPPED, EMA, EMA_RUNNING, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W,
+};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,6 +61,8 @@ pub struct Session {
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
+    /// Terms that the steps of this process have left out; see [`DROPPED`].
+    terms_dropped: f32,
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
     values: Vec<f32>,
     scalars: Vec<(&'static str, f32)>,
@@ -122,8 +126,8 @@ impl Session {
             labels.keep(&data, &folder)?;
         }
         let scale = if position.loss_scale > 0.0 { position.loss_scale } else { FIRST_LOSS_SCALE };
-        let (dropped, good, skipped) = (position.dropped as f32, position.good_steps as f32, position.skipped as f32);
-        for (slot, value) in [(DROPPED, dropped), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
+        let (good, skipped) = (position.good_steps as f32, position.skipped as f32);
+        for (slot, value) in [(DROPPED, 0.0), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
             exec.set_slot(slot, value)?;
         }
         engine::set_numbers(&mut exec, &recipe)?;
@@ -166,6 +170,7 @@ impl Session {
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
+            terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],
             recipe,
@@ -362,7 +367,9 @@ impl Session {
         p.norm_sum += f64::from(grad_norm);
         // Steps that do not look have none.
         p.gain_sum += if looked { f64::from(gain) } else { 0.0 };
-        p.dropped = dropped as u64;
+        // A step may have left out several terms.
+        p.dropped += u64::from(dropped > self.terms_dropped);
+        self.terms_dropped = dropped;
         // The rest is the optimizer's own.
         self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
         let (epoch, lr) = (counters.epoch, slots[0].1);
@@ -461,8 +468,14 @@ impl Session {
         // The step left its perturbation in the compute copy; the second run must start where the first one did.
         let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
         let reset = recast.and_then(|()| slots.iter().try_for_each(|(name, value)| self.exec.set_slot(name, *value)));
-        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters)) {
-            Ok(Some(label)) => format!("first in the call '{label}'"),
+        let mut state = self.programs.remembered.optimizer.to_vec();
+        state.extend([EMA, EMA_RUNNING]);
+        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters, &state)) {
+            Ok(Some(Culprit::Call(label))) => format!("first in the call '{label}'"),
+            // Only `finish` moves what outlives a step.
+            Ok(Some(Culprit::Before(vector))) => {
+                format!("first in the call 'update' of step {}, in the vector '{vector}'", self.position.step)
+            }
             Ok(None) => "in no call of a second run".to_owned(),
             Err(e) => format!("(looking for the call failed: {e})"),
         };
