@@ -104,7 +104,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let Loaded { of, step, data, graph, vectors } = load(&mut given)?;
     let split = if train_split { &data.train } else { &data.test };
     let device = engine::device(&mut given.recipe)?;
-    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, given.recipe.eval_batch, &vectors)?;
+    let (mut exec, evaluator) =
+        engine::evaluation_only(&graph, device, ("--batch", given.recipe.eval_batch), &vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;
     exec.set_order(TEST, &(0..split.count as u32).collect::<Vec<u32>>())?;
     let begun = Instant::now();

@@ -234,6 +234,7 @@ impl<'a> Recorder<'a> {
         if let Some(plan) = self.plans.get(&key) {
             return Ok(Rc::clone(plan));
         }
+        self.graph.check_rows(key.rows)?;
         let made = Rc::new(plan(self.graph, &key, self.device)?);
         self.arena = self.arena.max(made.arena);
         self.plans.insert(key, Rc::clone(&made));

@@ -9,6 +9,7 @@ pub mod init;
 pub mod labels;
 mod layers;
 pub mod loader;
+pub mod memory;
 mod opening;
 pub mod origin;
 mod outcome;

@@ -12,7 +12,7 @@ use super::outcome::{Summary, Where, interrupted, not_finite};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{curves, opening, signals};
+use super::{curves, memory, opening, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ impl Session {
         let description = device.describe();
         let isa = &device.instructions();
         let judged = if labels.noisy() { labels.judged() } else { 0 };
-        engine::check_memory(&*device, recording.layout(), &recipe, &data, judged)?;
+        memory::check_run(&*device, &recording, &programs, &recipe, &data, judged)?;
         let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
