@@ -3,7 +3,7 @@
 use super::flags::{apply, flag, flag_like, path, switch, value};
 use super::print;
 use crate::data::{self, DataSet};
-use crate::error::Result;
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::graph::Graph;
 use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Subject, Vectors};
@@ -124,7 +124,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             "accuracy": scores.accuracy,
             "seconds": seconds,
         });
-        return print(&format!("{result}\n"));
+        print(&format!("{result}\n"))?;
+        return finite(&given, scores.loss);
     }
     print(&format!(
         "{} after step {} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
@@ -135,5 +136,15 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         100.0 * scores.accuracy,
         scores.loss,
         split.count as f64 / seconds
-    ))
+    ))?;
+    finite(&given, scores.loss)
+}
+
+/// An error where the loss is not finite, which JSON writes as null.
+fn finite(given: &Given, loss: f64) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    let message = format!("the loss of {} is not finite: its weights have diverged", given.checkpoint.display());
+    Err(Error::new(ErrorKind::NotFinite, message))
 }

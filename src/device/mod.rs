@@ -120,13 +120,6 @@ pub trait Device {
     fn dtype(&self) -> DType {
         DType::F32
     }
-    /// Returns the free bytes of device memory, where the device has memory of its own.
-    ///
-    /// # Errors
-    /// Those of the device.
-    fn free_memory(&self) -> Result<Option<usize>> {
-        Ok(None)
-    }
     /// Whether the device has memory of its own, apart from the host's.
     fn own_memory(&self) -> bool {
         false

@@ -96,6 +96,16 @@ pub struct Vectors {
     pub average: Option<(Vec<f32>, Vec<f32>)>,
 }
 
+impl Vectors {
+    /// Returns whether every value is finite.
+    pub fn are_finite(&self) -> bool {
+        let Vectors { weights, running, optimizer, average } = self;
+        let own = optimizer.iter().map(|(_, values)| values);
+        let averages = average.iter().flat_map(|(weights, running)| [weights, running]);
+        [weights, running].into_iter().chain(own).chain(averages).flatten().all(|v| v.is_finite())
+    }
+}
+
 /// Which vectors a run keeps beside weights and running statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Remembered {

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod curves;
+pub mod divergence;
 pub mod engine;
 pub mod environment;
 pub mod groups;

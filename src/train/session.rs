@@ -1,32 +1,31 @@
 //! The training loop: from a recipe to a run folder.
 
 mod pace;
+mod saving;
 
 use super::checkpoint::{Checkpoint, Position};
+use super::divergence::Divergence;
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
 use super::origin::Origin;
-use super::outcome::{Summary, Where, interrupted, not_finite};
+use super::outcome::{Summary, Where};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{curves, memory, opening, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::exec::{Culprit, Exec, Recording};
+use crate::error::Result;
+use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
-use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{
-    C, DROPPED, EMA, EMA_RUNNING, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W,
-};
+use crate::step::{DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -61,6 +60,9 @@ pub struct Session {
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
+    /// Step of the newest checkpoint, and whether the last evaluation of an epoch was finite.
+    kept: u64,
+    sound: bool,
     /// Terms that the steps of this process have left out; see [`DROPPED`].
     terms_dropped: f32,
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
@@ -118,6 +120,7 @@ impl Session {
                 let (graph, remembered) = (&graph, programs.remembered);
                 let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, extras)?;
                 engine::put(&mut exec, &resumed.vectors)?;
+                Divergence::clear(path)?;
                 began_with = resumed.isa.filter(|before| before != isa);
                 (resumed.folder, resumed.records, resumed.position)
             }
@@ -170,6 +173,8 @@ impl Session {
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
+            kept: position.step,
+            sound: true,
             terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],
@@ -257,9 +262,7 @@ impl Session {
                 }
             }
         }
-        if self.position.step > self.before {
-            self.save()?;
-        }
+        let saved = self.position.step == self.before || self.save()?;
         let test = match test {
             Some(test) => test,
             None => {
@@ -268,6 +271,9 @@ impl Session {
                 self.evaluate(TEST, self.data.test.count)?
             }
         };
+        if !saved || !test.loss.is_finite() {
+            return Err(self.unsound());
+        }
         Ok(Summary {
             folder: self.folder.path().to_path_buf(),
             steps: self.position.step,
@@ -283,13 +289,6 @@ impl Session {
             dropped: self.position.dropped,
             seconds: self.begun.elapsed().as_secs_f64(),
         })
-    }
-
-    /// Saves and ends with an error if a signal has asked for that.
-    fn heed_signals(&mut self) -> Result<()> {
-        let Some(signal) = signals::requested() else { return Ok(()) };
-        self.save()?;
-        Err(interrupted(signal, self.position.step, self.total, self.folder.path()))
     }
 
     /// Scores over the first `count` images in the present order of data set `dataset`.
@@ -362,6 +361,7 @@ impl Session {
         let gain = value("sharpness_gain").unwrap_or(f32::NAN);
         let p = &mut self.position;
         p.step += 1;
+        self.sound = true;
         p.loss_sum += f64::from(loss);
         p.hits += u64::from(hits);
         p.norm_sum += f64::from(grad_norm);
@@ -423,12 +423,14 @@ impl Session {
         };
         self.records.epoch(&row)?;
         self.records.flush()?;
+        self.sound = test.loss.is_finite() && validation.is_none_or(|v| v.loss.is_finite());
         let accuracy = validation.unwrap_or(test).accuracy;
-        self.progress.epoch(&row, accuracy > p.best_accuracy);
+        let better = self.sound && accuracy > p.best_accuracy;
+        self.progress.epoch(&row, better);
         let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
         curves::draw(&title, &self.folder.metrics(), &self.folder.curves())?;
         self.position = p.next_epoch();
-        if accuracy > p.best_accuracy {
+        if better {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
             let checkpoint = self.checkpoint()?;
             checkpoint.write(&self.graph, &self.folder.best(), true)?;
@@ -455,32 +457,5 @@ impl Session {
             origin: Origin::of(&self.recipe),
             vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
-    }
-
-    /// Writes `last`, after the records that lead to it.
-    fn save(&mut self) -> Result<()> {
-        self.records.flush()?;
-        self.checkpoint()?.write(&self.graph, &self.folder.last(), false)
-    }
-
-    /// Names the first call of the step that made a value which is not finite.
-    fn fault(&mut self, program: ProgramId, counters: &Counters, slots: &[(&str, f32)]) -> Error {
-        // The step left its perturbation in the compute copy; the second run must start where the first one did.
-        let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
-        let reset = recast.and_then(|()| slots.iter().try_for_each(|(name, value)| self.exec.set_slot(name, *value)));
-        let mut state = self.programs.remembered.optimizer.to_vec();
-        state.extend([EMA, EMA_RUNNING]);
-        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters, &state)) {
-            Ok(Some(Culprit::Call(label))) => format!("first in the call '{label}'"),
-            // Only `finish` moves what outlives a step.
-            Ok(Some(Culprit::Before(vector))) => {
-                format!("first in the call 'update' of step {}, in the vector '{vector}'", self.position.step)
-            }
-            Ok(None) => "in no call of a second run".to_owned(),
-            Err(e) => format!("(looking for the call failed: {e})"),
-        };
-        // What led there is worth keeping; an error in keeping it is not the one to report.
-        let _ = self.records.flush();
-        not_finite(self.position.step + 1, self.total, &culprit, &self.folder.last())
     }
 }

@@ -325,10 +325,6 @@ impl Device for CudaDevice {
         self.target.dtype
     }
 
-    fn free_memory(&self) -> Result<Option<usize>> {
-        Ok(Some(self.driver.memory()?.0))
-    }
-
     fn own_memory(&self) -> bool {
         true
     }
