@@ -91,6 +91,35 @@ fn a_comparison_that_is_stopped_and_killed_comes_to_the_same_results() {
     assert_eq!(again.stdout, whole.stdout);
 }
 
+#[test]
+fn a_run_that_diverges_is_a_result_and_the_others_go_on() {
+    let folder = small("compare-diverges");
+    // The largest perturbation that f32 has makes every loss of SAM infinite.
+    let line = format!("compare --data data --model cnn --batch 32 --lr 0.05 --rho 1e38 {COMPARE} --out c");
+    let done = samcore(&folder.0, &line).well();
+    assert!(done.stderr.contains("2 of 4 runs diverged"), "{}", done.stderr);
+    for text in [&done.stdout, &done.stderr] {
+        assert!(
+            text.contains("sam: 0 of 2 seeds; seed 0 diverged in step 1 of 12, seed 1 diverged in step 1 of 12"),
+            "{text}"
+        );
+    }
+    assert!(fs::read_to_string(folder.path("c/report.html")).unwrap().contains("seed 0 diverged in step 1"));
+    let results = timeless(&folder.path("c"));
+    assert_eq!((&results["complete"], &results["runs_done"]), (&true.into(), &2.into()));
+    assert_eq!(results["runs"][1]["diverged"]["step"], 1);
+    assert_eq!(results["optimizers"][1]["seeds_diverged"], serde_json::json!([0, 1]));
+    // They are not tried again.
+    let again = samcore(&folder.0, "compare --resume c").well();
+    assert!(again.stderr.contains("sam-seed1: diverged in step 1 of 12"), "{}", again.stderr);
+    assert_eq!(timeless(&folder.path("c")), results);
+    // Where nothing is left there is no result.
+    let line = line.replace("--opt sgd,sam", "--opt sam");
+    let none = samcore(&folder.0, &line.replace("--out c", "--out none"));
+    assert_eq!(none.code, 76, "{}", none.stderr);
+    assert!(none.stderr.contains("all runs diverged") && folder.path("none/table.md").exists(), "{}", none.stderr);
+}
+
 /// Names in a folder.
 fn files_of(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =

@@ -91,7 +91,8 @@ impl Images {
     fn loss(&self, graph: &Graph, vectors: &Vectors) -> f64 {
         let vectors = Vectors { average: None, ..vectors.clone() };
         let (rows, device) = (self.labels.len(), CpuDevice::new(2).unwrap());
-        let (mut exec, evaluator) = engine::evaluation_only(graph, Box::new(device), rows, &vectors).unwrap();
+        let (mut exec, evaluator) =
+            engine::evaluation_only(graph, Box::new(device), ("--batch", rows), &vectors).unwrap();
         let image_len = self.bytes.len() / rows;
         exec.set_dataset(TEST, &DatasetBytes { images: &self.bytes, labels: &self.labels, image_len }).unwrap();
         exec.set_order(TEST, &(0..rows as u32).collect::<Vec<_>>()).unwrap();

@@ -356,9 +356,9 @@ pub(super) fn check_place(flag: &str, file: &Path) -> Result<()> {
 
 /// The limits that a device of that recipe is held against.
 fn limits_of(recipe: &Recipe, device: Box<dyn Device>) -> Result<Limits> {
-    match device.free_memory()? {
-        Some(_) => Limits::measure_kernels(device, recipe.device == Target::Emu),
-        None => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?.with_dtype(device.dtype())?)),
+    match device.own_memory() {
+        true => Limits::measure_kernels(device, recipe.device == Target::Emu),
+        false => Ok(Limits::measure(&CpuDevice::new(recipe.threads)?.with_dtype(device.dtype())?)),
     }
 }
 

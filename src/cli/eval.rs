@@ -3,7 +3,7 @@
 use super::flags::{apply, flag, flag_like, path, switch, value};
 use super::print;
 use crate::data::{self, DataSet};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::graph::Graph;
 use crate::output::note;
 use crate::recipe::{Kind, Recipe, Value};
@@ -170,7 +170,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let Loaded { of, step, data, graph, vectors, taken, .. } = &loaded;
     let split = if images.is_some() { &data.train } else { &data.test };
     let device = engine::device(&mut given.recipe)?;
-    let (mut exec, evaluator) = engine::evaluation_only(graph, device, given.recipe.eval_batch, vectors)?;
+    let (mut exec, evaluator) = engine::evaluation_only(graph, device, ("--batch", given.recipe.eval_batch), vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;
     exec.set_order(TEST, &order)?;
     let begun = Instant::now();
@@ -191,7 +191,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             "accuracy": scores.accuracy,
             "seconds": seconds,
         });
-        return print(&format!("{result}\n"));
+        print(&format!("{result}\n"))?;
+        return finite(&given, scores.loss);
     }
     let mut text = format!(
         "{} after step {step} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
@@ -204,10 +205,17 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     );
     text.extend(taken.sentence().map(|line| line + "\n"));
     text.extend(images.map(|images| images.sentence(data, &order, "images") + "\n"));
-    if !scores.loss.is_finite() {
-        text += "the loss is not finite: the weights or what they compute are beyond the range of numbers\n";
+    print(&text)?;
+    finite(&given, scores.loss)
+}
+
+/// Checks that the loss is finite; JSON writes another one as null.
+fn finite(given: &Given, loss: f64) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
     }
-    print(&text)
+    let message = format!("the loss of {} is not finite: its weights have diverged", given.checkpoint.display());
+    Err(Error::new(ErrorKind::NotFinite, message))
 }
 
 /// The images that the run held out.

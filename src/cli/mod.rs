@@ -88,6 +88,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
+/// Makes a panic, which is a mistake of this program, end it in one line, without a backtrace and from any thread.
+pub fn end_panics_in_one_line() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("a panic").replace('\n', " ");
+        let place = info.location().map_or(String::new(), |at| format!(" at {}:{}", at.file(), at.line()));
+        let error = Error::internal(format!("internal error: {what}{place}; please report it with the command line"));
+        error.lines().for_each(|line| note(&line));
+        std::process::exit(error.exit_code());
+    }));
+}
+
 fn dispatch(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,

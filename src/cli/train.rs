@@ -234,7 +234,7 @@ fn begun(folder: &Path, given: &Overrides, moved: bool) -> Result<(Recipe, DataS
 /// Tells on stderr how the run ended.
 fn report(s: &Summary) {
     if s.dropped > 0 {
-        note(&format!("|g| was 0 in {} steps, which were not perturbed", s.dropped));
+        note(&format!("|g| was 0, or too small to divide by, in {} steps, which were not perturbed", s.dropped));
     }
     note(&ending(s));
     let best = match s.best_epoch {

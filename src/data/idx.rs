@@ -4,6 +4,7 @@
 use super::Split;
 use super::bytes::{Bytes, open};
 use super::gzip::{MAGIC, Members};
+use crate::device::alloc::fallible;
 use crate::error::{Error, Kind, Result};
 use crate::files::looks_like;
 use std::fs::File;
@@ -278,7 +279,7 @@ fn unpack(path: &Path, file: File, packed: u64, rank: usize) -> Result<Idx> {
         let what = format!("its header promises {len} bytes, more than {packed} packed bytes can hold");
         return Err(Error::data(format!("{place}, byte 4: {what}; fetch it again")));
     }
-    content.try_reserve_exact(len).map_err(|_| {
+    fallible(|| content.try_reserve_exact(len)).map_err(|_| {
         Error::new(Kind::Unavailable, format!("{place}: no memory for the {len} bytes that its header promises"))
     })?;
     more(&mut gz, path, len, &mut content)?;

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
 use crate::models;
 use crate::output;
+use crate::train::divergence::Divergence;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Where, resume, shell_word, signals};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Place {
 /// Makes all runs of `plan` that are not done yet; returns the folder, and the results of all of them.
 ///
 /// Runs that lie there with the plan's settings are kept if they are finished and resumed if they are not, whoever
-/// began them. Results are written anew after each run.
+/// began them. A run that has diverged is recorded as that, and not tried again. Results are written after each run.
 ///
 /// # Errors
 /// CantCreate: the folder holds something else; nothing is then written. Interrupted: a signal; saved, the message
@@ -44,22 +45,50 @@ pub fn compare<'a>(plan: &'a Plan, place: &Place) -> Result<(PathBuf, Results<'a
     note(format!("{}; seeds {:?}; folder {}", plan.title(), plan.request.seeds, path.display()));
     let mut results = Results::new(plan);
     let runs = plan.runs.len();
-    let (done, left): (Vec<usize>, Vec<usize>) = (0..runs).partition(|i| states[*i] == State::Finished);
-    for i in done {
-        note(format!("run {} of {runs}, {}: done before", i + 1, plan.runs[i].name));
-        results.add(i, &path)?;
+    let mut left = vec![];
+    for (i, state) in states.iter().enumerate() {
+        let which = format!("run {} of {runs}, {}", i + 1, plan.runs[i].name);
+        match state {
+            State::Finished => {
+                note(format!("{which}: done before"));
+                results.add(i, &path)?;
+            }
+            State::Diverged(divergence) => {
+                note(format!("{which}: {}, before", state.describe()));
+                results.diverged[i] = Some(divergence.clone());
+            }
+            _ => left.push(i),
+        }
     }
     for i in &left {
         let run = &plan.runs[*i];
         let which = format!("run {} of {runs}, {}", i + 1, run.name);
         note(String::new());
         note(format!("{which}: {} epochs", run.recipe.epochs));
-        train(&path.join(&run.name), run, &states[*i], place.quiet).map_err(|e| told(e, &which, &path))?;
-        results.add(*i, &path)?;
+        let folder = path.join(&run.name);
+        match train(&folder, run, &states[*i], place.quiet) {
+            Ok(()) => results.add(*i, &path)?,
+            Err(e) => {
+                // A run that diverges is a result, and the others go on.
+                let divergence = if e.kind == Kind::NotFinite { Divergence::read(&folder)? } else { None };
+                let Some(divergence) = divergence else { return Err(told(e, &which, &path)) };
+                note(format!("{which}: {e}"));
+                results.diverged[*i] = Some(divergence);
+            }
+        }
         write(&results, &path)?;
     }
     if left.is_empty() {
         write(&results, &path)?;
+    }
+    let diverged = results.diverged.iter().flatten().count();
+    if results.done() == 0 && diverged > 0 {
+        let message = format!("all runs diverged: {}; see {}", results.divergences().join("; "), path.display());
+        return Err(Error::new(Kind::NotFinite, message));
+    }
+    if diverged > 0 {
+        let which = results.divergences().join("; ");
+        output::note(&format!("{diverged} of {runs} runs diverged and count nowhere: {which}"));
     }
     Ok((path, results))
 }

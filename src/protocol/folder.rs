@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::optim::{OPTIMIZERS, OptimizerRow};
 use crate::recipe::{NO_FILE, RESUMABLE, Recipe, SETTINGS, Setting};
 use crate::train::checkpoint::Checkpoint;
+use crate::train::divergence::Divergence;
 use crate::train::records::Metrics;
 use crate::train::resume;
 use crate::train::run_folder::RunFolder;
@@ -29,6 +30,8 @@ pub enum State {
     /// To be resumed by this recipe, after so many steps.
     Unfinished(Box<Recipe>, u64),
     Finished,
+    /// Its loss or gradient was not finite; it is not tried again while its folder says so.
+    Diverged(Divergence),
 }
 
 impl State {
@@ -38,6 +41,7 @@ impl State {
             State::ToDo | State::Stillborn => "to do".into(),
             State::Unfinished(_, step) => format!("to go on after step {step}"),
             State::Finished => "done".into(),
+            State::Diverged(Divergence { step, total, .. }) => format!("diverged in step {step} of {total}"),
         }
     }
 }
@@ -86,6 +90,9 @@ pub fn state(path: &Path, run: &Run, plan: &Plan) -> Result<State> {
     if let Some(s) = deciding(share.optimizer).find(|s| s.name != "data" && s.get(&recorded) != s.get(&run.recipe)) {
         let (name, found, asked) = (s.name, s.get(&recorded), s.get(&run.recipe));
         return Err(foreign(format!("is a run with --{name} {found}, not {asked}")));
+    }
+    if let Some(divergence) = Divergence::read(path)? {
+        return Ok(State::Diverged(divergence));
     }
     let metrics = path.join(METRICS);
     let recorded_epochs = last_epoch(&metrics, share)?;

@@ -3,13 +3,14 @@
 use super::request::{Budget, Request};
 use crate::data::{self, DataSet};
 use crate::error::{Error, Result};
+use crate::exec::Recording;
 use crate::models;
 use crate::optim::{self, OptimizerRow};
 use crate::recipe::Recipe;
 use crate::step::Recorder;
 use crate::train::checkpoint::Remembered;
 use crate::train::origin::Content;
-use crate::train::{beginning, engine, labels, orders};
+use crate::train::{beginning, engine, labels, memory, orders};
 
 /// What a comparison is going to do.
 pub struct Plan {
@@ -102,7 +103,10 @@ impl Plan {
         for (i, recipe) in recipes.iter().enumerate() {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
-            engine::record(&mut Recorder::new(&graph, &*device), &graph, recipe)?;
+            let mut recorder = Recorder::new(&graph, &*device);
+            let programs = engine::record(&mut recorder, &graph, recipe)?;
+            memory::check_run(&*device, &Recording::of(recorder), &programs, recipe, data, 0)
+                .map_err(|e| e.context(format!("--opt {}", recipe.opt)))?;
             if i == 0 {
                 init = beginning(recipe, &graph, Remembered::default()).map(|_| ());
             }

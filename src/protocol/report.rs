@@ -37,6 +37,7 @@ pub fn summary(results: &Results<'_>) -> Vec<String> {
     let (done, runs) = (results.done(), plan.runs.len());
     let noun = if seeds.len() == 1 { "seed" } else { "seeds" };
     let mut told = vec![format!("{done} of {runs} runs are done; {noun} {}; {budget}.", seeds.join(", "))];
+    told.extend(results.divergences().into_iter().map(|line| format!("{line}. Diverged runs count in no mean.")));
     for i in 1..plan.shares.len() {
         if let Some(e) = results.difference(i, 0, &MEASURES[0]) {
             told.push(format!("{}: {}.", between(results, i), verdict(&e)));
@@ -94,11 +95,17 @@ fn optimizers(results: &Results<'_>) -> Table {
     table.header.extend(MEASURES.iter().map(|m| title_of(m, results)));
     for (i, share) in results.plan.shares.iter().enumerate() {
         let (name, gradients) = (share.optimizer.name.to_owned(), count(share.gradients()));
-        let mut row = vec![name, share.epochs.to_string(), gradients, results.of(i).count().to_string()];
+        let mut row = vec![name, share.epochs.to_string(), gradients, seeds_of(results, i)];
         row.extend(MEASURES.iter().map(|m| results.estimate(i, m).map_or("–".into(), |e| mean(&e, m.unit))));
         table.rows.push(row);
     }
     table
+}
+
+/// The number of finished seeds of share `share`: of how many, where some have diverged.
+fn seeds_of(results: &Results<'_>, share: usize) -> String {
+    let (done, asked) = (results.of(share).count(), results.plan.request.seeds.len());
+    if results.diverged_of(share).count() > 0 { format!("{done} of {asked}") } else { done.to_string() }
 }
 
 fn differences(results: &Results<'_>) -> Table {
@@ -130,8 +137,11 @@ fn runs(results: &Results<'_>) -> Table {
         _ => title_of(m, results),
     }));
     table.header.insert(3, "in epoch".into());
-    for (run, outcome) in results.plan.runs.iter().zip(&results.outcomes) {
-        let mut row = vec![run.name.clone()];
+    for ((run, outcome), diverged) in results.plan.runs.iter().zip(&results.outcomes).zip(&results.diverged) {
+        let mut row = vec![match diverged {
+            Some(d) => format!("{}, diverged in step {}", run.name, d.step),
+            None => run.name.clone(),
+        }];
         let cell = |m: &Measure| {
             let value = outcome.as_ref().and_then(m.of);
             value.map_or("–".into(), |v| format!("{}{}", plain(v, m.unit), sign(m.unit)))

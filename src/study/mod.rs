@@ -21,6 +21,7 @@ use crate::rng::permutation;
 use crate::step::{At, By, C, Division, G, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::Vectors;
 use crate::train::engine::{self, Evaluator};
+use crate::train::memory;
 use crate::train::records::Scores;
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -67,6 +68,7 @@ impl Probe {
         };
         let programs = sizes.into_iter().map(&mut record).collect::<Result<_>>()?;
         let recording = Recording::of(recorder);
+        memory::check(&*device, &recording, "--batch", rows.iter().copied().max().unwrap_or(0), 0)?;
         let mut exec = Exec::new(device, recording)?;
         engine::put(&mut exec, vectors)?;
         Ok(Probe { exec, programs })

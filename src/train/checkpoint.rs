@@ -67,7 +67,7 @@ pub struct Position {
     pub hits: u64,
     pub norm_sum: f64,
     pub gain_sum: f64,
-    /// Steps so far with |g| = 0.
+    /// Steps so far with |g| = 0, or too small to divide by.
     pub dropped: u64,
     /// What an f16 run multiplies its losses by, 0 in others, and steps since it last changed; steps that it has skipped.
     pub loss_scale: f32,
@@ -95,6 +95,16 @@ pub struct Vectors {
     pub optimizer: Vec<(String, Vec<f32>)>,
     /// Running averages of weights and statistics, where the run keeps them.
     pub average: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Vectors {
+    /// Returns whether every value is finite.
+    pub fn are_finite(&self) -> bool {
+        let Vectors { weights, running, optimizer, average } = self;
+        let own = optimizer.iter().map(|(_, values)| values);
+        let averages = average.iter().flat_map(|(weights, running)| [weights, running]);
+        [weights, running].into_iter().chain(own).chain(averages).flatten().all(|v| v.is_finite())
+    }
 }
 
 /// Which vectors a run keeps beside weights and running statistics.

@@ -279,7 +279,7 @@ fn predicted(file: &Path, recipe: &Recipe, data: &DataSet, order: &[u32]) -> Res
         return Err(named(Error::data(message)));
     }
     let device = engine::device(&mut recipe.clone())?;
-    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
+    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, ("--eval-batch", recipe.eval_batch), &vectors)?;
     exec.set_dataset(JUDGED, &data.train.bytes())?;
     exec.set_order(JUDGED, order)?;
     let mut labels = data.train.labels.to_vec();

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod curves;
+pub mod divergence;
 pub mod engine;
 pub mod environment;
 pub mod groups;
@@ -10,6 +11,7 @@ pub mod labels;
 mod layers;
 pub mod loader;
 pub mod measured;
+pub mod memory;
 mod opening;
 pub mod origin;
 mod outcome;

@@ -1,7 +1,9 @@
 //! Where a run goes, how it ended, and what it says when it ended early.
 
+use super::divergence::Divergence;
 use super::labels::Counts;
 use super::records::{NoiseScores, Scores};
+use super::run_folder::RunFolder;
 use crate::error::{Error, Kind};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +42,7 @@ pub struct Summary {
     pub best_epoch: u64,
     /// "validation" or "test": what `best` was chosen on.
     pub best_on: &'static str,
-    /// Steps whose perturbation was left out because |g| was 0.
+    /// Steps whose perturbation was left out because |g| was 0, or too small to divide by.
     pub dropped: u64,
     /// Of this process.
     pub seconds: f64,
@@ -78,19 +80,27 @@ pub fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// `signal` has ended the run in `folder` after `step` of `total` steps, which are saved.
-pub(super) fn interrupted(signal: &str, step: u64, total: u64, folder: &Path) -> Error {
+/// `signal` has ended the run in `folder` after `step` of `total` steps; the newest checkpoint is of step `kept`.
+pub(super) fn interrupted(signal: &str, step: u64, kept: u64, total: u64, folder: &Path) -> Error {
     let line = resume_line(folder);
-    let message = format!("stopped by {signal} after step {step} of {total}, saved; go on with: {line}");
+    let saved = match kept {
+        _ if kept == step => "saved".to_owned(),
+        _ => format!("whose loss is not finite, so that the checkpoint of step {kept} stays"),
+    };
+    let message = format!("stopped by {signal} after step {step} of {total}, {saved}; go on with: {line}");
     Error::new(Kind::Interrupted, message)
 }
 
-/// Step `step` of `total` went wrong; `culprit` says in which call, `last` is the newest checkpoint.
-pub(super) fn not_finite(step: u64, total: u64, culprit: &str, last: &Path) -> Error {
+/// `what` was not finite at `divergence` in a run of rate `lr`; the newest checkpoint is of step `kept`.
+pub(super) fn not_finite(what: &str, divergence: &Divergence, kept: u64, folder: &RunFolder, lr: f64) -> Error {
+    let Divergence { step, total, culprit } = divergence;
+    let config = shell_word(&folder.config().display().to_string());
     let message = format!(
-        "loss or gradient not finite in step {step} of {total}, {culprit}; saved is what was before, in {}; \
-         a smaller --lr, longer --warmup or --clip may help",
-        last.display()
+        "{what} not finite in step {step} of {total}, {culprit}; {} keeps the weights of step {kept}. Resuming ends the \
+         same way; begin another run with a smaller --lr, longer --warmup or --clip, such as: samcore train --config \
+         {config} --lr {}",
+        folder.last().display(),
+        (lr / 10.0) as f32,
     );
     Error::new(Kind::NotFinite, message)
 }

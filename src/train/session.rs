@@ -1,31 +1,32 @@
 //! The training loop: from a recipe to a run folder.
 
 mod pace;
+mod saving;
 
 use super::checkpoint::{Checkpoint, Position, Subject};
 use super::curves::{self, Caption};
+use super::divergence::Divergence;
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
 use super::origin::{Content, Origin};
-use super::outcome::{Summary, Where, interrupted, not_finite};
+use super::outcome::{Summary, Where};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{opening, resume, signals};
+use super::{memory, opening, resume, signals};
 use crate::data::DataSet;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
-use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
+use crate::step::{DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,6 +63,11 @@ pub struct Session {
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
+    /// Step of the newest checkpoint, and whether the last evaluation of an epoch was finite.
+    kept: u64,
+    sound: bool,
+    /// Terms that the steps of this process have left out; see [`DROPPED`].
+    terms_dropped: f32,
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
     values: Vec<f32>,
     scalars: Vec<(&'static str, f32)>,
@@ -92,7 +98,7 @@ impl Session {
         let description = device.describe();
         let isa = &device.instructions();
         let judged = if labels.noisy() { labels.judged() } else { 0 };
-        engine::check_memory(&*device, recording.layout(), &recipe, &data, judged)?;
+        memory::check_run(&*device, &recording, &programs, &recipe, &data, judged)?;
         let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
@@ -124,6 +130,7 @@ impl Session {
             Some(path) => {
                 let resumed = opening::resume(path, &about, &graph, subject, programs.remembered)?;
                 engine::put(&mut exec, &resumed.vectors)?;
+                Divergence::clear(path)?;
                 began_with = resumed.isa.filter(|before| before != isa);
                 told.extend(resumed.notes);
                 (resumed.folder, resumed.records, resumed.subject, resumed.position)
@@ -133,8 +140,8 @@ impl Session {
             labels.keep(&data, &folder)?;
         }
         let scale = if position.loss_scale > 0.0 { position.loss_scale } else { FIRST_LOSS_SCALE };
-        let (dropped, good, skipped) = (position.dropped as f32, position.good_steps as f32, position.skipped as f32);
-        for (slot, value) in [(DROPPED, dropped), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
+        let (good, skipped) = (position.good_steps as f32, position.skipped as f32);
+        for (slot, value) in [(DROPPED, 0.0), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
             exec.set_slot(slot, value)?;
         }
         engine::set_numbers(&mut exec, &recipe)?;
@@ -179,6 +186,9 @@ impl Session {
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
+            kept: position.step,
+            sound: true,
+            terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],
             recipe,
@@ -267,9 +277,7 @@ impl Session {
                 }
             }
         }
-        if self.position.step > self.before {
-            self.save()?;
-        }
+        let saved = self.position.step == self.before || self.save()?;
         let test = match test {
             Some(test) => test,
             None => {
@@ -278,6 +286,9 @@ impl Session {
                 self.evaluate(TEST, self.data.test.count)?
             }
         };
+        if !saved || !test.loss.is_finite() {
+            return Err(self.unsound());
+        }
         Ok(Summary {
             folder: self.folder.path().to_path_buf(),
             steps: self.position.step,
@@ -294,13 +305,6 @@ impl Session {
             seconds: self.begun.elapsed().as_secs_f64(),
             way_on: resume::way_to_train_longer(&self.recipe, self.folder.path()),
         })
-    }
-
-    /// Saves and ends with an error if a signal has asked for that.
-    fn heed_signals(&mut self) -> Result<()> {
-        let Some(signal) = signals::requested() else { return Ok(()) };
-        self.save()?;
-        Err(interrupted(signal, self.position.step, self.total, self.folder.path()))
     }
 
     /// Scores over the first `count` images in the present order of data set `dataset`.
@@ -373,12 +377,15 @@ impl Session {
         let gain = value("sharpness_gain").unwrap_or(f32::NAN);
         let p = &mut self.position;
         p.step += 1;
+        self.sound = true;
         p.loss_sum += f64::from(loss);
         p.hits += u64::from(hits);
         p.norm_sum += f64::from(grad_norm);
         // Steps that do not look have none.
         p.gain_sum += if looked { f64::from(gain) } else { 0.0 };
-        p.dropped = dropped as u64;
+        // A step may have left out several terms.
+        p.dropped += u64::from(dropped > self.terms_dropped);
+        self.terms_dropped = dropped;
         // The rest is the optimizer's own.
         self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
         let (epoch, lr) = (counters.epoch, slots[0].1);
@@ -433,9 +440,10 @@ impl Session {
         };
         self.records.epoch(&row)?;
         self.records.flush()?;
+        self.sound = test.loss.is_finite() && validation.is_none_or(|v| v.loss.is_finite());
         let accuracy = validation.unwrap_or(test).accuracy;
         // The first epoch is the best so far even where it gets nothing right.
-        let best = p.best_epoch == 0 || accuracy > p.best_accuracy;
+        let best = self.sound && (p.best_epoch == 0 || accuracy > p.best_accuracy);
         self.progress.epoch(&row, best);
         let caption = Caption::of(&self.recipe, &self.data.name);
         curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
@@ -468,26 +476,5 @@ impl Session {
             origin: Origin::of(&self.recipe, Some(&self.content)),
             vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
-    }
-
-    /// Writes `last`, after the records that lead to it.
-    fn save(&mut self) -> Result<()> {
-        self.records.flush()?;
-        self.checkpoint()?.write(&self.graph, &self.folder.last(), false)
-    }
-
-    /// Names the first call of the step that made a value which is not finite.
-    fn fault(&mut self, program: ProgramId, counters: &Counters, slots: &[(&str, f32)]) -> Error {
-        // The step left its perturbation in the compute copy; the second run must start where the first one did.
-        let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
-        let reset = recast.and_then(|()| slots.iter().try_for_each(|(name, value)| self.exec.set_slot(name, *value)));
-        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters)) {
-            Ok(Some(label)) => format!("first in the call '{label}'"),
-            Ok(None) => "in no call of a second run".to_owned(),
-            Err(e) => format!("(looking for the call failed: {e})"),
-        };
-        // What led there is worth keeping; an error in keeping it is not the one to report.
-        let _ = self.records.flush();
-        not_finite(self.position.step + 1, self.total, &culprit, &self.folder.last())
     }
 }
