@@ -155,3 +155,80 @@ fn exact_keeps_to_direct_convolution_and_a_method_can_be_named() {
     train("none", "--exact", Some("f4"))
         .refused(2, "--exact keeps to direct convolution, but SAMCORE_CONV=f4; unset one");
 }
+
+/// A stream that fails at every write, or that nobody reads any more.
+fn failing(stream: &str) -> Option<Stdio> {
+    match stream {
+        "full" => File::options().write(true).open("/dev/full").ok().map(Stdio::from),
+        _ => std::io::pipe().ok().map(|(_, writer)| writer.into()),
+    }
+}
+
+#[test]
+fn no_output_that_fails_ends_a_run_or_costs_a_result() {
+    let folder = Folder::with_images("streams", 40, 20, 2);
+    let settings = "--data data --model cnn --batch 20 --lr 0.01 --eval-batch 20";
+    let train = format!("train {settings} --epochs 1");
+    // What is run, and a file that it leaves at the end.
+    let lines = [
+        (format!("{train} --json --out DIR"), "last.safetensors"),
+        (format!("{train} --json --bootstrap --out DIR"), "second/last.safetensors"),
+        (format!("compare {settings} --epochs 1 --opt sgd --seeds 1 --json --out DIR"), "results.json"),
+        ("study sharpness first/last.safetensors --images 20 --m 20 --json --out DIR".into(), "sharpness.csv"),
+        ("bench relu --seconds 0.01 --threads 1 --json DIR".into(), ""),
+        ("check relu --json".into(), ""),
+        ("data noise data --rate 0.5 --out DIR".into(), "noise.json"),
+        ("data verify data --json".into(), ""),
+        ("eval first/last.safetensors --json".into(), ""),
+    ];
+    run(&folder.0, &format!("{train} --out first")).well();
+    for (number, (line, leaves)) in lines.iter().enumerate() {
+        for (stdout, stderr, code) in
+            [("", "full", 0), ("", "left", 0), ("left", "", 0), ("full", "", 74), ("full", "full", 74)]
+        {
+            let place = format!("{number}{stdout}-{stderr}");
+            let line = line.replace("DIR", &place);
+            let what = format!("{line}, stdout '{stdout}', stderr '{stderr}'");
+            let mut command = common::command(&folder.0, &line.split_whitespace().collect::<Vec<_>>());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            for (stream, to) in [(stdout, true), (stderr, false)] {
+                match if stream.is_empty() { None } else { failing(stream) } {
+                    Some(failing) if to => _ = command.stdout(failing),
+                    Some(failing) => _ = command.stderr(failing),
+                    None => {}
+                }
+            }
+            let done = common::Done::of(command.spawn().unwrap().wait_with_output().unwrap());
+            // Without /dev/full the streams are sound.
+            let expected = if Path::new("/dev/full").exists() { code } else { 0 };
+            assert_eq!(done.code, expected, "{what}: {}", done.stderr);
+            if line.contains("DIR") || !leaves.is_empty() {
+                assert!(folder.path(&place).join(leaves).exists(), "{what}");
+            }
+            if stdout.is_empty() && line.contains("--json") && !line.starts_with("bench") {
+                done.json();
+            }
+            if stdout == "full" && stderr.is_empty() && expected != 0 {
+                let last = done.stderr.lines().last().unwrap_or_default();
+                assert!(last.starts_with("samcore: cannot write to stdout: "), "{what}: {}", done.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn streams_that_are_closed_from_the_beginning_end_no_run() {
+    let folder = Folder::with_images("closed", 40, 20, 2);
+    let train = "train --data data --model cnn --batch 20 --lr 0.01 --eval-batch 20 --epochs 1 --json";
+    for (number, redirected) in ["2>&-", ">&-", "<&- >&- 2>&-"].iter().enumerate() {
+        let line = format!("exec {} {train} --out run{number} {redirected}", env!("CARGO_BIN_EXE_samcore"));
+        let done = Command::new("sh").args(["-c", &line]).current_dir(&folder.0).stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "{redirected}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(folder.path(&format!("run{number}/last.safetensors")).exists(), "{redirected}");
+        assert_eq!(
+            done.stdout.is_empty(),
+            redirected.contains(" >&-") || redirected.starts_with(">&-"),
+            "{redirected}"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! How long work will take, before it begins.
 
 use super::limits::fma_gflops;
+use crate::output::note;
 use crate::recipe::Target;
 use crate::train::Session;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub fn warn(session: &Session) {
     let time = duration(session.flops_left(), fma_gflops(session.recipe().threads, 30));
     if time > Duration::from_secs(3600) {
         let about = about(time);
-        eprintln!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");
+        note(&format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on"));
     }
 }
 

@@ -3,6 +3,7 @@
 use super::flags::{flag, given_by_flags, path, path_flag, resolve, setting_flags, switch, text, value};
 use super::print;
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::output::note;
 use crate::protocol::request::{OWN, parse_optimizers, parse_seeds};
 use crate::protocol::{self, Budget, Place, Plan, Request, folder, report};
 use crate::recipe::{Kind, Overrides, Recipe, Value};
@@ -97,7 +98,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
     signals::install()?;
     let (folder, results) = protocol::compare(&plan, &place)?;
-    eprintln!("\nresults in {}: {}", folder.display(), folder::OUTPUTS.join(", "));
+    note("");
+    note(&format!("results in {}: {}", folder.display(), folder::OUTPUTS.join(", ")));
     print(&if json { results.to_text() } else { report::markdown(&results) })
 }
 

@@ -8,10 +8,10 @@ use crate::data::noise::Noise;
 use crate::data::verify::{FileReport, HalfReport, Report, Verdict, verify};
 use crate::data::{DATASETS, Known, known};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
+use crate::output::{draw, draws, note};
 use crate::recipe::{Kind, Recipe, Value};
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
-use std::io::{IsTerminal, Write, stderr};
 use std::ops::Bound::{Excluded, Included};
 use std::time::{Duration, Instant};
 
@@ -143,7 +143,7 @@ struct Meter {
 
 impl Meter {
     fn new() -> Meter {
-        Meter { terminal: stderr().is_terminal(), begun: Instant::now(), shown: None, name: String::new() }
+        Meter { terminal: draws(), begun: Instant::now(), shown: None, name: String::new() }
     }
 
     fn show(&mut self, progress: &Progress<'_>) {
@@ -157,17 +157,16 @@ impl Meter {
         }
         self.shown = Some(Instant::now());
         let line = progress_line(progress, self.begun.elapsed().as_secs_f64());
-        // A closed stderr leaves nobody to tell.
-        let _ = match self.terminal {
-            true => write!(stderr(), "\r\x1b[K{line}"),
-            false => writeln!(stderr(), "{line}"),
-        };
+        match self.terminal {
+            true => draw(&format!("\r\x1b[K{line}")),
+            false => note(&line),
+        }
     }
 
     /// Leaves the line that changes.
     fn end(&self) {
         if self.terminal && self.shown.is_some() {
-            let _ = writeln!(stderr());
+            note("");
         }
     }
 }

@@ -12,11 +12,11 @@ mod man;
 mod study;
 mod train;
 
-use crate::error::{Error, KINDS, Kind, Result};
+use crate::error::{Error, KINDS, Result};
+use crate::output::{self, note, print};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
 use std::ffi::OsString;
-use std::io::Write;
 
 /// A subcommand of `samcore`.
 pub struct Subcommand {
@@ -71,11 +71,11 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COM
 
 /// Runs the program on its arguments, its own name first. Errors go to stderr; returned is the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    match dispatch(arguments) {
+    let done = dispatch(arguments).and_then(|()| output::finish());
+    match done {
         Ok(()) => 0,
         Err(e) => {
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "samcore: {e}");
+            e.lines().for_each(|line| note(&line));
             e.exit_code()
         }
     }
@@ -144,20 +144,6 @@ fn after_help() -> String {
         codes.collect::<String>(),
         examples.join("\n")
     )
-}
-
-/// Writes to stdout. A reader that has seen enough and left, as `head` does, is no error.
-///
-/// # Errors
-/// Io: the disk is full or the like.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::new(Kind::Io, format!("cannot write to stdout: {e}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// One line for a command line that clap cannot read.

@@ -10,6 +10,7 @@ use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::OPTIMIZERS;
+use crate::output::note;
 use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, Recipe, Value};
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume_line, signals};
@@ -92,7 +93,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         None => resolve(&given)?,
     };
     if !quiet {
-        without_effect(matches, &recipe).iter().for_each(|line| eprintln!("{line}"));
+        without_effect(matches, &recipe).iter().for_each(|line| note(line));
     }
     let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
     report(&summary);
@@ -159,14 +160,15 @@ fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
 /// Tells on stderr how the run ended.
 fn report(s: &Summary) {
     if s.dropped > 0 {
-        eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
+        note(&format!("|g| was 0 in {} steps, which were not perturbed", s.dropped));
     }
-    eprintln!("{}", ending(s));
+    note(&ending(s));
     let best = match s.best_epoch {
         0 => String::new(),
         epoch => format!("; best by {} {:.2} % in epoch {epoch}", s.best_on, 100.0 * s.best_accuracy),
     };
-    eprintln!("test accuracy {:.2} %, loss {:.4}{best}; {}", 100.0 * s.test.accuracy, s.test.loss, s.folder.display());
+    let (accuracy, folder) = (100.0 * s.test.accuracy, s.folder.display());
+    note(&format!("test accuracy {accuracy:.2} %, loss {:.4}{best}; {folder}", s.test.loss));
 }
 
 /// The same as one JSON object.

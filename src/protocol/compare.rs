@@ -9,9 +9,9 @@ use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
 use crate::models;
+use crate::output;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Where, shell_word, signals};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Where a comparison goes.
@@ -38,8 +38,7 @@ pub fn compare<'a>(plan: &'a Plan, place: &Place) -> Result<(PathBuf, Results<'a
     write_atomic(&path.join(REQUEST), plan.request.to_toml().as_bytes())?;
     let note = |line: String| {
         if !place.quiet {
-            // Progress that nobody can read any more stops nothing.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            output::note(&line);
         }
     };
     note(format!("{}; seeds {:?}; folder {}", plan.title(), plan.request.seeds, path.display()));
@@ -53,7 +52,8 @@ pub fn compare<'a>(plan: &'a Plan, place: &Place) -> Result<(PathBuf, Results<'a
     for i in &left {
         let run = &plan.runs[*i];
         let which = format!("run {} of {runs}, {}", i + 1, run.name);
-        note(format!("\n{which}: {} epochs", run.recipe.epochs));
+        note(String::new());
+        note(format!("{which}: {} epochs", run.recipe.epochs));
         train(&path.join(&run.name), run, &states[*i], place.quiet).map_err(|e| told(e, &which, &path))?;
         results.add(*i, &path)?;
         write(&results, &path)?;

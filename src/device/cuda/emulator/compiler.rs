@@ -79,7 +79,7 @@ impl Compiler {
             return Ok(());
         }
         let log = String::from_utf8_lossy(&output.stderr);
-        Err(Error::data(format!("{what} does not compile ({}):\n{}", self.name, log.trim_end())))
+        Err(Error::data(format!("{what} does not compile ({}):", self.name)).with_log(log.trim_end()))
     }
 
     /// The library of the runtime.
