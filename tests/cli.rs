@@ -326,3 +326,34 @@ fn results_go_into_pipes_and_through_links_which_stay_what_they_are() {
     std::os::unix::fs::symlink("../elsewhere/last", folder.path("run/last.safetensors")).unwrap();
     run(&folder.0, "eval run/last.safetensors").well();
 }
+
+#[test]
+fn names_out_of_files_reach_no_terminal_as_commands() {
+    let folder = Folder::with_images("names", 40, 20, 2);
+    let evil = "a\x1b[2J\u{9b}1m\u{202e}\r\nb";
+    let data = folder.path(evil);
+    fs::rename(folder.path("data"), &data).unwrap();
+    fs::write(folder.path("evil.toml"), "\"l\\u001b[31mr\\n\" = 1\n").unwrap();
+    let tensor = "conv1\\u001b]0;title\\u0007\\n.weight";
+    let header = format!("{{\"{tensor}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}}}");
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    fs::write(folder.path("evil.safetensors"), bytes).unwrap();
+    let train = ["train", "--data", evil, "--model", "cnn", "--steps", "1", "--batch", "20", "--quiet"];
+    for arguments in [
+        &["data", "verify", evil][..],
+        &["data", "noise", evil, "--rate", "0.5", "--out", "out\x1b[m\n"],
+        &["eval", "no\x1b[mfile\n"],
+        &["eval", "evil.safetensors"],
+        &["train", "--config", "evil.toml"],
+        &["train", "--resume", "no\x1b[mrun"],
+        &["train", "--opt", "s\x1b[mam\n"],
+        &["bench", "relu", "--seconds", "0.01", "--threads", "1", "--json", "no\x1b[m/x"],
+        &[&train[..], &["--init", "evil.safetensors"]].concat(),
+        &[&train[..], &["--out", "run\x1b[m\n"]].concat(),
+    ] {
+        let done = common::Done::of(common::command(&folder.0, arguments).output().unwrap());
+        let shown = done.stdout + &done.stderr;
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{arguments:?}: {shown:?}");
+        assert!(done.code == 0 || done.stderr.lines().count() == 1, "{arguments:?}: {}", done.stderr);
+    }
+}

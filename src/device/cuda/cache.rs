@@ -97,13 +97,18 @@ fn checksum(name: &str, content: &[u8]) -> String {
 /// Folders for one process, where it can keep nothing for the next.
 static SCRATCH: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Makes a folder for files that this process needs until its end, under a name that nobody can foresee.
+/// Makes a folder for files that this process needs until its end, under a name that nobody can foresee: among the system's
+/// temporary files, or in `cache` where that would not be safe.
 ///
 /// # Errors
-/// CantCreate: the system's folder for temporary files cannot be written. Data: others could exchange what is in it.
-pub fn scratch() -> Result<PathBuf> {
-    let folder = private::new_folder(&std::env::temp_dir(), "samcore-")?;
-    let folder = private::folder(&folder, user()?)?;
+/// CantCreate: it cannot be made. Data: others could exchange what is in it.
+pub fn scratch(cache: Option<&Cache>) -> Result<PathBuf> {
+    let temporary = private::new_folder(&std::env::temp_dir(), "samcore-")
+        .and_then(|made| private::folder(&made, user()?).inspect_err(|_| _ = std::fs::remove_dir(&made)));
+    let folder = match (temporary, cache) {
+        (Err(_), Some(cache)) => private::new_folder(&cache.folder, "build-")?,
+        (temporary, _) => temporary?,
+    };
     SCRATCH.lock().unwrap_or_else(PoisonError::into_inner).push(folder.clone());
     Ok(folder)
 }

@@ -180,7 +180,7 @@ fn cached(name: &str, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<
     if let Some(library) = cache.as_ref().and_then(|cache| cache.path(name)) {
         return Ok(library);
     }
-    let folder = cache::scratch()?;
+    let folder = cache::scratch(cache.as_ref())?;
     let made = folder.join("library.so");
     build(&folder, &made).inspect_err(|_| cache::remove(&folder))?;
     let content = fs::read(&made).map_err(|e| Error::io("read", &made, &e))?;
