@@ -188,7 +188,7 @@ impl Progress {
         };
         let (cells, gap) = cells_within(width, row);
         if !self.header_stands {
-let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title(row), c.width(row))).collect();
+            let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title(row), c.width(row))).collect();
             self.line(&titles.join(gap));
             self.header_stands = true;
         }
