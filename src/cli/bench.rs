@@ -13,8 +13,8 @@ use crate::bench::{loading, operations, profile, steps, tune};
 use crate::device::cuda::rungs::Rung;
 use crate::device::{Device, cpu::CpuDevice};
 use crate::dtype::DType;
-use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::files::write_atomic;
+use crate::error::{Error, Result};
+use crate::files::{self, write_atomic};
 use crate::models;
 use crate::ops::OPS;
 use crate::ops::case::Case;
@@ -338,20 +338,12 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     results.failed.map_or(Ok(()), Err)
 }
 
-/// That a file can be written there, as far as can be told before.
+/// Checks that the file of `flag` can be written, before minutes are spent.
 ///
 /// # Errors
 /// CantCreate: it is a folder, or its folder is missing.
 pub(super) fn check_place(flag: &str, file: &Path) -> Result<()> {
-    let refuse = |message: String| Err(Error::new(ErrorKind::CantCreate, format!("{flag}: {message}")));
-    match file.parent() {
-        _ if file.is_dir() => refuse(format!("{} is a folder; give the name of a file", file.display())),
-        None => refuse(format!("{} is no name of a file", file.display())),
-        Some(folder) if !(folder.as_os_str().is_empty() || folder.is_dir()) => {
-            refuse(format!("there is no folder {}", folder.display()))
-        }
-        Some(_) => Ok(()),
-    }
+    files::check_place(file).map_err(|e| e.context(flag))
 }
 
 /// The limits that a device of that recipe is held against.

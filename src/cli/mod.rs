@@ -13,7 +13,9 @@ mod plot;
 mod study;
 mod train;
 
+use crate::device::cuda::cache;
 use crate::error::{Error, KINDS, Result, nearest};
+use crate::files::outlive_size_limit;
 use crate::output::{self, note, print};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
@@ -78,7 +80,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COM
 
 /// Runs the program on its arguments, its own name first. Errors go to stderr; returned is the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    let done = dispatch(arguments).and_then(|()| output::finish());
+    let done = outlive_size_limit().and_then(|()| dispatch(arguments)).and_then(|()| output::finish());
+    cache::remove_all();
     match done {
         Ok(()) => 0,
         Err(e) => {
