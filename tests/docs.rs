@@ -94,6 +94,9 @@ fn every_flag_that_the_documents_name_exists() {
         "sweep",
         "gpus",
         "quick",
+        "only",
+        "samcore",
+        "sanitizer",
         "images",
         "help",
     ];

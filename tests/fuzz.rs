@@ -314,3 +314,13 @@ fn planted_faults_are_found_and_kept() {
         fs::remove_file(file).unwrap();
     }
 }
+
+#[test]
+fn every_target_has_its_binary_for_libfuzzer() {
+    let manifest: toml::Table = include_str!("../fuzz/Cargo.toml").parse().unwrap();
+    let binaries = manifest["bin"].as_array().unwrap();
+    let names: Vec<&str> = binaries.iter().map(|binary| binary["name"].as_str().unwrap()).collect();
+    let targets: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(names, targets);
+    assert!(binaries.iter().all(|binary| binary["path"].as_str() == Some("targets/any.rs")));
+}

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Done, Folder, command, files, metrics, samcore, send, start, steps_told, wait_until};
+use samcore::optim::OPTIMIZERS;
 use samcore::train::checkpoint::Checkpoint;
 use std::fs;
 use std::path::Path;
@@ -404,5 +405,14 @@ fn a_run_that_is_killed_before_its_first_checkpoint_begins_on_resume() {
         samcore(&folder.0, &format!("train --resume run{count}")).well();
         assert_same(&run, &folder.path("unbroken"));
         assert_eq!(names(&run), WHOLE);
+    }
+}
+
+#[test]
+fn every_optimizer_trains_on_mixed_images() {
+    let folder = Folder::with_images("mixed", 16, 8, 4);
+    for name in OPTIMIZERS.iter().map(|row| row.name) {
+        let line = "train --data data --model cnn --batch 8 --mixup 0.3 --steps 1 --quiet";
+        samcore(&folder.0, &format!("{line} --opt {name} --out {name}")).well();
     }
 }

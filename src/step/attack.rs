@@ -19,9 +19,10 @@ impl Step<'_, '_> {
         let ingest = self.calls.iter().rev().find(|call| matches!(call.kernel, Kernel::Ingest(_)));
         let mut ingest = ingest.cloned().ok_or_else(|| Error::internal("an attack before any pass"))?;
         let mut end = 0;
-        for write in &mut ingest.writes {
-            *write = Loc { element: Element::F32, ..Loc::new(Memory::Arena, end, write.len) };
-            end += write.len.next_multiple_of(16);
+        // Mixup has a workspace, which must not stay where the pass had it: the images now lie there.
+        for place in ingest.writes.iter_mut().chain(&mut ingest.workspace) {
+            *place = Loc { element: Element::F32, ..Loc::new(Memory::Arena, end, place.len) };
+            end += place.len.next_multiple_of(16);
         }
         self.recorder.arena = self.recorder.arena.max(end);
         ingest.label = "attack.images".into();

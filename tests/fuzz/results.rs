@@ -2,6 +2,7 @@
 
 use super::{METRICS, text};
 use samcore::bench::compare::{self, Comparison};
+use samcore::device::cuda::rungs::Rungs;
 use samcore::error::Kind;
 use samcore::optim;
 use samcore::protocol::folder::{self, State};
@@ -112,5 +113,21 @@ pub fn parse_bench_result(path: &Path, bytes: &[u8]) -> bool {
     assert!(same.pairs.len() == figures.len() && same.pairs.iter().all(|pair| pair.speed == 1.0));
     let none = Comparison::of(&figures, &[]);
     assert_eq!(none.missing.len(), figures.len());
+    true
+}
+
+pub fn tuning_tables() -> Vec<Vec<u8>> {
+    let tables = [
+        r#"{"rungs": {"forward 32x32x160 -> 160, 3x3, stride 1, pad 1, bf16": "wgmma", "backward_data 8x8x1 -> 2": "plain"}}"#,
+        "{\n  \"rungs\": {}\n}\n",
+    ];
+    tables.map(|table| table.as_bytes().to_vec()).to_vec()
+}
+
+pub fn parse_tuning_table(path: &Path, _: &[u8]) -> bool {
+    let Ok(read) = Rungs::load(path) else { return false };
+    fs::write(path, read.to_json()).unwrap();
+    let again = Rungs::load(path).unwrap();
+    assert_eq!((again.table.len(), again.hash()), (read.table.len(), read.hash()));
     true
 }

@@ -21,7 +21,7 @@ use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject
 use samcore::train::origin::Origin;
 use samcore::train::records::{Extras, Kept, Metrics};
 use samcore::train::run_folder::RunFolder;
-use samcore::train::{curves, engine};
+use samcore::train::{curves, engine, init};
 use samcore::{nn, safetensors};
 use std::fs;
 use std::io::Write;
@@ -53,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "safetensors", file: "weights.safetensors", seeds: weights, parse: parse_safetensors },
     Target { name: "checkpoint", file: "last.safetensors", seeds: checkpoints, parse: |path, _| parse_checkpoint(path) },
     Target { name: "checkpoint-signed-anew", file: "last.safetensors", seeds: checkpoints, parse: sign_and_parse_checkpoint },
+    Target { name: "init", file: "init.safetensors", seeds: init_files, parse: parse_init },
     Target { name: "recipe", file: "config.toml", seeds: recipes, parse: parse_recipe },
     Target { name: "metrics", file: "metrics.csv", seeds: || vec![METRICS.into()], parse: parse_metrics },
     Target { name: "comparison-request", file: "compare.toml", seeds: requests, parse: parse_request },
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "comparison-config", file: "config.toml", seeds: compared_configs, parse: parse_compared_config },
     Target { name: "comparison-environment", file: "env.json", seeds: environments, parse: parse_environment },
     Target { name: "bench-result", file: "result.json", seeds: bench_results, parse: parse_bench_result },
+    Target { name: "tuning-table", file: "rungs.json", seeds: tuning_tables, parse: parse_tuning_table },
     Target { name: "steps", file: "steps.jsonl", seeds: || vec![STEPS.into()], parse: parse_steps },
     Target { name: "names", file: "names", seeds: || words("cnn sam fashion-mnist weight-decay"), parse: parse_names },
     Target { name: "flag-values", file: "values", seeds: || words("0.1 3 true 0.3,0.6,0.8 cosine reflect 1e-4"), parse: parse_values },
@@ -225,6 +227,28 @@ fn sign_and_parse_checkpoint(path: &Path, bytes: &[u8]) -> bool {
     }
     safetensors::write(path, &contents.tensors, &checkpoint::signed(&contents.metadata, &contents.tensors)).unwrap();
     parse_checkpoint(path)
+}
+
+/// A checkpoint, and weights of another program whose names have a prefix and whose head has other classes.
+fn init_files() -> Vec<Vec<u8>> {
+    let f32 = |name: &str, shape: &[usize]| {
+        let data = safetensors::Data::F32(vec![0.25; shape.iter().product()]);
+        safetensors::Tensor { name: name.into(), shape: shape.to_vec(), data }
+    };
+    let tensors = [f32("model.conv.weight", &[2, 1, 3, 3]), f32("model.bn.running_mean", &[2]), f32("fc.bias", &[5])];
+    let theirs = safetensors::to_bytes(&tensors, &Default::default()).unwrap();
+    checkpoints().into_iter().chain([theirs]).collect()
+}
+
+/// As `--init` reads it.
+fn parse_init(path: &Path, _: &[u8]) -> bool {
+    let graph = graph();
+    let mut vectors = engine::initial(&graph, 1, KEPT);
+    let before = vectors.weights.len();
+    let Ok(read) = init::load(path, &graph, &mut vectors) else { return false };
+    assert!(!read.loaded.is_empty() && vectors.weights.len() == before);
+    assert!(vectors.weights.iter().chain(&vectors.running).all(|x| x.is_finite()), "weights are finite");
+    true
 }
 
 fn recipes() -> Vec<Vec<u8>> {
