@@ -129,3 +129,38 @@ fn validation_images_are_some_of_those_that_are_used_and_are_not_relabelled() {
     let differ = noisy.iter().zip(&labels).filter(|(a, b)| a != b).count();
     assert!(noisy.len() == labels.len() && differ == changed, "{differ}, told {changed}");
 }
+
+/// Labels 1 to 3 of the training images leave class 0 empty, and class 4 is in the test images alone.
+#[test]
+fn classes_without_images_are_named_and_get_no_noise() {
+    let folder = small("noise-gaps");
+    let relabel = |split: &str, map: &dyn Fn(u8) -> u8| {
+        let file = folder.path(&format!("data/{split}-labels-idx1-ubyte"));
+        let mut labels = fs::read(&file).unwrap();
+        labels[8..].iter_mut().for_each(|label| *label = map(*label));
+        fs::write(&file, labels).unwrap();
+    };
+    relabel("train", &|label| 1 + label % 3);
+    relabel("t10k", &|label| 1 + label % 4);
+    let lines = ["no image has class 0 (of 5 classes)", "no training image has class 4, test images have"];
+    let told = |text: &str| lines.iter().all(|line| text.contains(line));
+    let verified = samcore(&folder.0, "data verify data").well().stdout;
+    assert!(told(&verified), "{verified}");
+    assert_eq!(
+        samcore(&folder.0, "data verify data --json").well().json()["missing_classes"],
+        serde_json::json!(lines)
+    );
+    let written = samcore(&folder.0, "data noise data --rate 1 --seed 7 --out noisy").well().stdout;
+    assert!(told(&written), "{written}");
+    let labels = content(&folder.path("noisy"), "train-labels-idx1-ubyte");
+    assert!(labels[8..].iter().all(|label| (1..=3).contains(label)));
+    let line = format!("{} {NOISE} --epochs 1 --out run", COMMON.replace(" --quiet", ""));
+    let trained = samcore(&folder.0, &line).well().stderr;
+    assert!(told(&trained), "{trained}");
+
+    relabel("train", &|_| 2);
+    samcore(&folder.0, &format!("{COMMON} {NOISE} --out one"))
+        .refused(65, "--label-noise: all training images have class 2: there is no other class");
+    samcore(&folder.0, "data noise data --rate 0.5 --out one").refused(65, "data: all training images have class 2");
+    assert!(!folder.path("one").exists());
+}
