@@ -3,6 +3,7 @@
 use samcore::error::Result;
 use samcore::graph::{Graph, Var};
 use samcore::models::{Model, Spec};
+use samcore::output::print;
 use samcore::recipe::Recipe;
 use samcore::train::{Session, Where};
 use samcore::{data, nn};
@@ -26,6 +27,6 @@ fn main() -> Result<()> {
     let model = Model::new("tiny", "one residual block", tiny);
     let recipe = Recipe { opt: "sam".into(), rho: 0.05, epochs: 2, lr: 0.2, ..Recipe::default() };
     let summary = Session::with_model(&model, data::load("fashion-mnist")?, recipe, &Where::default())?.run()?;
-    println!("test accuracy {:.2} %, curves in {}", 100.0 * summary.test.accuracy, summary.folder.display());
-    Ok(())
+    let (accuracy, folder) = (100.0 * summary.test.accuracy, summary.folder.display());
+    print(&format!("test accuracy {accuracy:.2} %, curves in {folder}\n"))
 }

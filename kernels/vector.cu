@@ -82,9 +82,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) dot_final(const f32 *parti
     if (threadIdx.x == 0) *out = sum;
 }
 
+// 2^-120: below it so much of the sum of squares has underflowed that a norm would be wrong by a large factor, and a step along
+// v / |v| much too long. Such a norm is 0, by which nothing is divided.
+#define LEAST_SQUARE 7.52316384526264e-37f
+
 extern "C" __global__ void __launch_bounds__(THREADS) norm_final(const f32 *partials, int count, f32 *out) {
     float sum = sum_of(partials, count);
-    if (threadIdx.x == 0) *out = sqrtf(sum);
+    if (threadIdx.x == 0) *out = sum < LEAST_SQUARE ? 0.f : sqrtf(sum);
 }
 
 // The real movement of the compute copy: partials [3, blocks] of e.e, e.g and g.g with e = c - w.
@@ -162,7 +166,7 @@ enum Operation { CONST, READ, MUL, DIV, ADD, MIN, MAX, SQRT, NEG, SELECT };
 #define WORDS 512
 
 // The value of code[begin..end] over `scalars`, worked out in f64 as on the CPU. Adds to `dropped` the number of denominators
-// that are zero or not finite; such a quotient is 0.
+// that are zero, not finite, or too small for a quotient in f32; such a quotient is 0.
 __device__ __forceinline__ float evaluate(const u32 *code, int begin, int end, const f32 *scalars, double *stack, int& dropped) {
     int len = 0;
     for (int at = begin; at < end; at += 2) {
@@ -174,10 +178,15 @@ __device__ __forceinline__ float evaluate(const u32 *code, int begin, int end, c
             case READ: value = (double)scalars[operand]; break;
             case MUL: value = x * y; break;
             case DIV:
-                // Infinite or NaN: y - y is NaN.
-                if (y == 0.0 || !(y - y == 0.0)) dropped++;
-                else value = x / y;
+            {
+                // Infinite or NaN: y - y is NaN. A quotient of a finite x must be finite in f32.
+                double quotient = x / y;
+                float narrow = (float)quotient;
+                bool lost = x - x == 0.0 && !(narrow - narrow == 0.f);
+                if (y == 0.0 || !(y - y == 0.0) || lost) dropped++;
+                else value = quotient;
                 break;
+            }
             case ADD: value = x + y; break;
             case MIN: value = fmin(x, y); break;
             case MAX: value = fmax(x, y); break;

@@ -1,5 +1,6 @@
 //! One error type: what was wrong, where, and what to do, with the exit code that `main` ends with.
 
+use crate::output::printable;
 use std::fmt;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub enum Kind {
     CantCreate,
     /// Reading or writing broke midway: full disk, failing device.
     Io,
-    /// Stopped by Ctrl-C or SIGTERM after saving; `--resume` goes on.
+    /// Stopped by a signal after saving; `--resume` continues the run.
     Interrupted,
     /// Loss or gradient not finite; the last good checkpoint is kept.
     NotFinite,
@@ -46,13 +47,15 @@ pub const KINDS: &[(Kind, i32, &str)] = &[
 pub struct Error {
     pub kind: Kind,
     message: String,
+    /// Lines of another program, such as a compiler; empty without one.
+    log: String,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into() }
+        Error { kind, message: message.into(), log: String::new() }
     }
     pub fn usage(message: impl Into<String>) -> Error {
         Error::new(Kind::Usage, message)
@@ -81,6 +84,16 @@ impl Error {
         self.message = format!("{context}: {}", self.message);
         self
     }
+    /// The same error with what another program said about it, which is shown line by line.
+    pub fn with_log(mut self, log: impl Into<String>) -> Error {
+        self.log = log.into();
+        self
+    }
+    /// The lines that a user is shown, without control characters.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let log = self.log.lines().map(|line| printable(line).into_owned());
+        std::iter::once(format!("samcore: {}", printable(&self.message))).chain(log)
+    }
     pub fn exit_code(&self) -> i32 {
         KINDS.iter().find(|k| k.0 == self.kind).map_or(70, |k| k.1)
     }
@@ -88,7 +101,8 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&printable(&self.message))?;
+        self.log.lines().try_for_each(|line| write!(f, "\n{}", printable(line)))
     }
 }
 

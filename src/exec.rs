@@ -3,7 +3,7 @@
 use crate::device::{DatasetBytes, Device, Layout, Run};
 use crate::error::{Error, Result};
 use crate::ops::call::{Cast, Counters, Loc, Memory};
-use crate::step::{C, DROPPED, FAULT, Program, ProgramId, Recorder, Scalar, Vector};
+use crate::step::{C, DROPPED, FAULT, M, Program, ProgramId, RUNNING, Recorder, Scalar, Vector, W};
 use std::collections::VecDeque;
 
 /// Programs and the device that runs them. All memory is taken in `new`; a run allocates nothing.
@@ -34,8 +34,17 @@ pub struct Report<'a> {
     pub values: &'a [f32],
     /// From this run on, or before, a value was not finite, and nothing has moved since.
     pub fault: bool,
-    /// Terms left out so far because of a zero denominator.
+    /// Terms left out so far because nothing can be divided by their denominators; see [`DROPPED`].
     pub dropped: f32,
+}
+
+/// Where a value that is not finite comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// The call of that label, from finite values.
+    Call(String),
+    /// The vector of that name, before the program ran.
+    Before(String),
 }
 
 /// Programs and layout of a recorder, without its borrow of graph and device.
@@ -170,11 +179,28 @@ impl Exec {
         Ok(())
     }
 
-    /// Runs the program call by call, and returns the label of the first call that writes a value which is not finite.
+    /// Runs the program call by call, and returns where its first value that is not finite comes from. `state` names the
+    /// vectors that outlive a run beside weights, momentum and statistics; all others but the compute copy are cleared,
+    /// because the failed run may have left such values in them.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn find_fault(&mut self, id: ProgramId, counters: &Counters) -> Result<Option<String>> {
+    pub fn find_fault(&mut self, id: ProgramId, counters: &Counters, state: &[&str]) -> Result<Option<Culprit>> {
+        for (n, (name, len)) in self.vectors.clone().into_iter().enumerate() {
+            let whole = self.whole(n);
+            let in_vector = |locs: &[Loc]| locs.iter().any(|loc| loc.memory == whole.memory);
+            // What is written before it is read does not matter.
+            let first = self.programs[id.0].calls.iter().find(|c| in_vector(&c.reads) || in_vector(&c.writes));
+            let read = n == W.number() || first.is_some_and(|call| in_vector(&call.reads));
+            let kept = [W, M, RUNNING].iter().any(|v| v.number() == n) || state.contains(&name.as_str());
+            let sound = n == C.number() || kept && self.download_from(whole)?.iter().all(|v| v.is_finite());
+            if kept && read && !sound {
+                return Ok(Some(Culprit::Before(name)));
+            }
+            if !sound {
+                self.device.upload(whole, &vec![0.0; len])?;
+            }
+        }
         let mut buffer = Vec::new();
         for call in &self.programs[id.0].calls {
             self.device.run(std::slice::from_ref(call), counters)?;
@@ -182,7 +208,7 @@ impl Exec {
                 buffer.resize(write.len, 0.0);
                 self.device.download(*write, &mut buffer)?;
                 if buffer.iter().any(|v| !v.is_finite()) {
-                    return Ok(Some(call.label.clone()));
+                    return Ok(Some(Culprit::Call(call.label.clone())));
                 }
             }
         }

@@ -1,41 +1,162 @@
 //! Files as a whole: writing one so that a crash never leaves half of it, reading a text of bounded size, SHA-256, and what a
 //! stranger's first bytes say.
 
-use crate::error::{Error, Result};
+pub mod private;
+
+use crate::error::{Error, Kind, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-/// Writes `bytes` to `path` so that at every moment the path holds either the whole old file or the whole new one.
+/// Links that are followed one after the other; Linux follows as many.
+const MOST_LINKS: usize = 40;
+/// Characters of a file's name that its temporary file has too, which must not be too long for a file system.
+const NAME_PART: usize = 48;
+
+/// Writes `bytes` to `path` so that at every moment the path holds either the whole old file or the whole new one, which keeps
+/// the old one's permissions.
+///
+/// A link stays, and what it leads to is written. What is there and is no regular file (a device, a FIFO, an open descriptor
+/// such as /dev/stdout) is opened and written; a reader that has left it is no error.
+///
+/// # Errors
+/// CantCreate, Io: it cannot be written; a regular file is then as it was. Usage: the path ends in no file name.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |e: io::Error| Error::io("write", path, &e);
+    match Place::of(path)? {
+        Place::File(target) => {
+            let access = fs::metadata(&target).map_or(Access::Usual, Access::Like);
+            replace(&target, bytes, &access).map_err(failed)
+        }
+        Place::Stream => match OpenOptions::new().append(true).open(path).and_then(|mut to| to.write_all(bytes)) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(failed(e)),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Checks that a file can be written at `path` later, before work is done for it.
+///
+/// # Errors
+/// CantCreate: it is a folder, lies in none, or is a link that must not be followed. Usage: the path ends in no file name.
+pub fn check_place(path: &Path) -> Result<()> {
+    let refuse = |message: String| Err(Error::new(Kind::CantCreate, message));
+    if path.is_dir() {
+        return refuse(format!("{} is a folder; give the name of a file", path.display()));
+    }
+    let Place::File(target) = Place::of(path)? else { return Ok(()) };
+    match folder_of(&target) {
+        folder if folder.is_dir() => Ok(()),
+        folder => refuse(format!("there is no folder {}", folder.display())),
+    }
+}
+
+/// Returns the path that `path` leads to through symbolic links, even if nothing is there yet; itself if it is no link.
+///
+/// # Errors
+/// As for [`write_atomic`].
+pub fn target(path: &Path) -> Result<PathBuf> {
+    match follow(path).map_err(|e| Error::io("write", path, &e))? {
+        (Place::File(target), _) => Ok(target),
+        (Place::Stream, _) => Ok(path.to_path_buf()),
+    }
+}
+
+/// How a path is written.
+enum Place {
+    /// A regular file, there or not, which is replaced: its path without links.
+    File(PathBuf),
+    /// Something else, which is opened and written.
+    Stream,
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Place> {
+        if path.file_name().is_none() {
+            return Err(Error::usage(format!("cannot write {}: the path ends in no file name", path.display())));
+        }
+        let found = follow(path).and_then(|(place, is_folder)| match is_folder {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => Ok(place),
+        });
+        found.map_err(|e| Error::io("write", path, &e))
+    }
+}
+
+/// Follows the links at the end of `path`; true with a folder.
+fn follow(path: &Path) -> io::Result<(Place, bool)> {
+    let mut at = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let found = match fs::symlink_metadata(&at) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Place::File(at), false)),
+            found => found?,
+        };
+        if !found.is_symlink() {
+            let place = if found.is_file() || found.is_dir() { Place::File(at) } else { Place::Stream };
+            return Ok((place, found.is_dir()));
+        }
+        let folder = folder_of(&at).canonicalize()?;
+        // The links in /proc/self/fd, to which /dev/stdout and /dev/fd lead, are descriptors. Their text is no path.
+        if folder.starts_with("/proc") {
+            return Ok((Place::Stream, false));
+        }
+        // As Linux does with fs.protected_symlinks: in /tmp, a stranger's link could lead to a file of ours.
+        let within = fs::metadata(&folder)?;
+        if private::is_shared(&within) && found.uid() != within.uid() && Some(found.uid()) != private::user() {
+            let what = format!("{} is a link of another user in a folder that everybody may write to", at.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        }
+        at = folder.join(fs::read_link(&at)?);
+    }
+    Err(io::Error::other(format!("more than {MOST_LINKS} links, one behind the other")))
+}
+
+/// Who may read and write a file that is made.
+pub(crate) enum Access {
+    /// As this process makes files.
+    Usual,
+    /// This user alone.
+    Own,
+    /// As with a file that it replaces.
+    Like(fs::Metadata),
+}
+
+/// Replaces the file at `path`, or makes it; a link there would be replaced too.
 ///
 /// The bytes go to a temporary file in the same folder (a rename works only within one file system), reach the disk, and take
 /// the name in one step; then the folder reaches the disk too, or a power cut could undo the rename. On failure the temporary
 /// file is removed and the old file stays as it was.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let Some(name) = path.file_name() else {
-        return Err(Error::usage(format!("cannot write {}: the path ends in no file name", path.display())));
-    };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Process and count keep two writers apart; the leading dot keeps a leftover out of listings.
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.{}.tmp", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed)));
-    let temporary = folder.join(temporary);
-    let failed = |e: io::Error| Error::io("write", path, &e);
-
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(failed)?;
+pub(crate) fn replace(path: &Path, bytes: &[u8], access: &Access) -> io::Result<()> {
+    let folder = folder_of(path);
+    // The leading dot keeps a leftover out of listings. Where others may write, nobody can foresee the name and plant a file.
+    let name: String = path.file_name().unwrap_or_default().to_string_lossy().chars().take(NAME_PART).collect();
+    let temporary = folder.join(format!(".{name}.{:016x}.tmp", random()));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    if !matches!(access, Access::Usual) {
+        // Not for a moment may more people read it than in the end.
+        options.mode(0o600);
+    }
+    let mut file = options.open(&temporary)?;
+    if let Access::Like(old) = access {
+        // Where a file system has no owners or permissions, there are none to keep.
+        let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+        let _ = file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777));
+    }
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if let Err(e) = written {
-        // Nothing more can be done if this fails as well; the first error is the one to tell.
+        // Nothing more can be done if this fails as well; the first error is the one to report.
         let _ = fs::remove_file(&temporary);
-        return Err(failed(e));
+        return Err(e);
     }
     match File::open(folder).and_then(|f| f.sync_all()) {
         // Some network file systems cannot sync a folder; the file itself is safe by then.
-        Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Err(failed(e)),
+        Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Err(e),
         _ => Ok(()),
     }
 }
@@ -88,6 +209,26 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
     })
 }
 
+/// Returns the folder that `path` lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns a number that other users cannot foresee, from the keys that the system gives to hash tables.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Makes a write beyond the limit of `ulimit -f` an error like that of a full disk; the system would end the process.
+///
+/// # Errors
+/// Unavailable: the system refuses a handler.
+pub fn outlive_size_limit() -> Result<()> {
+    let unread = Arc::new(AtomicBool::new(false));
+    let registered = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, unread);
+    registered.map(|_| ()).map_err(|e| Error::new(Kind::Unavailable, format!("cannot handle SIGXFSZ: {e}")))
+}
+
 /// SHA-256 as 64 lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -133,11 +274,12 @@ pub fn looks_like(head: &[u8]) -> Option<&'static str> {
 
 /// A folder of its own for one test, removed at the end.
 #[cfg(test)]
-pub struct TestFolder(pub std::path::PathBuf);
+pub struct TestFolder(pub PathBuf);
 
 #[cfg(test)]
 impl TestFolder {
     pub fn new(name: &str) -> TestFolder {
+        use std::sync::atomic::{AtomicU64, Ordering};
         static FOLDERS: AtomicU64 = AtomicU64::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("samcore-{}-{number}-{name}", std::process::id()));
@@ -154,68 +296,4 @@ impl Drop for TestFolder {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Kind;
-
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_write_replaces_the_whole_file_and_leaves_nothing_beside_it() {
-        let folder = TestFolder::new("replace");
-        let path = folder.0.join("weights");
-        for bytes in [&b"a long first version"[..], b"short", b""] {
-            write_atomic(&path, bytes).unwrap();
-            assert_eq!(fs::read(&path).unwrap(), bytes);
-            assert_eq!(names(&folder.0), ["weights"]);
-        }
-    }
-
-    #[test]
-    fn a_failed_write_keeps_what_was_there_and_says_which_file() {
-        let folder = TestFolder::new("failed");
-        let occupied = folder.0.join("occupied");
-        fs::create_dir_all(occupied.join("child")).unwrap();
-        let e = write_atomic(&occupied, b"x").unwrap_err();
-        assert!(e.to_string().contains("occupied"), "{e}");
-        assert_eq!(names(&folder.0), ["occupied"]);
-        assert_eq!(names(&occupied), ["child"]);
-
-        let e = write_atomic(&folder.0.join("no/such/folder"), b"x").unwrap_err();
-        assert_eq!(e.kind, Kind::CantCreate, "{e}");
-        assert_eq!(write_atomic(Path::new("/"), b"x").unwrap_err().kind, Kind::Usage);
-    }
-
-    #[test]
-    fn a_text_is_read_up_to_its_limit_and_no_further() {
-        let folder = TestFolder::new("limit");
-        let path = folder.0.join("text");
-        fs::write(&path, "sixteen bytes ok").unwrap();
-        assert_eq!(read_text(&path, 16).unwrap(), "sixteen bytes ok");
-        let long = read_text(&path, 15).unwrap_err();
-        assert!(
-            long.kind == Kind::Data && long.to_string().contains("text is 16 bytes long, and at most 15"),
-            "{long}"
-        );
-        fs::write(&path, b"lr =\xff").unwrap();
-        assert!(read_text(&path, 16).unwrap_err().to_string().ends_with("text: byte 4 is not UTF-8 text"));
-        assert_eq!(read_text(&folder.0, 16).unwrap_err().kind, Kind::NoInput);
-        // Devices and pipes have no size to look at first.
-        let endless = read_text(Path::new("/dev/zero"), 1 << 20).unwrap_err();
-        assert!(endless.kind == Kind::Data && endless.to_string().contains("at most 1 MiB are expected"), "{endless}");
-    }
-
-    /// FIPS 180-4's example "abc", and its one-million-'a' message through the stream.
-    #[test]
-    fn sha256_matches_the_standard() {
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(sha256_hex(b"abc"), abc);
-        let million = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
-        assert_eq!(sha256_stream(&mut &vec![b'a'; 1_000_000][..]).unwrap(), million);
-    }
-}
+pub(crate) mod tests;

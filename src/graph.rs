@@ -56,6 +56,11 @@ pub struct Batch {
     pub weights: Var,
 }
 
+/// Most parameters of a model: kernels number them by 32 bits with a sign.
+pub const MAX_PARAMETERS: usize = 1 << 31;
+/// Most values that all operations of a pass compute: 4 TiB, and few enough for flops to be counted in 64 bits.
+pub const MAX_VALUES: u128 = 1 << 40;
+
 /// A recorded computation.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -107,6 +112,14 @@ impl Graph {
         let dims = Shape(shape.to_vec());
         if dims.is_empty() {
             return Err(Error::usage(format!("parameter '{name}' has the empty shape {dims}")));
+        }
+        let size = shape.iter().try_fold(1usize, |size, n| size.checked_mul(*n));
+        let total = size.and_then(|size| size.checked_add(self.params.vector_len()));
+        if total.is_none_or(|total| total > MAX_PARAMETERS) {
+            return Err(Error::usage(format!(
+                "with '{name}' of {dims} the model has more than {MAX_PARAMETERS} parameters, the most that there may be; \
+                 take a smaller one"
+            )));
         }
         let index = self.params.push(name.to_owned(), shape.to_vec(), kind, layout);
         Ok(self.push(Op::Param(index), vec![], dims, name))
@@ -225,6 +238,22 @@ impl Graph {
     /// All parameters as one range list.
     pub fn all_params(&self) -> Ranges {
         self.params.ranges(|_| true)
+    }
+
+    /// Checks that a pass over `rows` samples is not absurdly large.
+    ///
+    /// # Errors
+    /// Usage: more values than [`MAX_VALUES`].
+    pub fn check_rows(&self, rows: usize) -> Result<()> {
+        let len = |node: &Node| node.shape.0.iter().fold(1u128, |len, n| len.saturating_mul(*n as u128));
+        let values = self.nodes.iter().filter(|node| !matches!(node.op, Op::Param(_))).map(len).sum::<u128>();
+        if values.saturating_mul(rows as u128) > MAX_VALUES {
+            return Err(Error::usage(format!(
+                "a batch of {rows} images makes more than {MAX_VALUES} values, the most that there may be; give a \
+                 smaller batch or smaller images"
+            )));
+        }
+        Ok(())
     }
 
     /// Forward flops of one sample, multiply-adds counted as two.

@@ -38,6 +38,7 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod output;
 pub mod params;
 pub mod plan;
 pub mod plot;

@@ -177,6 +177,8 @@ pub struct Step<'r, 'a> {
     reports: Vec<(&'static str, Scalar)>,
     losses: Vec<Scalar>,
     passes: usize,
+    /// Positive where `finish` moved nothing; None before it.
+    halt: Option<Scalar>,
 }
 
 impl Step<'_, '_> {
@@ -378,8 +380,8 @@ impl Step<'_, '_> {
         to
     }
 
-    /// dst = sum, elementwise over dst's mask, in one launch. A term whose coefficient divides by zero or by something not
-    /// finite is left out, and counted in the slot [`DROPPED`].
+    /// dst = sum, elementwise over dst's mask, in one launch. A term whose coefficient divides by zero, by something not
+    /// finite or by something too small is left out, and counted in the slot [`DROPPED`].
     ///
     /// # Errors
     /// If the vectors are of different spaces.
@@ -452,6 +454,7 @@ impl Step<'_, '_> {
             self.emit("guard", Kernel::Guard, some.to_vec(), vec![fault.loc()]);
         }
         let halt = if self.scales_loss() { self.rescale(fault) } else { fault };
+        self.halt = Some(halt);
         let groups = Arc::clone(&self.recorder.groups);
         let count = 1 + usize::from(groups.iter().copied().max().unwrap_or(0));
         let update = Update { ranges: self.ranges(g), groups, nesterov, cast: self.recorder.cast_of(C) };
@@ -494,7 +497,8 @@ pub const EMA: &str = "ema";
 pub const EMA_RUNNING: &str = "ema_running";
 /// Slot of the share by which mixup mixes the images of a step.
 pub const MIXUP_SHARE: &str = "mixup_share";
-/// Slot that counts the terms left out because of a zero or non-finite denominator: for SAM, steps with |g| = 0.
+/// Slot that counts the terms left out because their denominator is zero, not finite, or too small for a quotient in f32: for
+/// SAM, those of steps with |g| = 0 or nearly so. A step of other optimizers may leave out several.
 pub const DROPPED: &str = "dropped";
 /// Slot that is 1 from the first step on whose loss or gradient was not finite.
 pub const FAULT: &str = "fault";

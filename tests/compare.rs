@@ -70,9 +70,54 @@ fn a_comparison_that_is_stopped_and_killed_comes_to_the_same_results() {
     let names = |name: &str| files_of(&folder.path(name));
     assert_eq!(names("broken"), names("whole"));
 
+    // `plot` makes the same report from results.json alone, and a run's figure from its records.
+    let figure = fs::read_to_string(folder.path("whole/curves.svg")).unwrap();
+    assert!(figure.contains("Bands: from the lowest") && figure.contains("sam: rho 0.1, epochs 2"), "{figure}");
+    for name in ["compare.toml", "results.json"] {
+        fs::create_dir_all(folder.path("moved")).unwrap();
+        fs::copy(folder.path("whole").join(name), folder.path("moved").join(name)).unwrap();
+    }
+    samcore(&folder.0, "plot moved").well();
+    for name in ["table.md", "results.json", "curves.svg"] {
+        let [before, after] = ["whole", "moved"].map(|f| fs::read_to_string(folder.path(f).join(name)).unwrap());
+        assert!(before == after, "{name}: {after}");
+    }
+    let figure = fs::read_to_string(folder.path("whole/sam-seed1/curves.svg")).unwrap();
+    assert_eq!(samcore(&folder.0, "plot whole/sam-seed1 --out drawn").well().stdout, "drawn/curves.svg\n");
+    assert!(fs::read_to_string(folder.path("drawn/curves.svg")).unwrap() == figure);
+
     // Nothing left to do: results are only told again.
     let again = samcore(&folder.0, "compare --resume whole --json --quiet").well();
     assert_eq!(again.stdout, whole.stdout);
+}
+
+#[test]
+fn a_run_that_diverges_is_a_result_and_the_others_go_on() {
+    let folder = small("compare-diverges");
+    // The largest perturbation that f32 has makes every loss of SAM infinite.
+    let line = format!("compare --data data --model cnn --batch 32 --lr 0.05 --rho 1e38 {COMPARE} --out c");
+    let done = samcore(&folder.0, &line).well();
+    assert!(done.stderr.contains("2 of 4 runs diverged"), "{}", done.stderr);
+    for text in [&done.stdout, &done.stderr] {
+        assert!(
+            text.contains("sam: 0 of 2 seeds; seed 0 diverged in step 1 of 12, seed 1 diverged in step 1 of 12"),
+            "{text}"
+        );
+    }
+    assert!(fs::read_to_string(folder.path("c/report.html")).unwrap().contains("seed 0 diverged in step 1"));
+    let results = timeless(&folder.path("c"));
+    assert_eq!((&results["complete"], &results["runs_done"]), (&true.into(), &2.into()));
+    assert_eq!(results["runs"][1]["diverged"]["step"], 1);
+    assert_eq!(results["optimizers"][1]["seeds_diverged"], serde_json::json!([0, 1]));
+    // They are not tried again.
+    let again = samcore(&folder.0, "compare --resume c").well();
+    assert!(again.stderr.contains("sam-seed1: diverged in step 1 of 12"), "{}", again.stderr);
+    assert_eq!(timeless(&folder.path("c")), results);
+    // Where nothing is left there is no result.
+    let line = line.replace("--opt sgd,sam", "--opt sam");
+    let none = samcore(&folder.0, &line.replace("--out c", "--out none"));
+    assert_eq!(none.code, 76, "{}", none.stderr);
+    assert!(none.stderr.contains("all runs diverged") && folder.path("none/table.md").exists(), "{}", none.stderr);
 }
 
 /// Names in a folder.
@@ -131,4 +176,33 @@ fn a_comparison_belongs_to_one_process() {
     send("INT", &child);
     let done = Done::of(child.wait_with_output().unwrap());
     assert!(done.code == 75 && done.stderr.contains("stopped by SIGINT (Ctrl-C) in run 1 of 2"), "{}", done.stderr);
+}
+
+#[test]
+fn a_comparison_is_resumed_from_any_folder_and_its_data_may_move_but_not_change() {
+    let folder = small("compare-moved");
+    let line = format!("compare {SETTINGS} --seeds 1 --epochs 1");
+    samcore(&folder.0, &format!("{line} --out whole")).well();
+    let run = format!("train {SETTINGS} --opt sgd --epochs 2 --steps 4 --out part/sgd-seed0");
+    let start = || {
+        let _ = fs::remove_dir_all(folder.path("part"));
+        samcore(&folder.0, &run).well();
+        fs::copy(folder.path("whole/compare.toml"), folder.path("part/compare.toml")).unwrap();
+    };
+    let result = |name: &str| timeless(&folder.path(name))["optimizers"].clone();
+    start();
+    let elsewhere = Folder::new("compare-elsewhere");
+    samcore(&elsewhere.0, &format!("compare --resume {}", folder.path("part").display())).well();
+    assert_eq!(result("part"), result("whole"));
+
+    start();
+    fs::rename(folder.path("data"), folder.path("moved")).unwrap();
+    common::write_images(&folder.path("data"), 220, 90, 2);
+    let labels = folder.path("data/train-labels-idx1-ubyte");
+    let mut other = fs::read(&labels).unwrap();
+    other[8] = (other[8] + 1) % 10;
+    fs::write(&labels, other).unwrap();
+    samcore(&folder.0, "compare --resume part").refused(73, "sgd-seed0 is a run with other training labels than those");
+    samcore(&folder.0, "compare --resume part --data moved").well();
+    assert_eq!(result("part"), result("whole"));
 }

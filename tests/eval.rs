@@ -268,7 +268,7 @@ fn the_best_weights_are_a_pytorch_state_dict_of_what_the_device_computes_with() 
     let floats = |name: &str| match contents.get(name) {
         Some(tensor) => match &tensor.data {
             Data::F32(values) => (tensor.shape.as_slice(), values.as_slice()),
-            Data::I64(_) => panic!("{name} holds whole numbers"),
+            other => panic!("{name} is of type {}", other.dtype()),
         },
         None => panic!("{name} is missing"),
     };
@@ -294,7 +294,8 @@ fn the_best_weights_are_a_pytorch_state_dict_of_what_the_device_computes_with() 
     };
     let graph = models::classifier(&models::find("cnn").unwrap(), &source, &models::Setup::default()).unwrap();
     let vectors = opened.vectors(&graph, Remembered::default(), &file).unwrap();
-    let (mut exec, _) = engine::evaluation_only(&graph, Box::new(CpuDevice::new(1).unwrap()), 1, &vectors).unwrap();
+    let (mut exec, _) =
+        engine::evaluation_only(&graph, Box::new(CpuDevice::new(1).unwrap()), ("--batch", 1), &vectors).unwrap();
     let weights = engine::take(&mut exec, Remembered::default()).unwrap().weights;
     let on_device = |name: &str, index: usize| {
         let param = graph.params().list().iter().find(|p| p.name == name).unwrap();

@@ -91,7 +91,8 @@ impl Images {
     fn loss(&self, graph: &Graph, vectors: &Vectors) -> f64 {
         let vectors = Vectors { average: None, ..vectors.clone() };
         let (rows, device) = (self.labels.len(), CpuDevice::new(2).unwrap());
-        let (mut exec, evaluator) = engine::evaluation_only(graph, Box::new(device), rows, &vectors).unwrap();
+        let (mut exec, evaluator) =
+            engine::evaluation_only(graph, Box::new(device), ("--batch", rows), &vectors).unwrap();
         let image_len = self.bytes.len() / rows;
         exec.set_dataset(TEST, &DatasetBytes { images: &self.bytes, labels: &self.labels, image_len }).unwrap();
         exec.set_order(TEST, &(0..rows as u32).collect::<Vec<_>>()).unwrap();
@@ -208,6 +209,69 @@ fn what_does_not_fit_is_listed_by_name_and_stays_as_it_was() {
     );
 }
 
+/// The bytes of a file in which tensors of all types stand beside those given.
+fn with_other_types(tensors: &[Tensor]) -> Vec<u8> {
+    let plain = safetensors::to_bytes(tensors, &Default::default()).unwrap();
+    let (len, rest) = plain.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(len.try_into().unwrap()) as usize);
+    let mut header = std::str::from_utf8(header).unwrap().trim_end().trim_end_matches('}').to_owned() + "}";
+    let mut data = data.to_vec();
+    for (name, dtype, shape, bytes) in
+        [("step", "I32", "[]", 4), ("mask", "BOOL", "[3]", 3), ("fft", "C64", "[2]", 16), ("w8", "F8_E4M3", "[5]", 5)]
+    {
+        let (start, end) = (data.len(), data.len() + bytes);
+        header += &format!(r#","{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}"#);
+        data.resize(end, 1);
+    }
+    header += "}";
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
+}
+
+#[test]
+fn names_with_any_text_in_front_and_unused_tensors_of_any_type_are_no_obstacle() {
+    let folder = Folder::new("finetune-foreign");
+    let graph = graph(&narrow(Stem::Large), 32, 3, 10);
+    let sound = || safetensors::read(&committed("init_float32.safetensors")).unwrap().tensors;
+    let (expected, _) = begin(&graph, &committed("init_float32.safetensors"));
+    let file = folder.path("foreign.safetensors");
+    let renamed = |to: &str| -> Vec<Tensor> {
+        sound().into_iter().map(|t| Tensor { name: format!("{to}{}", t.name), ..t }).collect()
+    };
+    for (to, prefix) in [
+        ("", ""),
+        ("module.", ""),
+        ("_orig_mod.module.model.", ""),
+        ("backbone.", "backbone."),
+        ("ema_model.module.", "ema_model.module."),
+        ("Model.net.", "Model.net."),
+    ] {
+        fs::write(&file, with_other_types(&renamed(to))).unwrap();
+        let (vectors, init) = begin(&graph, &file);
+        assert_eq!((vectors.weights == expected.weights, vectors.running == expected.running), (true, true), "{to}");
+        assert_eq!((&init.prefix[..], init.unused.join(" ")), (prefix, "fft mask step w8".to_string()), "{to}");
+        let line = format!("  names in the file begin with {prefix}");
+        assert_eq!(init.lines().contains(&line), !prefix.is_empty(), "{to}: {:?}", init.lines());
+    }
+    // A wrapper's model before any other, and a second name for the same values.
+    for other in ["ema_model.", "module."] {
+        let tensors = [renamed("model."), renamed(other)].concat();
+        safetensors::write(&file, &tensors, &Default::default()).unwrap();
+        let (vectors, init) = begin(&graph, &file);
+        assert!(vectors.weights == expected.weights && init.unused.len() >= sound().len() - 6, "{other}");
+    }
+    // Counts of batches in the types and shapes that programs write.
+    for (shape, data) in [(vec![1], Data::I64(vec![40])), (vec![], Data::F32(vec![40.0]))] {
+        let mut tensors = sound();
+        for t in tensors.iter_mut().filter(|t| t.name.ends_with("num_batches_tracked")) {
+            (t.shape, t.data) = (shape.clone(), data.clone());
+        }
+        safetensors::write(&file, &tensors, &Default::default()).unwrap();
+        let (vectors, init) = begin(&graph, &file);
+        let norm = &graph.statistics()[0];
+        assert_eq!((vectors.running[norm.offset], init.unused.len()), (40.0, 0));
+    }
+}
+
 #[test]
 fn files_that_cannot_be_begun_with_are_refused_with_the_tensor() {
     let folder = Folder::new("finetune-refused");
@@ -215,28 +279,36 @@ fn files_that_cannot_be_begun_with_are_refused_with_the_tensor() {
     let sound = || safetensors::read(&committed("init_float32.safetensors")).unwrap().tensors;
     let floats = |t: &mut Tensor, value: f32| match &mut t.data {
         Data::F32(values) => values[0] = value,
-        Data::I64(_) => panic!("{} holds whole numbers", t.name),
+        other => panic!("{} is of type {}", t.name, other.dtype()),
     };
     let with = |name: &str, change: &dyn Fn(&mut Tensor)| {
         let mut tensors = sound();
         change(tensors.iter_mut().find(|t| t.name == name).unwrap());
         tensors
     };
-    let renamed = |to: &str| sound().into_iter().map(|t| Tensor { name: format!("{to}{}", t.name), ..t }).collect();
+    let renamed = |to: &str| -> Vec<Tensor> {
+        sound().into_iter().map(|t| Tensor { name: format!("{to}{}", t.name), ..t }).collect()
+    };
     let mut twice = sound();
-    twice.push(Tensor { name: "module.fc.bias".into(), ..twice.iter().find(|t| t.name == "fc.bias").unwrap().clone() });
+    let bias = twice.iter().find(|t| t.name == "fc.bias").unwrap().clone();
+    twice.push(Tensor { name: "module.fc.bias".into(), data: Data::F32(vec![0.5; bias.data.len()]), ..bias });
     let whole = |t: &mut Tensor| t.data = Data::I64(vec![0; t.data.len()]);
     for (tensors, message) in [
         (with("bn1.bias", &|t| floats(t, f32::NAN)), "tensor 'bn1.bias' holds a value that is not finite"),
         (with("fc.weight", &|t| floats(t, f32::INFINITY)), "tensor 'fc.weight' holds a value that is not finite"),
         (with("bn1.running_var", &|t| floats(t, -1.0)), "tensor 'bn1.running_var' holds a variance below 0"),
-        (with("fc.bias", &whole), "tensor 'fc.bias' holds whole numbers"),
+        (with("fc.bias", &whole), "tensor 'fc.bias' is of type I64; weights are read from F32, F64, F16 and BF16"),
         (twice, "'fc.bias' and 'module.fc.bias' are the same tensor"),
         (
-            renamed("encoder."),
-            "it has no parameter of the model; its names begin with encoder, the model's with conv1, bn1, layer1 and 2 more",
+            renamed("encoder_"),
+            "it has no parameter of the model; its names begin with encoder_conv1, encoder_bn1, encoder_layer1 and 2 more, the \
+             model's with conv1, bn1, layer1 and 2 more",
         ),
-        (vec![], "it has no parameter of the model"),
+        (
+            [renamed("student."), renamed("teacher.")].concat(),
+            "it holds several models, whose names begin with 'student.', 'teacher.'; keep the tensors of one of them",
+        ),
+        (vec![], "it holds no tensors"),
     ] {
         let file = folder.path("wrong.safetensors");
         safetensors::write(&file, &tensors, &Default::default()).unwrap();

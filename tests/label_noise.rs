@@ -63,11 +63,13 @@ fn the_parts_of_the_training_set_add_up() {
         assert!((done["noise"][name].as_f64().unwrap() - share).abs() < 1e-6, "{done}");
     }
     let curves = fs::read_to_string(run.join("curves.svg")).unwrap();
-    assert!(curves.contains("Noisy labels"));
+    for part in ["Training images with a right and with a wrong label", "% of these images", "wrong label: predicted"] {
+        assert!(curves.contains(part), "{part}: {curves}");
+    }
     // A run without noise says nothing of it.
     let done = samcore(&folder.0, &format!("{COMMON} --epochs 1 --out clean")).well().json();
     assert!(done["noise"].is_null() && done["labels"]["wrong"].is_null());
-    assert!(!fs::read_to_string(folder.path("clean/curves.svg")).unwrap().contains("Noisy labels"));
+    assert!(!fs::read_to_string(folder.path("clean/curves.svg")).unwrap().contains("a wrong label"));
 }
 
 #[test]
@@ -126,4 +128,39 @@ fn validation_images_are_some_of_those_that_are_used_and_are_not_relabelled() {
     let labels = content(&folder.path("second"), "labels.idx1-ubyte");
     let differ = noisy.iter().zip(&labels).filter(|(a, b)| a != b).count();
     assert!(noisy.len() == labels.len() && differ == changed, "{differ}, told {changed}");
+}
+
+/// Labels 1 to 3 of the training images leave class 0 empty, and class 4 is in the test images alone.
+#[test]
+fn classes_without_images_are_named_and_get_no_noise() {
+    let folder = small("noise-gaps");
+    let relabel = |split: &str, map: &dyn Fn(u8) -> u8| {
+        let file = folder.path(&format!("data/{split}-labels-idx1-ubyte"));
+        let mut labels = fs::read(&file).unwrap();
+        labels[8..].iter_mut().for_each(|label| *label = map(*label));
+        fs::write(&file, labels).unwrap();
+    };
+    relabel("train", &|label| 1 + label % 3);
+    relabel("t10k", &|label| 1 + label % 4);
+    let lines = ["no image has class 0 (of 5 classes)", "no training image has class 4, test images have"];
+    let told = |text: &str| lines.iter().all(|line| text.contains(line));
+    let verified = samcore(&folder.0, "data verify data").well().stdout;
+    assert!(told(&verified), "{verified}");
+    assert_eq!(
+        samcore(&folder.0, "data verify data --json").well().json()["missing_classes"],
+        serde_json::json!(lines)
+    );
+    let written = samcore(&folder.0, "data noise data --rate 1 --seed 7 --out noisy").well().stdout;
+    assert!(told(&written), "{written}");
+    let labels = content(&folder.path("noisy"), "train-labels-idx1-ubyte");
+    assert!(labels[8..].iter().all(|label| (1..=3).contains(label)));
+    let line = format!("{} {NOISE} --epochs 1 --out run", COMMON.replace(" --quiet", ""));
+    let trained = samcore(&folder.0, &line).well().stderr;
+    assert!(told(&trained), "{trained}");
+
+    relabel("train", &|_| 2);
+    samcore(&folder.0, &format!("{COMMON} {NOISE} --out one"))
+        .refused(65, "--label-noise: all training images have class 2: there is no other class");
+    samcore(&folder.0, "data noise data --rate 0.5 --out one").refused(65, "data: all training images have class 2");
+    assert!(!folder.path("one").exists());
 }

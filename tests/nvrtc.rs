@@ -8,9 +8,10 @@ mod table;
 
 use listing::{Kernels, Launched, List, Listing};
 use samcore::check::run_case;
+use samcore::device::cuda::cache::{self, Cache};
 use samcore::device::cuda::driver::Module;
 use samcore::device::cuda::rungs::{RUNGS, Rung, Rungs};
-use samcore::device::cuda::{CudaDevice, cache, nvrtc};
+use samcore::device::cuda::{CudaDevice, nvrtc};
 use samcore::device::{DatasetBytes, Device};
 use samcore::dtype::DType;
 use samcore::error::{Error, Result};
@@ -183,8 +184,8 @@ struct Compiled {
 
 fn compile(column: usize, arch: u32, module: &Module, kernels: &Kernels) -> Result<Compiled> {
     let source = nvrtc::Source::of(module)?;
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins");
-    let cubin = cache::cubin(&folder, &source, &nvrtc::arch_name(arch), 0)?;
+    let cache = Cache::at(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins"))?;
+    let cubin = cache::cubin(Some(&cache), &source, &nvrtc::arch_name(arch), 0)?;
     let used = nvrtc::usage(&cubin.log);
     let find = |(kernel, launched): (&String, &Launched)| {
         let usage = used.iter().find(|u| u.kernel == *kernel);

@@ -113,6 +113,18 @@ fn corruptions_keep_to_their_set_and_the_gradient_based_one_grows_the_loss_most(
     let file: Value = serde_json::from_slice(&fs::read(folder.path("result/corrupt.json")).unwrap()).unwrap();
     assert_eq!(file, result);
 
+    // The figures say of which checkpoint they are, what chance is, and what was before any corruption; `plot` draws the same.
+    let figures =
+        ["corrupt.svg", "layers.svg"].map(|name| fs::read_to_string(folder.path("result").join(name)).unwrap());
+    assert!(figures.iter().all(|svg| svg.contains("run/last.safetensors, step 9.")), "{}", figures[0]);
+    for part in ["chance, 50 %", "uncorrupted, ", "band from the"] {
+        assert!(figures[0].contains(part), "{part}: {}", figures[0]);
+    }
+    let drawn = samcore(&folder.0, "plot result --out again").well().stdout;
+    assert_eq!(drawn, "again/corrupt.svg\nagain/layers.svg\n");
+    let again = ["corrupt.svg", "layers.svg"].map(|name| fs::read_to_string(folder.path("again").join(name)).unwrap());
+    assert!(again == figures);
+
     samcore(&folder.0, "study corrupt run/last.safetensors --layers conv9 --out none")
         .refused(2, "--layers conv9: the model has no layer of that name; did you mean 'conv");
     samcore(&folder.0, "study sharpness run/last.safetensors --m 97 --images 0 --out none")
@@ -142,6 +154,11 @@ fn sharpness_is_the_slope_for_small_radii_and_more_steps_never_find_less() {
     let (found, expected) = (number(small.unwrap(), "sharpness"), 0.001 * number(&result, "gradient_norm"));
     assert!((found - expected).abs() < 0.05 * expected, "{found}, not {expected}");
     assert_eq!(names_in(&folder.path("result")), ["sharpness.csv", "sharpness.json", "sharpness.svg"]);
+    let figure = fs::read_to_string(folder.path("result/sharpness.svg")).unwrap();
+    assert!(figure.contains("run/last.safetensors, step 9.") && figure.contains("one standard error"), "{figure}");
+    samcore(&folder.0, "plot result --out again").well();
+    assert_eq!(fs::read_to_string(folder.path("again/sharpness.svg")).unwrap(), figure);
+    samcore(&folder.0, "plot data").refused(66, "data is the folder of no run, comparison or study");
     let csv = fs::read_to_string(folder.path("result/sharpness.csv")).unwrap();
     assert_eq!(csv.lines().next(), Some("kind,m,groups,rho,sharpness,standard_error,loss,zero_gradients"));
     assert_eq!(csv.lines().count(), 1 + rows.len());

@@ -234,13 +234,14 @@ fn stop_and_go_on(folder: &Folder, line: &str, out: &str, signal: (&str, &str), 
 
 const TERM: (&str, &str) = ("TERM", "SIGTERM");
 const INT: (&str, &str) = ("INT", "SIGINT (Ctrl-C)");
+const USR1: (&str, &str) = ("USR1", "SIGUSR1");
 
 #[test]
 fn signals_save_and_the_line_in_the_message_goes_on() {
     let folder = small("signals");
     let line = format!("{COMMON} {} --checkpoint-steps 2", SGD.replace("--epochs 3", "--epochs 12"));
     samcore(&folder.0, &format!("{line} --out unbroken")).well();
-    for (signal, out) in [(TERM, "run"), (INT, "it's \"one\" $run")] {
+    for (signal, out) in [(TERM, "run"), (INT, "it's \"one\" $run"), (USR1, "limit")] {
         stop_and_go_on(&folder, &line, out, signal, 0.0);
         assert_same(&folder.path(out), &folder.path("unbroken"));
     }
@@ -316,7 +317,10 @@ fn a_run_folder_belongs_to_one_process_and_one_run() {
     assert_same(&run, &folder.path("unbroken"));
 
     let before = files(&run);
-    samcore(&folder.0, &format!("{COMMON} --out run")).refused(73, "run is not empty: go on with '--resume run'");
+    samcore(&folder.0, &format!("{COMMON} --out run")).refused(
+        73,
+        "run holds a run with --opt sam, not sgd; resume it with '--resume run', or give --out another folder",
+    );
     samcore(&folder.0, "train --resume run --lr 0.3")
         .refused(2, "--lr cannot change on --resume: this run began with 0.05");
     assert!(files(&run) == before, "nothing has changed");
@@ -336,10 +340,51 @@ fn a_run_that_diverges_names_step_and_call_and_keeps_its_last_checkpoint() {
         let run = folder.path(optimizer);
         assert_eq!(steps_told(&run), step.parse::<usize>().unwrap() - 1);
         let saved = samcore(&folder.0, &format!("eval {optimizer}/last.safetensors --json"));
+        let loss = saved.well().json()["loss"].as_f64().unwrap();
         if checkpoint_steps == 0 {
-            let loss = saved.well().json()["loss"].as_f64().unwrap();
             assert!((2.0..3.0).contains(&loss), "untrained weights have a loss near ln 10, not {loss}");
         }
+    }
+}
+
+/// A step's loss may be finite and the weights that it makes not: they replace no checkpoint and are no success.
+#[test]
+fn weights_without_a_finite_loss_are_never_saved() {
+    let folder = small("unsound");
+    for (name, settings) in [
+        ("rate", "--lr 1e38 --warmup 0 --checkpoint-steps 1"),
+        ("decay", "--lr 1 --weight-decay 1e37 --warmup 0 --checkpoint-steps 1 --opt msam"),
+        ("last", "--lr 1e38 --warmup 0 --steps 1"),
+        ("average", "--lr 1e38 --warmup 0 --checkpoint-steps 1 --ema 0.9 --opt sam"),
+    ] {
+        let done = samcore(&folder.0, &format!("{COMMON} {settings} --out {name}"));
+        assert_eq!(done.code, 76, "{name}: {}", done.stderr);
+        assert!(done.stdout.is_empty(), "{}", done.stdout);
+        for words in ["keeps the weights of step", "--config ", "/config.toml --lr "] {
+            assert!(done.stderr.contains(words), "{name}: {}", done.stderr);
+        }
+        // The search names a call that computes, not one that copies what was infinite already.
+        assert!(!done.stderr.contains("call 'set'"), "{name}: {}", done.stderr);
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(folder.path(name).join("diverged.json")).unwrap()).unwrap();
+        assert!(record["step"].as_u64() <= record["steps"].as_u64() && record["culprit"].is_string(), "{record}");
+        let saved = samcore(&folder.0, &format!("eval {name}/last.safetensors --json")).well().json();
+        assert!(saved["loss"].as_f64().unwrap().is_finite() && saved["step"] != 48, "{saved}");
+    }
+}
+
+#[test]
+fn fitted_data_train_through_with_every_optimizer_and_steps_are_counted_once() {
+    let folder = small("fitted");
+    let labels = folder.path("data/train-labels-idx1-ubyte");
+    let mut bytes = fs::read(&labels).unwrap();
+    bytes[8..].fill(3);
+    fs::write(&labels, bytes).unwrap();
+    for (opt, model) in [("sam", "cnn"), ("asam", "cnn"), ("sam-on", "cnn"), ("gsam", "cnn"), ("looksam", "cnn")] {
+        let line =
+            format!("train --data data --model {model} --batch 32 --opt {opt} --lr 1 --momentum 0 --weight-decay 0");
+        let done = samcore(&folder.0, &format!("{line} --warmup 0 --epochs 4 --out {opt} --json")).well().json();
+        assert!(done["dropped"].as_u64().unwrap() <= done["steps"].as_u64().unwrap(), "{opt}: {done}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::limits::fma_gflops;
 use crate::device::Device;
+use crate::output::note;
 use crate::train::Session;
-use std::io::Write;
 use std::time::Duration;
 
 /// Share of the multiply-add limit that whole training steps reach: 0.6 to 0.8 for the models in the table, less for
@@ -32,9 +32,7 @@ pub fn warn(session: &Session) {
     let time = on_device(session.device(), session.flops_left());
     if let Some(time) = time.filter(|time| *time > Duration::from_secs(3600)) {
         let about = about(time);
-        let line =
-            format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on");
-        let _ = writeln!(std::io::stderr(), "{line}");
+        note(&format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on"));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::rng::{Draws, stream};
 use crate::step::{At, By, C, Division, FAULT, FIRST_LOSS_SCALE, G, LOSS_SCALE, ProgramId, Recorder, Step};
 use crate::train::checkpoint::{Remembered, Vectors};
 use crate::train::engine::{self, Evaluator, TRAIN};
+use crate::train::memory;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -210,12 +211,13 @@ impl Steps {
                 .map(|phase| recorder.program(name, batch, |step| optimizer.record(phase, step)))
                 .collect::<Result<_>>()?;
             let recording = Recording::of(recorder);
+            memory::check(&*device, &recording, "--batch", work.batch, 0)?;
             Ok((Exec::new(device, recording)?, Run::Train { optimizer, programs, step: 0 }))
         };
         let initial = engine::initial(graph, 0, Remembered::default());
         let (mut exec, run) = match &work.task {
             Task::Evaluate => {
-                let (exec, evaluator) = engine::evaluation_only(graph, device, work.batch, &initial)?;
+                let (exec, evaluator) = engine::evaluation_only(graph, device, ("--batch", work.batch), &initial)?;
                 (exec, Run::Evaluate(evaluator))
             }
             Task::Gradient => train(device, "gradient", Box::new(Stand))?,

@@ -13,12 +13,13 @@ use crate::bench::{loading, operations, profile, steps, tune};
 use crate::device::cuda::rungs::Rung;
 use crate::device::{Device, cpu::CpuDevice};
 use crate::dtype::DType;
-use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::files::write_atomic;
+use crate::error::{Error, Result};
+use crate::files::{self, write_atomic};
 use crate::models;
 use crate::ops::OPS;
 use crate::ops::case::Case;
 use crate::optim::OPTIMIZERS;
+use crate::output::show;
 use crate::recipe::{Kind, Recipe, Target, Value as Setting};
 use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
@@ -195,6 +196,7 @@ fn words(list: &str) -> Vec<String> {
 struct Results {
     json: Option<PathBuf>,
     lines: Vec<Value>,
+    failed: Option<Error>,
 }
 
 impl Results {
@@ -203,29 +205,38 @@ impl Results {
     }
 
     /// Shows `text`, where stdout is not for JSON.
-    fn show(&self, text: &str) -> Result<()> {
-        if self.to_stdout() { Ok(()) } else { print(text) }
+    fn show(&self, text: &str) {
+        if !self.to_stdout() {
+            show(text);
+        }
     }
 
-    fn add(&mut self, line: Value) -> Result<()> {
+    fn add(&mut self, line: Value) {
         if self.to_stdout() {
-            print(&format!("{line}\n"))?;
+            show(&format!("{line}\n"));
         }
         self.lines.push(line);
-        Ok(())
     }
 
-    fn write(&self) -> Result<()> {
-        let Some(path) = self.json.as_deref().filter(|_| !self.to_stdout()) else { return Ok(()) };
+    /// Writes a file; the first that cannot be written is reported when all others are.
+    fn write(&mut self, path: &Path, text: &str) {
+        if let Err(e) = write_atomic(path, text.as_bytes()) {
+            self.failed.get_or_insert(e);
+        }
+    }
+
+    /// Writes the file of --json, if there is one.
+    fn write_lines(&mut self) {
+        let Some(path) = self.json.clone().filter(|_| !self.to_stdout()) else { return };
         let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
-        write_atomic(path, text.as_bytes())
+        self.write(&path, &text);
     }
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
     let Args { what, budget, recipe, dtypes, json, compare, tune, profile } = args(matches)?;
     // Everything that can be refused is refused before minutes are spent.
-    let mut results = Results { json, lines: vec![] };
+    let mut results = Results { json, lines: vec![], failed: None };
     let json = results.json.as_deref().filter(|_| !results.to_stdout());
     for (flag, file) in [("--json", json), ("--profile", profile.as_deref()), ("--tune", tune.as_deref())] {
         file.map_or(Ok(()), |file| check_place(flag, file))?;
@@ -255,45 +266,45 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             Some(of) => of,
             None => {
                 let of = limits_of(&recipe, device(*dtype)?)?;
-                results.show(&text::limits(&of))?;
-                of.to_json().into_iter().try_for_each(|line| results.add(line))?;
+                results.show(&text::limits(&of));
+                of.to_json().into_iter().for_each(|line| results.add(line));
                 of
             }
         };
         limits.insert(dtype.name(), of);
     }
     if let Some(loading) = &loading {
-        results.show(&text::loading(loading))?;
-        results.add(loading.to_json())?;
+        results.show(&text::loading(loading));
+        results.add(loading.to_json());
     }
     if let What::Data(name) = &what
         && let Some(augmenting) = loading::time_augmenting(name, budget)?
     {
-        results.show(&text::augmenting(&augmenting))?;
-        results.add(augmenting.to_json())?;
+        results.show(&text::augmenting(&augmenting));
+        results.add(augmenting.to_json());
     }
     match &what {
         What::Operations(filter) => {
-            results.show(text::OPERATIONS)?;
+            results.show(text::OPERATIONS);
             for ((name, case), dtype) in
                 OPS.iter().flat_map(|row| operations::cases(row, filter)).flat_map(|case| each(&case, &dtypes))
             {
                 let name = if dtypes.len() > 1 { format!("{name}, {}", dtype.name()) } else { name };
                 let (context, limits) = (|e: Error| e.context(&name), &limits[dtype.name()]);
                 let calls = operations::time_case(&case, device(dtype)?, budget).map_err(context)?;
-                results.show(&text::case(&name, &calls, limits))?;
-                calls.iter().try_for_each(|call| results.add(call.to_json(&name, limits)))?;
+                results.show(&text::case(&name, &calls, limits));
+                calls.iter().for_each(|call| results.add(call.to_json(&name, limits)));
             }
-            results.show(text::OPERATIONS_FOOT)?;
+            results.show(text::OPERATIONS_FOOT);
         }
         What::Steps(works) => {
-            results.show(text::STEPS)?;
+            results.show(text::STEPS);
             let mut profiles = Vec::new();
             for work in works {
                 let (context, limits) = (|e: Error| e.context(work.name()), &limits[work.dtype.name()]);
                 let times = steps::time_steps(work, device(work.dtype)?, budget).map_err(context)?;
-                results.show(&text::step(&times, limits))?;
-                results.add(times.to_json(limits))?;
+                results.show(&text::step(&times, limits));
+                results.add(times.to_json(limits));
                 if profile.is_some() {
                     profiles.push(profile::profile(work, device(work.dtype)?, budget).map_err(context)?);
                 }
@@ -301,56 +312,48 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             let mut trace = Trace::default();
             for profile in &profiles {
                 let limits = &limits[profile.work.dtype.name()];
-                results.show(&profile_text::profile(profile, limits))?;
-                profile.to_json(limits).into_iter().try_for_each(|line| results.add(line))?;
+                results.show(&profile_text::profile(profile, limits));
+                profile.to_json(limits).into_iter().for_each(|line| results.add(line));
                 trace.add(profile, limits);
             }
             if let Some(file) = &profile {
-                write_atomic(file, trace.to_json().as_bytes())?;
-                results.show(&profile_text::foot(file))?;
+                results.write(file, &trace.to_json());
+                results.show(&profile_text::foot(file));
             }
         }
         What::Tune(models) => {
             let with = |rung, dtype| engine::device_on_rung(&mut Recipe { dtype, ..recipe.clone() }, rung);
             let table = tune::tune(models, &dtypes, &with, budget, &mut |row| {
-                results.show(&text::tuned(row))?;
-                results.add(row.to_json())
+                results.show(&text::tuned(row));
+                results.add(row.to_json());
             })?;
             if let Some(path) = &tune {
-                write_atomic(path, table.to_json().as_bytes())?;
+                results.write(path, &table.to_json());
             }
         }
         What::Data(_) | What::List(_) => {}
     }
-    results.write()?;
+    results.write_lines();
     if let (Some(then), Some(path)) = (earlier, compare) {
         let now: Vec<Figure> = results.lines.iter().map(Figure::of).collect::<Result<_>>()?;
-        results.show(&text::comparison(&Comparison::of(&then, &now), &path))?;
+        results.show(&text::comparison(&Comparison::of(&then, &now), &path));
     }
-    Ok(())
+    results.failed.map_or(Ok(()), Err)
 }
 
-/// That a file can be written there, as far as can be told before.
+/// Checks that the file of `flag` can be written, before minutes are spent.
 ///
 /// # Errors
 /// CantCreate: it is a folder, or its folder is missing.
 pub(super) fn check_place(flag: &str, file: &Path) -> Result<()> {
-    let refuse = |message: String| Err(Error::new(ErrorKind::CantCreate, format!("{flag}: {message}")));
-    match file.parent() {
-        _ if file.is_dir() => refuse(format!("{} is a folder; give the name of a file", file.display())),
-        None => refuse(format!("{} is no name of a file", file.display())),
-        Some(folder) if !(folder.as_os_str().is_empty() || folder.is_dir()) => {
-            refuse(format!("there is no folder {}", folder.display()))
-        }
-        Some(_) => Ok(()),
-    }
+    files::check_place(file).map_err(|e| e.context(flag))
 }
 
 /// The limits that a device of that recipe is held against.
 fn limits_of(recipe: &Recipe, device: Box<dyn Device>) -> Result<Limits> {
-    match device.free_memory()? {
-        Some(_) => Limits::measure_kernels(device, recipe.device == Target::Emu),
-        None => {
+    match device.own_memory() {
+        true => Limits::measure_kernels(device, recipe.device == Target::Emu),
+        false => {
             let (threads, dtype) = (device.threads(), device.dtype());
             // One pool at a time.
             drop(device);

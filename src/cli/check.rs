@@ -8,6 +8,7 @@ use crate::error::{Error, Kind as ErrorKind, Result, unknown};
 use crate::models::{self, MODELS, Model};
 use crate::ops::OPS;
 use crate::ops::case::Case;
+use crate::output::show;
 use crate::recipe::{Kind, Recipe, Target};
 use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
@@ -93,13 +94,13 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     make()?;
     let (mut failed, mut found) = (0, models.len());
     let mut results = Vec::new();
-    let mut tell = |name: &str, verdicts: &[Verdict]| -> Result<()> {
+    let mut tell = |name: &str, verdicts: &[Verdict]| {
         failed += verdicts.iter().filter(|v| !v.passed()).count();
         if args.json {
             results.push(to_json(name, verdicts));
-            return Ok(());
+            return;
         }
-        print(&to_text(name, verdicts))
+        show(&to_text(name, verdicts));
     };
     for row in OPS.iter().filter(|r| chosen(r.name)) {
         let cases: Vec<Case> = (row.cases)().into_iter().filter(|case| case.label.contains(&args.case)).collect();
@@ -109,20 +110,20 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         };
         let verdicts = cases.iter().map(check).collect::<Result<Vec<_>>>()?;
         if !verdicts.is_empty() {
-            tell(row.name, &verdicts)?;
+            tell(row.name, &verdicts);
         }
     }
     for model in models {
         let graph = models::to_check(&model, args.recipe.augment(), 0.0)?;
         let check = ModelCheck { name: &model.name, graph: &graph, rows: model.check[0], seed: args.recipe.seed };
-        tell(&model.name, &[check_model(&check, &make)?])?;
+        tell(&model.name, &[check_model(&check, &make)?]);
     }
     if found == 0 {
         return Err(Error::usage(format!("--case: no case has '{}' in its label", args.case)));
     }
     if args.json {
         let result = json!({"passed": failed == 0, "seed": args.recipe.seed, "checks": results});
-        print(&format!("{result:#}\n"))?;
+        show(&format!("{result:#}\n"));
     }
     match failed {
         0 => Ok(()),

@@ -7,6 +7,7 @@ use super::print;
 use crate::bench::estimate;
 use crate::bench::limits::fma_gflops;
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::output::note;
 use crate::protocol::request::{OWN, parse_optimizers, parse_seeds};
 use crate::protocol::{self, Budget, Place, Plan, Request, folder, report};
 use crate::recipe::{Kind, Overrides, Recipe, Value};
@@ -101,10 +102,12 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let Args { mut request, given, resumed, place, dry_run, json } = args(matches)?;
     if !place.quiet {
         let optimizers: Vec<&str> = request.optimizers.iter().map(String::as_str).collect();
-        without_effect(matches, &request.recipe, &optimizers).iter().for_each(|line| eprintln!("{line}"));
+        without_effect(matches, &request.recipe, &optimizers).iter().for_each(|line| note(line));
     }
     let plan = if resumed {
-        Plan::new(request)?
+        let folder = place.out.clone().unwrap_or_default();
+        let data = folder::data(&folder, &mut request.recipe)?;
+        Plan::on(&data, request)?
     } else {
         let (recipe, data) = resolve(&given)?;
         request.recipe = Recipe { opt: request.recipe.opt, seed: request.recipe.seed, ..recipe };
@@ -115,7 +118,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
     signals::install()?;
     let (folder, results) = protocol::compare(&plan, &place)?;
-    eprintln!("\nresults in {}: {}", folder.display(), folder::OUTPUTS.join(", "));
+    note("");
+    note(&format!("results in {}: {}", folder.display(), folder::OUTPUTS.join(", ")));
     print(&if json { results.to_text() } else { report::markdown(&results) })
 }
 
@@ -124,6 +128,7 @@ fn tell_plan(plan: &Plan, place: &Place, as_json: bool) -> Result<()> {
         folder::check(out, plan)?;
     }
     let states = folder::states(place.out.as_ref(), plan)?;
+    folder::check_init(plan, &states)?;
     let times = times(plan, &states)?;
     if !as_json {
         return print(&report::plan_text(plan, &states, times.as_deref()));

@@ -8,10 +8,10 @@ use crate::data::noise::Noise;
 use crate::data::verify::{FileReport, HalfReport, Report, Verdict, verify};
 use crate::data::{DATASETS, Known, known};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
+use crate::output::{draw, draws, note, print_line, printable};
 use crate::recipe::{Kind, Recipe, Value};
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
-use std::io::{IsTerminal, Write, stderr};
 use std::ops::Bound::{Excluded, Included};
 use std::time::{Duration, Instant};
 
@@ -105,7 +105,7 @@ fn run_list(matches: &ArgMatches) -> Result<()> {
     let mut text = String::new();
     for known in DATASETS {
         let place = match found(known) {
-            Some(folder) => folder.display().to_string(),
+            Some(folder) => printable(&folder.display().to_string()).into_owned(),
             None => format!("not here; samcore data fetch {}", known.name),
         };
         let megabytes = format!("{:.1} MB", size(known) as f64 / 1e6);
@@ -128,8 +128,10 @@ fn run_fetch(matches: &ArgMatches) -> Result<()> {
     let outcome = fetch(&order, &mut |progress| meter.show(progress));
     meter.end();
     match outcome? {
-        Outcome::Complete(folder) => print(&format!("{name} is complete in {}\n", folder.display())),
-        Outcome::Fetched(folder) => print(&format!("{name} is in {}; every file is the original\n", folder.display())),
+        Outcome::Complete(folder) => print_line(&format!("{name} is complete in {}", folder.display())),
+        Outcome::Fetched(folder) => {
+            print_line(&format!("{name} is in {}; every file is the original", folder.display()))
+        }
     }
 }
 
@@ -143,7 +145,7 @@ struct Meter {
 
 impl Meter {
     fn new() -> Meter {
-        Meter { terminal: stderr().is_terminal(), begun: Instant::now(), shown: None, name: String::new() }
+        Meter { terminal: draws(), begun: Instant::now(), shown: None, name: String::new() }
     }
 
     fn show(&mut self, progress: &Progress<'_>) {
@@ -157,17 +159,16 @@ impl Meter {
         }
         self.shown = Some(Instant::now());
         let line = progress_line(progress, self.begun.elapsed().as_secs_f64());
-        // A closed stderr leaves nobody to tell.
-        let _ = match self.terminal {
-            true => write!(stderr(), "\r\x1b[K{line}"),
-            false => writeln!(stderr(), "{line}"),
-        };
+        match self.terminal {
+            true => draw(&format!("\r\x1b[K{line}")),
+            false => note(&line),
+        }
     }
 
     /// Leaves the line that changes.
     fn end(&self) {
         if self.terminal && self.shown.is_some() {
-            let _ = writeln!(stderr());
+            note("");
         }
     }
 }
@@ -214,7 +215,7 @@ fn file_name(file: &FileReport) -> String {
 fn to_text(report: &Report) -> String {
     let mut text = format!("{:<28} {:>11}  {:<64}\n", "file", "bytes", "SHA-256, unpacked");
     for file in &report.files {
-        let name = file_name(file);
+        let name = printable(&file_name(file)).into_owned();
         match &file.verdict {
             Verdict::Damaged(_) => text += &format!("{name:<28} {:>11}  {}\n", "", verdict(file)),
             _ => text += &format!("{name:<28} {:>11}  {:<64}  {}\n", file.len, file.sha256, verdict(file)),
@@ -225,13 +226,13 @@ fn to_text(report: &Report) -> String {
         let count = |half: &HalfReport| half.counts.iter().sum::<usize>();
         text += &format!("\n{:<28} {:>11} {:>11}\n", "class", train.name, test.name);
         for (name, (train, test)) in report.class_names.iter().zip(train.counts.iter().zip(&test.counts)) {
-            text += &format!("{name:<28} {train:>11} {test:>11}\n");
+            text += &format!("{:<28} {train:>11} {test:>11}\n", printable(name));
         }
         text += &format!("{:<28} {:>11} {:>11}   images of {h}x{w}x{c}\n", "all", count(train), count(test));
     }
-    report.missing.iter().for_each(|line| text += &format!("{line}\n"));
+    report.missing.iter().for_each(|line| text += &format!("{}\n", printable(line)));
     match &report.conclusion {
-        Ok(what) => text + &format!("\n{}: {what}\n", report.folder.display()),
+        Ok(what) => text + &format!("\n{}\n", printable(&format!("{}: {what}", report.folder.display()))),
         Err(_) => text,
     }
 }
@@ -275,12 +276,12 @@ fn run_noise(matches: &ArgMatches) -> Result<()> {
     let noise = Noise { rate, seed: recipe.seed, all_classes, labels: recipe.labels };
     let out = path(matches, "out").unwrap_or_default();
     let done = noise.write(&text(matches, "data").unwrap_or_default(), &out)?;
-    let missing: String = done.missing.iter().map(|line| format!("{line}; none is drawn\n")).collect();
+    let missing: String = done.missing.iter().map(|line| format!("{}; none is drawn\n", printable(line))).collect();
     print(&format!(
         "{} of {} training labels are wrong in {} ({:.2} %; {} were drawn)\n{missing}",
         done.changed,
         done.images,
-        out.display(),
+        printable(&out.display().to_string()),
         100.0 * done.changed as f64 / done.images as f64,
         done.drawn
     ))

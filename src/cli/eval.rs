@@ -3,8 +3,9 @@
 use super::flags::{apply, flag, flag_like, path, switch, value};
 use super::print;
 use crate::data::{self, DataSet};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::graph::Graph;
+use crate::output::note;
 use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Subject, Vectors, Weights};
 use crate::train::engine::{self, TEST};
@@ -12,7 +13,6 @@ use crate::train::measured::{CheckpointRun, Images, LabelsOf, Subset, Taken, Wan
 use crate::train::run_folder::checkpoint_of;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -76,7 +76,7 @@ pub(super) fn given(matches: &ArgMatches) -> Result<Given> {
     let named = path(matches, "checkpoint").unwrap_or_default();
     let checkpoint = checkpoint_of(&named)?;
     if checkpoint != named {
-        let _ = writeln!(std::io::stderr(), "taking {}", checkpoint.display());
+        note(&format!("taking {}", checkpoint.display()));
     }
     Ok(Given {
         checkpoint,
@@ -170,7 +170,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let Loaded { of, step, data, graph, vectors, taken, .. } = &loaded;
     let split = if images.is_some() { &data.train } else { &data.test };
     let device = engine::device(&mut given.recipe)?;
-    let (mut exec, evaluator) = engine::evaluation_only(graph, device, given.recipe.eval_batch, vectors)?;
+    let (mut exec, evaluator) = engine::evaluation_only(graph, device, ("--batch", given.recipe.eval_batch), vectors)?;
     exec.set_dataset(TEST, &split.bytes())?;
     exec.set_order(TEST, &order)?;
     let begun = Instant::now();
@@ -191,7 +191,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             "accuracy": scores.accuracy,
             "seconds": seconds,
         });
-        return print(&format!("{result}\n"));
+        print(&format!("{result}\n"))?;
+        return finite(&given, scores.loss);
     }
     let mut text = format!(
         "{} after step {step} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
@@ -204,10 +205,17 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     );
     text.extend(taken.sentence().map(|line| line + "\n"));
     text.extend(images.map(|images| images.sentence(data, &order, "images") + "\n"));
-    if !scores.loss.is_finite() {
-        text += "the loss is not finite: the weights or what they compute are beyond the range of numbers\n";
+    print(&text)?;
+    finite(&given, scores.loss)
+}
+
+/// Checks that the loss is finite; JSON writes another one as null.
+fn finite(given: &Given, loss: f64) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
     }
-    print(&text)
+    let message = format!("the loss of {} is not finite: its weights have diverged", given.checkpoint.display());
+    Err(Error::new(ErrorKind::NotFinite, message))
 }
 
 /// The images that the run held out.

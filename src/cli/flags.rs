@@ -4,9 +4,9 @@ use crate::data::{self, DATASETS, DataSet, Format};
 use crate::error::{Error, Result};
 use crate::models::{self, Model};
 use crate::optim::{self, OPTIMIZERS, OptimizerRow};
-use crate::recipe::{Kind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::recipe::{Kind, NO_FILE, Overrides, Recipe, SETTINGS, Setting, Target, Value, setting};
 use crate::train::run_folder::checkpoint_of;
-use crate::train::{engine, labels};
+use crate::train::{engine, labels, resume};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use std::ffi::OsStr;
@@ -158,13 +158,13 @@ pub fn apply(matches: &ArgMatches, name: &str, like: &str, recipe: &mut Recipe) 
     }
 }
 
-/// What a config file, if there is one, and on top of it the flags of [`setting_flags`] give.
+/// Returns the settings of a config file with those of the flags on top. Where the flags choose another optimizer, the file's
+/// settings of its own optimizer do not count.
 ///
 /// # Errors
-/// Usage: a flag's value is wrong. Data, NoInput: the file cannot be read.
-pub fn given(matches: &ArgMatches, config: Option<&Path>) -> Result<Overrides> {
-    let file = config.map_or(Ok(Overrides::default()), Overrides::read)?;
-    let flags = given_by_flags(matches, &[])?;
+/// Data, NoInput: the file cannot be read.
+pub fn of_file(file: &Path, flags: Overrides) -> Result<Overrides> {
+    let file = Overrides::read(file)?;
     let file = if flags.get("opt").is_some_and(|opt| file.get("opt") != Some(opt)) { file.chosen()? } else { file };
     Ok(file.with(flags))
 }
@@ -285,16 +285,21 @@ fn recipe_of(model: &Model, given: &Overrides, format: Format) -> Result<Recipe>
     Ok(Recipe { model: model.name.clone(), ..recipe })
 }
 
-/// That `recipe` has the values of `begun` wherever they decide the course of a run.
+/// Checks that `recipe` has the values of `begun`, of the run in `folder`, wherever they decide the course of a run.
 ///
 /// # Errors
 /// Usage: a setting that cannot change when a run is resumed.
-pub fn check_resumable(begun: &Recipe, recipe: &Recipe) -> Result<()> {
-    let fixed = |s: &&Setting| s.section != RESUMABLE && s.get(begun) != s.get(recipe);
-    SETTINGS.iter().find(fixed).map_or(Ok(()), |s| {
-        let (name, value) = (s.name, s.get(begun));
-        Err(Error::usage(format!("--{name} cannot change on --resume: this run began with {value}; start a new one")))
-    })
+pub fn check_resumable(begun: &Recipe, recipe: &Recipe, folder: &Path) -> Result<()> {
+    let Some(s) = resume::changed(begun, recipe) else { return Ok(()) };
+    let (name, value) = (s.name, s.get(begun));
+    let way_out = match name {
+        "epochs" => {
+            let way = resume::way_to_train_longer(begun, folder);
+            format!(", and its learning rates or averages depend on that; train longer from its weights: {way}")
+        }
+        _ => "; start a new one".into(),
+    };
+    Err(Error::usage(format!("--{name} cannot change on --resume: this run began with {value}{way_out}")))
 }
 
 #[cfg(test)]

@@ -38,7 +38,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("SAMCORE_DATA", "Folder that holds the known data sets; looked in before data, here and beside the program."),
     ("SAMCORE_ISA", "avx512, avx2 or plain: the instruction set to use, for a lesser one than the CPU has."),
     ("SAMCORE_CONV", "direct, f2 or f4: how a CPU computes 3x3 convolutions of stride 1, instead of by the rule."),
-    ("SAMCORE_CACHE", "Folder for compiled kernels, instead of samcore in XDG_CACHE_HOME or ~/.cache."),
+    (
+        "SAMCORE_CACHE",
+        "Folder for compiled kernels, writable by you alone, instead of samcore in XDG_CACHE_HOME or ~/.cache.",
+    ),
     ("SAMCORE_KERNELS", "Folder to read kernel sources from (a copy of kernels/), instead of those in the program."),
     ("SAMCORE_NVRTC", "File of NVIDIA's run-time compiler (libnvrtc.so.13), for another than the one that is found."),
     ("CUDA_LAUNCH_BLOCKING", "With 1, every launch on a GPU is waited for, so that an error names its kernel."),

@@ -9,15 +9,17 @@ mod eval;
 pub mod flags;
 mod info;
 mod man;
+mod plot;
 mod study;
 mod train;
 
-use crate::error::{Error, KINDS, Kind, Result, nearest};
+use crate::device::cuda::cache;
+use crate::error::{Error, KINDS, Result, nearest};
+use crate::files::outlive_size_limit;
+use crate::output::{self, note, print};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Command};
 use std::ffi::OsString;
-use std::io::Write;
-use std::sync::atomic::AtomicBool;
 
 /// A subcommand of `samcore`.
 pub struct Subcommand {
@@ -46,6 +48,12 @@ pub const COMMANDS: &[Subcommand] = &[
         run: study::run,
     },
     Subcommand {
+        name: "plot",
+        about: "Draw the figures of a run, comparison or study again",
+        build: plot::build,
+        run: plot::run,
+    },
+    Subcommand {
         name: "info",
         about: "Show a model's layers, parameters and cost",
         build: info::build,
@@ -70,21 +78,28 @@ pub const COMMANDS: &[Subcommand] = &[
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
 
-/// Set by SIGXFSZ; nobody reads it.
-static FILE_LIMIT_REACHED: AtomicBool = AtomicBool::new(false);
-
 /// Runs the program on its arguments, its own name first. Errors go to stderr; returned is the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    // Beyond the limit of `ulimit -f` this signal would end the process; with a handler the write fails, and can be reported.
-    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, &FILE_LIMIT_REACHED);
-    match dispatch(arguments) {
+    let done = outlive_size_limit().and_then(|()| dispatch(arguments)).and_then(|()| output::finish());
+    cache::remove_all();
+    match done {
         Ok(()) => 0,
         Err(e) => {
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "samcore: {e}");
+            e.lines().for_each(|line| note(&line));
             e.exit_code()
         }
     }
+}
+
+/// Makes a panic, which is a mistake of this program, end it in one line, without a backtrace and from any thread.
+pub fn end_panics_in_one_line() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("a panic").replace('\n', " ");
+        let place = info.location().map_or(String::new(), |at| format!(" at {}:{}", at.file(), at.line()));
+        let error = Error::internal(format!("internal error: {what}{place}; please report it with the command line"));
+        error.lines().for_each(|line| note(&line));
+        std::process::exit(error.exit_code());
+    }));
 }
 
 fn dispatch(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
@@ -150,20 +165,6 @@ fn after_help() -> String {
         codes.collect::<String>(),
         examples.join("\n")
     )
-}
-
-/// Writes to stdout. A reader that has seen enough and left, as `head` does, is no error.
-///
-/// # Errors
-/// Io: the disk is full or the like.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::new(Kind::Io, format!("cannot write to stdout: {e}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// One line for a command line that clap cannot read.

@@ -3,10 +3,11 @@
 use super::bench::check_place;
 use super::eval::{self, Given, Loaded};
 use super::flags::{count, flag, flag_like, path, path_flag, switch, value};
-use super::{Subcommand, print, run_action, subcommands};
+use super::{Subcommand, run_action, subcommands};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::write_atomic;
 use crate::optim::Norm;
+use crate::output::{draw, note, show};
 use crate::recipe::{Kind, Value};
 use crate::study::sharpness::Scaled;
 use crate::study::{Draw, Entries, Layer, Probe, Source, corrupt, sharpness, some_images, some_of};
@@ -14,7 +15,6 @@ use crate::train::engine::{self, TEST, TRAIN};
 use crate::train::measured::Images;
 use crate::train::progress::Style;
 use clap::{ArgMatches, Command};
-use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,7 @@ impl Order {
             model: loaded.of.model.clone(),
             data: loaded.data.name.clone(),
             step: loaded.step,
+            classes: loaded.of.classes,
             weights: loaded.taken.name(),
             training_images: images.to_json(&loaded.data, measured),
             device: device.describe(),
@@ -208,17 +209,17 @@ impl Order {
         name: &str,
         files: &[(&str, String)],
     ) -> Result<()> {
-        if let Some(file) = &self.csv {
-            write_atomic(file, csv.as_bytes())?;
-        }
+        // A place that cannot be written costs no other its result, which took minutes; the first is reported at the end.
+        let mut written = self.csv.as_ref().map_or(Ok(()), |file| write_atomic(file, csv.as_bytes()));
         if let Some(folder) = &self.out {
-            write_atomic(&folder.join(format!("{name}.csv")), csv.as_bytes())?;
-            write_atomic(&folder.join(format!("{name}.json")), format!("{json:#}\n").as_bytes())?;
-            for (name, content) in files {
-                write_atomic(&folder.join(name), content.as_bytes())?;
+            let own = [(format!("{name}.csv"), csv.to_owned()), (format!("{name}.json"), format!("{json:#}\n"))];
+            let files = files.iter().map(|(name, content)| ((*name).to_owned(), content.clone()));
+            for (name, content) in own.into_iter().chain(files) {
+                written = written.and(write_atomic(&folder.join(name), content.as_bytes()));
             }
         }
-        print(&if self.json { format!("{json}\n") } else { text.to_owned() })
+        show(&if self.json { format!("{json}\n") } else { text.to_owned() });
+        written
     }
 }
 
@@ -353,18 +354,17 @@ impl Meter {
         self.shown = Instant::now();
         let left = self.begun.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
         let line = format!("{done} of {total} {}, {left:.0} s left", self.what);
-        // A closed stderr leaves nobody to tell.
-        let _ = match self.style {
-            Style::Terminal { .. } => write!(stderr(), "\r\x1b[K{line}"),
-            _ => writeln!(stderr(), "{line}"),
-        };
+        match self.style {
+            Style::Terminal { .. } => draw(&format!("\r\x1b[K{line}")),
+            _ => note(&line),
+        }
         self.stands = matches!(self.style, Style::Terminal { .. });
     }
 
     /// Wipes the line that changes: the result stands for it.
     fn end(&self) {
         if self.stands {
-            let _ = write!(stderr(), "\r\x1b[K");
+            draw("\r\x1b[K");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `samcore train`.
 
 use super::flags::{
-    check_resumable, count, flag, given, own_settings, path, path_flag, resolve, setting_flags, switch, text,
-    without_effect,
+    check_resumable, count, flag, given_by_flags, of_file, own_settings, path, path_flag, resolve, setting_flags,
+    switch, text, without_effect,
 };
 use super::print;
 use crate::bench::estimate;
@@ -10,9 +10,11 @@ use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::OPTIMIZERS;
-use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, Recipe, Value};
+use crate::output::note;
+use crate::protocol::folder::REQUEST;
+use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Value};
 use crate::train::run_folder::RunFolder;
-use crate::train::{Session, Summary, Where, resume_line, signals};
+use crate::train::{Session, Summary, Where, resume, resume_line, shell_word, signals};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -74,17 +76,75 @@ const STEPS: ValueKind = ValueKind::Count(0, u64::MAX);
 /// Usage: a wrong value. Data, NoInput: a config file that cannot be read.
 pub fn args(matches: &ArgMatches) -> Result<Args> {
     let resume = path(matches, "resume").map(|path| RunFolder::named(&path)).transpose()?;
-    let config = match &resume {
-        Some(folder) => Some(RunFolder::config_of(folder)?),
-        None => path(matches, "config"),
+    let flags = given_by_flags(matches, &[])?;
+    let given = match (&resume, path(matches, "config")) {
+        (Some(folder), _) => resumed(folder, resume::settings(folder).map_err(|e| hinted(e, folder))?, flags)?,
+        (None, Some(file)) => of_file(&file, flags)?,
+        (None, None) => flags,
     };
-    let given = given(matches, config.as_deref())?;
-    if let (Some(_), Some(file)) = (&resume, &config) {
-        check_resumable(&Recipe::read(file)?, &Recipe::default().with(&given)?)?;
-    }
     let steps = count(matches, "steps", 0, u64::MAX)?;
     let [bootstrap, json, quiet] = ["bootstrap", "json", "quiet"].map(|name| matches.get_flag(name));
     Ok(Args { given, out: path(matches, "out"), name: text(matches, "name"), resume, steps, bootstrap, json, quiet })
+}
+
+/// Adds to an error on a folder without a run the command line that fits what is there.
+fn hinted(e: Error, folder: &Path) -> Error {
+    let word = |path: &Path| shell_word(&path.display().to_string());
+    let first = RunFolder::config_path(&folder.join("first"));
+    let line = if e.kind == Kind::NoInput && first.is_file() {
+        format!("train --bootstrap --config {} --out {}", word(&first), word(folder))
+    } else if e.kind == Kind::NoInput && folder.join(REQUEST).is_file() {
+        format!("compare --resume {}", word(folder))
+    } else {
+        return e;
+    };
+    Error::new(e.kind, format!("{e}; resume what is there with: samcore {line}"))
+}
+
+/// Returns the settings of the run in `folder`, with those that `flags` may change.
+///
+/// # Errors
+/// Usage: a flag with another value than the run began with, where that decides its course.
+fn resumed(folder: &Path, settings: Overrides, flags: Overrides) -> Result<Overrides> {
+    let begun = Recipe::default().with(&settings)?;
+    let mut given = settings.with(flags);
+    let now = Recipe::default().with(&given)?;
+    if now.epochs != begun.epochs && resume::can_be_longer(&begun) {
+        if now.epochs < begun.epochs {
+            let message = format!("--epochs {} is fewer than the {} of this run", now.epochs, begun.epochs);
+            return Err(Error::usage(format!("{message}; --steps ends it earlier")));
+        }
+        if now.warmup == begun.warmup {
+            given.set("warmup", Value::Number(resume::longer(&begun, now.epochs).warmup));
+        }
+    }
+    check_resumable(&begun, &Recipe::default().with(&given)?, folder)?;
+    Ok(given)
+}
+
+/// Returns the recipe of the run in `out`, if there is one, with the settings of the machine that `recipe` has.
+///
+/// # Errors
+/// CantCreate: it is in use, or a run with other settings than `recipe`.
+fn run_in(out: &Path, recipe: &Recipe) -> Result<Option<Recipe>> {
+    if !RunFolder::has_run(out)? {
+        return Ok(None);
+    }
+    // That another process is at it is the better reason than any difference.
+    drop(RunFolder::reopen(out)?);
+    let mut begun = Recipe::default().with(&resume::settings(out)?)?;
+    let exact =
+        |s: &&Setting| ["epochs", "warmup", "dtype", "exact"].contains(&s.name) && s.get(&begun) != s.get(recipe);
+    if let Some(s) = resume::changed(&begun, recipe).or_else(|| SETTINGS.iter().find(exact)) {
+        let (folder, name, before, now) = (out.display(), s.name, s.get(&begun), s.get(recipe));
+        let advice = format!("resume it with '--resume {folder}', or give --out another folder");
+        let message = format!("{folder} holds a run with --{name} {before}, not {now}; {advice}");
+        return Err(Error::new(Kind::CantCreate, message));
+    }
+    for s in SETTINGS.iter().filter(|s| s.section == RESUMABLE || s.name == "data") {
+        s.set(&mut begun, s.get(recipe))?;
+    }
+    Ok(Some(begun))
 }
 
 pub fn run(matches: &ArgMatches) -> Result<()> {
@@ -93,14 +153,18 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     if args.bootstrap {
         return bootstrap(&args);
     }
-    let Args { given, out, name, resume, steps, json, quiet, .. } = args;
-    let (recipe, data) = match &resume {
+    let Args { given, mut out, name, mut resume, steps, json, quiet, .. } = args;
+    let (mut recipe, data) = match &resume {
         // Its config.toml has every setting; a model's recipe of today has no say in it.
-        Some(_) => begun(&given)?,
+        Some(folder) => begun(folder, &given, matches.contains_id("data"))?,
         None => resolve(&given)?,
     };
+    if let Some(begun) = out.as_deref().map_or(Ok(None), |out| run_in(out, &recipe))? {
+        recipe = begun;
+        resume = out.take();
+    }
     if !quiet {
-        without_effect(matches, &recipe, &[&recipe.opt]).iter().for_each(|line| eprintln!("{line}"));
+        without_effect(matches, &recipe, &[&recipe.opt]).iter().for_each(|line| note(line));
     }
     let summary = train(recipe, data, &Where { out, name, resume, steps, quiet })?;
     report(&summary);
@@ -141,15 +205,18 @@ fn part(args: &Args, given: &Overrides, folder: &Path) -> Result<Summary> {
     if given == &args.given && Recipe::default().with(given)?.relabel != NO_FILE {
         return Err(Error::usage("--relabel is what --bootstrap does by itself; give one of them"));
     }
-    let (recipe, data) = resolve(given)?;
+    let (mut recipe, data) = resolve(given)?;
     let mut place = Where { quiet: args.quiet, ..Where::default() };
-    match RunFolder::config_of(folder) {
-        Ok(config) => {
-            let begun = Recipe::read(&config)?;
-            check_resumable(&begun, &recipe).map_err(|e| e.context(folder.display()))?;
-            place.resume = Some(folder.into());
+    if RunFolder::has_run(folder)? {
+        let begun = Recipe::default().with(&resume::settings(folder)?)?;
+        if [&begun, &recipe].iter().all(|r| r.relabel != NO_FILE) {
+            // The run has its labels; where the first run lies by now does not matter.
+            recipe.relabel.clone_from(&begun.relabel);
         }
-        Err(_) => place.out = Some(folder.into()),
+        check_resumable(&begun, &recipe, folder).map_err(|e| e.context(folder.display()))?;
+        place.resume = Some(folder.into());
+    } else {
+        place.out = Some(folder.into());
     }
     train(recipe, data, &place).map_err(|e| match e.kind {
         Kind::Interrupted => Error::new(e.kind, format!("{e}; or with both runs by the same command line again")),
@@ -157,24 +224,25 @@ fn part(args: &Args, given: &Overrides, folder: &Path) -> Result<Summary> {
     })
 }
 
-/// Recipe and data of a run that goes on.
-fn begun(given: &Overrides) -> Result<(Recipe, DataSet)> {
+/// Returns recipe and data of the run in `folder`, which is resumed; its data may have `moved` to where `given` says.
+fn begun(folder: &Path, given: &Overrides, moved: bool) -> Result<(Recipe, DataSet)> {
     let recipe = Recipe::default().with(given)?;
-    let data = data::load_as(&recipe.data, recipe.labels)?;
+    let data = if moved { data::load_as(&recipe.data, recipe.labels)? } else { resume::data(folder, &recipe)? };
     Ok((recipe, data))
 }
 
 /// Tells on stderr how the run ended.
 fn report(s: &Summary) {
     if s.dropped > 0 {
-        eprintln!("|g| was 0 in {} steps, which were not perturbed", s.dropped);
+        note(&format!("|g| was 0, or too small to divide by, in {} steps, which were not perturbed", s.dropped));
     }
-    eprintln!("{}", ending(s));
+    note(&ending(s));
     let best = match s.best_epoch {
         0 => String::new(),
         epoch => format!("; best by {} {:.2} % in epoch {epoch}", s.best_on, 100.0 * s.best_accuracy),
     };
-    eprintln!("test accuracy {:.2} %, loss {:.4}{best}; {}", 100.0 * s.test.accuracy, s.test.loss, s.folder.display());
+    let (accuracy, folder) = (100.0 * s.test.accuracy, s.folder.display());
+    note(&format!("test accuracy {accuracy:.2} %, loss {:.4}{best}; {folder}", s.test.loss));
 }
 
 /// The same as one JSON object.
@@ -201,7 +269,9 @@ fn ending(s: &Summary) -> String {
     let Summary { steps, total, .. } = *s;
     match (s.complete(), steps > s.before) {
         (true, true) => format!("done: {steps} steps in {:.0} s", s.seconds),
-        (true, false) => format!("nothing left to do: all {steps} steps were done before"),
+        (true, false) => {
+            format!("nothing left to do: all {steps} steps were done before; to train longer: {}", s.way_on)
+        }
         (false, true) => {
             let line = resume_line(&s.folder);
             format!("ended after step {steps} of {total}, as --steps asked; go on with: {line}")
@@ -284,7 +354,8 @@ mod tests {
         assert_eq!(recipe(&words), Recipe { threads: 1, ..begun });
         assert_eq!(parse(&words).unwrap().resume, Some(scratch.0.clone()));
         let e = parse(&["--resume", folder, "--epochs", "9"]).unwrap_err();
-        assert_eq!(e.to_string(), "--epochs cannot change on --resume: this run began with 3; start a new one");
+        let message = "--epochs cannot change on --resume: this run began with 3, and its learning rates or averages";
+        assert!(e.to_string().starts_with(message), "{e}");
     }
 
     #[test]

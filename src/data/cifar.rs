@@ -78,7 +78,7 @@ pub fn split(paths: &[PathBuf], files: &[Bytes], format: Format, labels: Labels)
 }
 
 /// Names of the files, those of the training images first.
-fn names(format: Format) -> &'static [&'static str] {
+pub fn names(format: Format) -> &'static [&'static str] {
     match format {
         Format::Cifar100 => &["train.bin", "test.bin"],
         _ => &[
@@ -103,17 +103,12 @@ pub fn is_pickled(folder: &Path) -> bool {
         || ["train", "test", "meta"].iter().all(|name| folder.join(name).is_file())
 }
 
-/// The files in `folder`, all of which must be there.
-///
-/// # Errors
-/// NoInput: one is missing.
-pub fn locate(folder: &Path, format: Format) -> Result<Vec<PathBuf>> {
-    let find = |name: &&str| {
-        let path = folder.join(name);
-        let missing = || format!("{} has no {name}; it needs {}", folder.display(), names(format).join(", "));
-        if path.exists() { Ok(path) } else { Err(Error::new(Kind::NoInput, missing())) }
-    };
-    names(format).iter().map(find).collect()
+/// The error for a folder with only some of the format's files.
+pub fn lacking(folder: &Path, format: Format) -> Error {
+    let missing: Vec<&str> = names(format).iter().copied().filter(|name| !folder.join(name).exists()).collect();
+    let message =
+        format!("{} has no {}; it needs {}", folder.display(), missing.join(", no "), names(format).join(", "));
+    Error::new(Kind::NoInput, message)
 }
 
 #[cfg(test)]

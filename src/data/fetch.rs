@@ -45,6 +45,10 @@ pub fn fetch(order: &Order<'_>, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<O
     let folder = out.join(known.folder);
     let missing = missing(known, &folder)?;
     if missing.is_empty() {
+        // A fetch that was killed after its last file had its place may have left something, which no other uses meanwhile.
+        if let Ok(_lock) = lock(out) {
+            remove_own(known, out);
+        }
         return Ok(Outcome::Complete(folder));
     }
     fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, &e))?;
@@ -54,29 +58,49 @@ pub fn fetch(order: &Order<'_>, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<O
         Packing::TarGz => true,
     };
     let archives: Vec<&Archive> = known.archives.iter().filter(needed).collect();
-    let mut downloaded = Vec::new();
+    let mut packed = Vec::new();
     for archive in &archives {
         let path = out.join(archive.name);
         if path.exists() {
             check_archive(archive, &path)?;
+            packed.push((*archive, path));
             continue;
         }
+        let path = part_of(archive, out);
         let url = format!("{}/{}", order.url.unwrap_or(known.url).trim_end_matches('/'), archive.name);
         download::download(archive, &url, &path, order.patience, tell).map_err(|e| match e.kind {
             Kind::Unavailable => by_hand(order, &archives, &e),
             _ => e,
         })?;
-        downloaded.push(path);
+        packed.push((*archive, path));
     }
-    let unpacked = out.join(format!(".{}.part", known.folder));
-    let placed = unpack_all(known, &archives, out, &unpacked, &missing).and_then(|()| place(&unpacked, &folder));
+    let unpacked = unpacked_in(known, out);
+    let placed = unpack_all(known, &packed, &unpacked, &missing).and_then(|()| place(&unpacked, &folder));
     // A second run would begin with the same removal; the first error is the one to tell.
     let _ = fs::remove_dir_all(&unpacked);
     placed?;
-    for path in downloaded {
-        fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
-    }
+    remove_own(known, out);
     Ok(Outcome::Fetched(folder))
+}
+
+/// Returns where a download of `archive` lies until its files have their places. It never gets the archive's own name, so that
+/// an archive of that name is one that somebody has put there.
+fn part_of(archive: &Archive, out: &Path) -> PathBuf {
+    out.join(format!("{}.part", archive.name))
+}
+
+/// Returns the folder that archives are unpacked into.
+fn unpacked_in(known: &Known, out: &Path) -> PathBuf {
+    out.join(format!(".{}.part", known.folder))
+}
+
+/// Removes what fetches of this set have made beside its folder, those that were killed among them. What cannot be removed
+/// costs space and nothing else.
+fn remove_own(known: &Known, out: &Path) {
+    let _ = fs::remove_dir_all(unpacked_in(known, out));
+    for archive in known.archives {
+        let _ = fs::remove_file(part_of(archive, out));
+    }
 }
 
 /// Numbers of the set's files that `folder` lacks.
@@ -143,17 +167,16 @@ fn by_hand(order: &Order<'_>, archives: &[&Archive], cause: &Error) -> Error {
 }
 
 /// Unpacks the files that are missing into the new folder `to`, each compared with the original.
-fn unpack_all(known: &Known, archives: &[&Archive], from: &Path, to: &Path, missing: &[usize]) -> Result<()> {
+fn unpack_all(known: &Known, archives: &[(&Archive, PathBuf)], to: &Path, missing: &[usize]) -> Result<()> {
     if to.exists() {
         // Of a fetch that was killed while it unpacked.
         fs::remove_dir_all(to).map_err(|e| Error::io("remove folder", to, &e))?;
     }
     fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
-    for archive in archives {
-        let path = from.join(archive.name);
+    for (archive, path) in archives {
         match archive.packing {
-            Packing::Gz => unpack::gz(known, archive, &path, to)?,
-            Packing::TarGz => unpack::tar_gz(known, &path, to, missing)?,
+            Packing::Gz => unpack::gz(known, archive, path, to)?,
+            Packing::TarGz => unpack::tar_gz(known, path, to, missing)?,
         }
     }
     match missing.iter().map(|i| known.files[*i].name).find(|name| !to.join(name).exists()) {

@@ -22,7 +22,7 @@ pub struct Known {
     /// Of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
     pub mean: [f32; 4],
     pub std: [f32; 4],
-    /// As [`Format::files`] lists them, those of the training images first.
+    /// Those of the training images first.
     pub files: &'static [KnownFile],
     /// Address of the folder from which its authors offer the archives, with a slash at its end.
     pub url: &'static str,

@@ -7,8 +7,10 @@ mod bytes;
 mod cifar;
 pub mod classes;
 pub mod fetch;
+mod gzip;
 pub mod idx;
 pub mod known;
+pub mod layout;
 pub mod noise;
 pub mod verify;
 
@@ -16,9 +18,10 @@ pub use bytes::Bytes;
 pub use known::{DATASETS, Known};
 
 use crate::device::DatasetBytes;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::rng::{Draws, stream};
 use known::{Recognised, recognise};
+use layout::DataFiles;
 use std::path::{Path, PathBuf};
 
 /// How the files of a set are laid out.
@@ -80,7 +83,10 @@ impl Split {
 pub struct DataSet {
     /// The known set's name, or the folder's.
     pub name: String,
+    /// Holds the files themselves.
     pub folder: PathBuf,
+    /// Those of the training images first.
+    pub files: Vec<PathBuf>,
     pub format: Format,
     pub labels: Labels,
     pub train: Split,
@@ -105,42 +111,6 @@ impl DataSet {
 }
 
 impl Format {
-    /// The format of the files in `folder`.
-    ///
-    /// # Errors
-    /// NoInput: there are none of any format. Data: only those of CIFAR's Python version.
-    pub fn of(folder: &Path) -> Result<Format> {
-        if let Some(format) = [Format::Cifar10, Format::Cifar100].into_iter().find(|f| cifar::is_in(folder, *f)) {
-            return Ok(format);
-        }
-        let place = folder.display();
-        if cifar::is_pickled(folder) {
-            let way_out = "get the binary version: samcore data fetch cifar-10 (or cifar-100)";
-            let message = format!("{place} holds the Python version of CIFAR (pickles), which is not read; {way_out}");
-            return Err(Error::data(message));
-        }
-        if let Some(known) = DATASETS.iter().find(|known| folder.join(known.folder).is_dir()) {
-            let inside = folder.join(known.folder);
-            let message = format!("{place} holds no data files itself; give {}", inside.display());
-            // A parent of data sets, unless it has a file of its own.
-            if idx::locate_all(folder).is_err() {
-                return Err(Error::new(Kind::NoInput, message));
-            }
-        }
-        Ok(Format::Idx)
-    }
-
-    /// The files of this format in `folder`, those of the training images first.
-    ///
-    /// # Errors
-    /// NoInput: one is missing.
-    pub fn files(self, folder: &Path) -> Result<Vec<PathBuf>> {
-        match self {
-            Format::Idx => idx::locate_all(folder),
-            Format::Cifar10 | Format::Cifar100 => cifar::locate(folder, self),
-        }
-    }
-
     /// Whether file number `which` holds training labels.
     pub fn has_training_labels(self, which: usize) -> bool {
         if self == Format::Idx { which == 1 } else { which < self.training_files() }
@@ -173,35 +143,28 @@ pub fn load(name_or_folder: &str) -> Result<DataSet> {
 /// # Errors
 /// NoInput: it is not there. Data: a file is not what it should be. Usage: coarse labels of a set that has none.
 pub fn load_as(name_or_folder: &str, labels: Labels) -> Result<DataSet> {
-    let (folder, known) = place(name_or_folder)?;
-    load_from(&folder, labels, known)
+    let (layout, known) = place(name_or_folder)?;
+    load_from(layout, labels, known)
 }
 
 /// The labels of a data set that a model of `classes` classes has learned: the coarse ones where there are as many.
 ///
 /// # Errors
-/// As for [`place`] and [`Format::of`].
+/// As for [`place`].
 pub fn labels_for(name_or_folder: &str, classes: usize) -> Result<Labels> {
-    let (folder, known) = place(name_or_folder)?;
-    let format = known.map_or_else(|| Format::of(&folder), |known| Ok(known.format))?;
+    let format = place(name_or_folder)?.0.format;
     let coarse = cifar::label_classes(format)[cifar::label_place(format, Labels::Coarse)];
     Ok(if format == Format::Cifar100 && classes == coarse { Labels::Coarse } else { Labels::Fine })
 }
 
-/// The folder of a data set, and the known set if it was named.
+/// Finds the files of a data set, and the known set if it was named.
 ///
 /// # Errors
-/// NoInput: there is none.
-pub fn place(name_or_folder: &str) -> Result<(PathBuf, Option<&'static Known>)> {
-    if let Some(known) = Known::by_name(name_or_folder) {
-        return Ok((known.find(&known::roots())?, Some(known)));
-    }
-    let folder = Path::new(name_or_folder);
-    match std::fs::metadata(folder) {
-        Ok(meta) if meta.is_dir() => Ok((folder.into(), None)),
-        Ok(_) => Err(Error::new(Kind::NoInput, format!("{name_or_folder} is a file; give the folder that holds it"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(known::no_such(name_or_folder)),
-        Err(e) => Err(Error::io("read folder", folder, &e)),
+/// As for [`layout::at`] and [`Known::find`].
+pub fn place(name_or_folder: &str) -> Result<(DataFiles, Option<&'static Known>)> {
+    match Known::by_name(name_or_folder) {
+        Some(known) => Ok((layout::of_format(&known.find(&known::roots())?, known.format)?, Some(known))),
+        None => Ok((layout::at(Path::new(name_or_folder))?, None)),
     }
 }
 
@@ -210,19 +173,19 @@ pub fn place(name_or_folder: &str) -> Result<(PathBuf, Option<&'static Known>)> 
 /// # Errors
 /// As for [`load_as`].
 pub fn load_folder(folder: &Path, expected: Option<&'static Known>) -> Result<DataSet> {
-    load_from(folder, Labels::Fine, expected)
+    load_from(layout::find(folder)?, Labels::Fine, expected)
 }
 
-fn load_from(folder: &Path, labels: Labels, expected: Option<&'static Known>) -> Result<DataSet> {
-    let format = expected.map_or_else(|| Format::of(folder), |known| Ok(known.format))?;
+fn load_from(layout: DataFiles, labels: Labels, expected: Option<&'static Known>) -> Result<DataSet> {
+    let format = layout.format;
     if labels == Labels::Coarse && format != Format::Cifar100 {
         let message = "--labels coarse is for CIFAR-100, whose images have two labels each";
-        return Err(Error::usage(format!("{message}; those of {} have one", folder.display())));
+        return Err(Error::usage(format!("{message}; those of {} have one", layout.folder.display())));
     }
-    let paths = format.files(folder)?;
+    let paths = &layout.files;
     let (train, test, Recognised { known, like }) = match format {
-        Format::Idx => idx_halves(&paths, expected)?,
-        Format::Cifar10 | Format::Cifar100 => cifar_halves(&paths, format, labels, expected)?,
+        Format::Idx => idx_halves(paths, expected)?,
+        Format::Cifar10 | Format::Cifar100 => cifar_halves(paths, format, labels, expected)?,
     };
     let classes = match format {
         Format::Idx => {
@@ -232,18 +195,19 @@ fn load_from(folder: &Path, labels: Labels, expected: Option<&'static Known>) ->
         Format::Cifar10 | Format::Cifar100 => cifar::label_classes(format)[cifar::label_place(format, labels)],
     };
     let (mean, std) = like.map_or_else(|| mean_std(&train), |known| (known.mean, known.std));
-    let folder_name = || folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
     let names = like.map(|known| if labels == Labels::Fine { known.class_names } else { known.coarse_names });
+    let numbers = || (0..classes).map(|class| class.to_string()).collect();
     Ok(DataSet {
-        name: known.map_or_else(folder_name, |known| known.name.into()),
-        folder: folder.into(),
+        name: known.map_or_else(|| layout.name(), |known| known.name.into()),
         format,
         labels,
         classes,
         class_names: match names.filter(|names| names.len() == classes) {
             Some(names) => names.iter().map(|name| name.to_string()).collect(),
-            None => (0..classes).map(|class| class.to_string()).collect(),
+            None => layout.class_names(classes).unwrap_or_else(numbers),
         },
+        folder: layout.folder,
+        files: layout.files,
         train,
         test,
         mean,

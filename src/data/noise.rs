@@ -3,7 +3,7 @@
 use super::classes::occurring;
 use super::{DataSet, Format, Labels, cifar, idx, load_as};
 use crate::error::{Error, Kind, Result};
-use crate::files::{read_bytes, write_atomic};
+use crate::files::{self, read_bytes, write_atomic};
 use crate::rng::{below, draw, stream};
 use serde_json::json;
 use std::fs;
@@ -164,6 +164,8 @@ impl Noise {
             let message = format!("{} is there already; give --out a new folder", to.display());
             return Err(Error::new(Kind::CantCreate, message));
         }
+        // A link stays, and the folder that it leads to is made.
+        let to = &files::target(to)?;
         let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().ok_or_else(|| Error::usage(format!("{} is no name for a folder", to.display())))?;
         fs::create_dir_all(parent).map_err(|e| Error::io("create folder", parent, &e))?;
@@ -184,7 +186,7 @@ impl Noise {
         let drawn = self.drawn(&set.train.labels).map_err(|e| e.context(set.folder.display()))?;
         fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;
         let mut rest = drawn.iter();
-        for (i, path) in set.format.files(&set.folder)?.iter().enumerate() {
+        for (i, path) in set.files.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let noisy = match set.format {
                 Format::Idx => (i == 1).then(|| self.labels(&set.train.labels)).transpose()?.map(|l| labels_file(&l)),

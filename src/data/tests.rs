@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Kind;
 use crate::files::TestFolder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -127,12 +128,46 @@ fn a_bad_file_is_one_clear_error() {
             "labels for images",
             TRAIN_IMAGES,
             |_| idx(&[3], &[1, 2, 3]),
-            "byte 0: not an IDX file: it begins 00 00 08 01",
+            "byte 0: it begins 00 00 08 01; this is a file of labels, not of images",
         ),
         ("images for labels", TEST_LABELS, |_| idx(&[1, 1, 1], &[1]), "a file of images, not of labels"),
-        ("four dimensions", TRAIN_IMAGES, |_| idx(&[1, 1, 1, 1], &[1]), "4 dimensions, not 3"),
-        ("floats", TRAIN_IMAGES, |_| vec![0, 0, 13, 3, 0, 0, 0, 1], "only unsigned bytes"),
-        ("gzip without .gz", TRAIN_IMAGES, gzip, "it looks like a gzip file"),
+        (
+            "four dimensions",
+            TRAIN_IMAGES,
+            |_| idx(&[1, 1, 1, 1], &[1]),
+            "byte 3: this file has 4 dimensions (1x1x1x1), not 3",
+        ),
+        ("floats", TRAIN_IMAGES, |_| typed(13, &[1, 1, 1], &[0; 4]), "byte 2: its pixels are 32-bit floats (type 0d)"),
+        (
+            "labels of floats",
+            TRAIN_LABELS,
+            |_| typed(14, &[1], &[0; 8]),
+            "byte 2: its labels are 64-bit floats (type 0e)",
+        ),
+        (
+            "rows of pixels",
+            TRAIN_IMAGES,
+            |_| idx(&[10, 6], &[0; 60]),
+            "byte 3: this file has 2 dimensions (10x6), not 3",
+        ),
+        (
+            "a table of labels",
+            TRAIN_LABELS,
+            |_| idx(&[10, 3], &[0; 30]),
+            "byte 3: this file has 2 dimensions (10x3), not 1",
+        ),
+        ("an unknown type", TRAIN_LABELS, |_| typed(7, &[1], &[0]), "it begins 00 00 07 01, not 00 00 08 01"),
+        ("little-endian sizes", TRAIN_IMAGES, |b| little(b, 3), "byte 4: its sizes are little-endian (10x2x3)"),
+        ("little-endian labels", TRAIN_LABELS, |b| little(b, 1), "byte 4: its sizes are little-endian (10)"),
+        ("little-endian throughout", TRAIN_IMAGES, |_| vec![3, 8, 0, 0, 1, 0, 0, 0], "its numbers are little-endian"),
+        (
+            "a label too large",
+            TRAIN_LABELS,
+            |_| typed(11, &[2], &[0, 9, 1, 44]),
+            "byte 10: the label of image 1 is 300",
+        ),
+        ("a label below 0", TRAIN_LABELS, |_| typed(9, &[2], &[255, 0]), "byte 8: the label of image 0 is -1"),
+        ("a Git LFS pointer", TRAIN_IMAGES, |_| b"version https://git-lfs".to_vec(), "run 'git lfs pull'"),
         ("pickle", TRAIN_IMAGES, |_| b"\x80\x04\x95\x00\x00".to_vec(), "looks like a Python pickle"),
         ("zip", TRAIN_IMAGES, |_| b"PK\x03\x04\x14\x00\x00".to_vec(), "looks like a zip archive"),
         ("web page", TRAIN_IMAGES, |_| b"<!DOCTYPE html>".to_vec(), "looks like a web page"),
@@ -155,20 +190,24 @@ fn a_bad_file_is_one_clear_error() {
     }
 
     let packed_cases: &[(&str, &str, Spoil, &str)] = &[
-        ("gz of 1 byte", TRAIN_LABELS, |b| gzip(b)[..1].to_vec(), "byte 0: not a gzip file"),
+        ("gz of 1 byte", TRAIN_LABELS, |b| gzip(b)[..1].to_vec(), "byte 0: not an IDX file: it begins 1f"),
         ("gz cut in its header", TRAIN_LABELS, |b| gzip(b)[..7].to_vec(), "cut off"),
         ("gz cut in its data", TRAIN_IMAGES, |b| gzip(b)[..40].to_vec(), "packed byte 40: the gzip stream is cut off"),
         ("gz cut in its checksum", TRAIN_IMAGES, |b| gzip(b)[..gzip(b).len() - 3].to_vec(), "cut off"),
         ("gz damaged", TRAIN_IMAGES, |b| flip(gzip(b), 12), "damaged"),
         ("gz checksum wrong", TRAIN_IMAGES, |b| flip_back(gzip(b), 6), "damaged"),
         ("gz then garbage", TRAIN_IMAGES, |b| [gzip(b), b"??".to_vec()].concat(), "the gzip stream ends here"),
-        ("gz unpacked already", TRAIN_IMAGES, |b| b.to_vec(), "take .gz off its name"),
+        ("gz, zeros, gz", TRAIN_LABELS, |b| [gzip(b), vec![0; 9], gzip(b)].concat(), "the gzip stream ends here"),
+        ("a second member cut", TRAIN_LABELS, |b| [gzip(b), gzip(b)[..9].to_vec()].concat(), "cut off"),
+        ("a second member too much", TRAIN_LABELS, |b| [gzip(b), gzip(b"x")].concat(), "(unpacked) is too long"),
+        ("gz of little-endian sizes", TRAIN_IMAGES, |b| gzip(&little(b, 3)), "its sizes are little-endian (10x2x3)"),
+        ("gz of little-endian labels", TRAIN_LABELS, |b| gzip(&little(b, 1)), "its sizes are little-endian (10)"),
         ("gz of too little", TRAIN_IMAGES, |b| gzip(&b[..70]), "(unpacked) is truncated: it ends at byte 70 of 76"),
         ("gz of nothing", TRAIN_IMAGES, |_| gzip(&[]), "(unpacked) is truncated: it ends at byte 0 of 16"),
         ("gz of too much", TRAIN_LABELS, |b| gzip(&[b, &[0; 5]].concat()), "(unpacked) is too long"),
         ("gzip bomb", TRAIN_IMAGES, |b| gzip(&[b, &vec![0; 50_000_000]].concat()), "it goes on after byte 76"),
         ("gz that promises a terabyte", TRAIN_IMAGES, |_| gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0])), "can hold"),
-        ("gz of gz", TRAIN_IMAGES, |b| gzip(&gzip(b)), "it looks like a gzip file"),
+        ("gz of gz", TRAIN_IMAGES, |b| gzip(&gzip(b)), "it was packed twice; unpack it once with gunzip"),
     ];
     for (case, file, spoil, says) in packed_cases {
         let folder = TestFolder::new("bad-gz");
@@ -178,6 +217,61 @@ fn a_bad_file_is_one_clear_error() {
         fs::remove_file(&plain).unwrap();
         refused(case, &folder.0, Kind::Data, &[file, ".gz", says]);
     }
+}
+
+/// A sound file as it is with little-endian sizes.
+fn little(file: &[u8], rank: usize) -> Vec<u8> {
+    let mut bytes = file.to_vec();
+    bytes[4..4 + 4 * rank].chunks_exact_mut(4).for_each(<[u8]>::reverse);
+    bytes
+}
+
+/// An IDX file of elements of any type.
+fn typed(code: u8, dims: &[u32], bytes: &[u8]) -> Vec<u8> {
+    let mut file = idx(dims, bytes);
+    file[2] = code;
+    file
+}
+
+/// Sound files of unusual making, which give the same labels or images as the usual one.
+#[test]
+fn labels_of_any_integers_and_gzip_files_of_any_making_are_read() {
+    type Make = fn(&[u8]) -> Vec<u8>;
+    let cases: &[(&str, &str, Make)] = &[
+        ("signed bytes", TRAIN_LABELS, |b| typed(9, &[10], &b[8..])),
+        ("16 bits", TRAIN_LABELS, |b| typed(11, &[10], &spread(b, 2, 1))),
+        ("32 bits", TRAIN_LABELS, |b| typed(12, &[10], &spread(b, 4, 1))),
+        ("a column", TRAIN_LABELS, |b| idx(&[10, 1], &b[8..])),
+        ("QMNIST's table", TRAIN_LABELS, |b| typed(12, &[10, 8], &spread(b, 4, 8))),
+        ("gzip, whatever the name", TRAIN_IMAGES, gzip),
+        ("two members", TRAIN_IMAGES, |b| [gzip(&b[..30]), gzip(&b[30..])].concat()),
+        ("many members, some empty", TRAIN_IMAGES, |b| {
+            [b.chunks(7).flat_map(gzip).collect(), gzip(&[]), gzip(&[])].concat()
+        }),
+        ("zeros at the end", TRAIN_IMAGES, |b| [gzip(b), vec![0; 1 << 17]].concat()),
+    ];
+    let sound = TestFolder::new("usual");
+    small_set(&sound.0);
+    let expected = load_folder(&sound.0, None).unwrap();
+    for (case, file, make) in cases {
+        for ending in ["", ".gz"] {
+            let folder = TestFolder::new("unusual");
+            small_set(&folder.0);
+            let plain = folder.0.join(file);
+            let made = make(&fs::read(&plain).unwrap());
+            fs::remove_file(&plain).unwrap();
+            fs::write(folder.0.join(format!("{file}{ending}")), made).unwrap();
+            let set = load_folder(&folder.0, None).unwrap_or_else(|e| panic!("{case}: {e}"));
+            assert_eq!(set.train.labels.whole_file(), expected.train.labels.whole_file(), "{case}");
+            assert_eq!(set.train.images.whole_file(), expected.train.images.whole_file(), "{case}");
+        }
+    }
+}
+
+/// Labels as big-endian integers of `size` bytes, each the first of `columns`; the others hold 77.
+fn spread(labels: &[u8], size: usize, columns: usize) -> Vec<u8> {
+    let number = |v: u8| [vec![0; size - 1], vec![v]].concat();
+    labels[8..].iter().flat_map(|v| [number(*v), number(77).repeat(columns - 1)].concat()).collect()
 }
 
 fn flip(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {

@@ -58,9 +58,8 @@ pub struct Report {
 /// # Errors
 /// NoInput: there is no such set, or a file is missing. What is wrong with the files themselves stands in the report.
 pub fn verify(name_or_folder: &str) -> Result<Report> {
-    let (folder, named) = place(name_or_folder)?;
-    let format = named.map_or_else(|| Format::of(&folder), |known| Ok(known.format))?;
-    let paths = format.files(&folder)?;
+    let (layout, named) = place(name_or_folder)?;
+    let (folder, format, paths) = (layout.folder.clone(), layout.format, layout.files.clone());
     let contents: Vec<Result<Bytes>> = paths.iter().enumerate().map(|(i, p)| read(format, i, p)).collect();
     let same_format = || DATASETS.iter().filter(|known| known.format == format);
     let known = named.or_else(|| match (format, &contents[0]) {
@@ -84,7 +83,7 @@ pub fn verify(name_or_folder: &str) -> Result<Report> {
         Verdict::Damaged(e) => Some(e.clone()),
         _ => None,
     });
-    let loaded = damage.map_or_else(|| load_from(&folder, Labels::Fine, None), Err);
+    let loaded = damage.map_or_else(|| load_from(layout, Labels::Fine, None), Err);
     let (halves, class_names, missing, conclusion) = match loaded {
         Err(e) => (Vec::new(), Vec::new(), Vec::new(), Err(e)),
         Ok(set) => {

@@ -1,11 +1,14 @@
 //! Devices: what runs the calls of a program. The CPU is one; a GPU is one more implementation of [`Device`].
 
+pub mod alloc;
 pub mod cpu;
 pub mod cuda;
+pub mod room;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::call::{Call, Counters, Groups, Ingest, Kernel, Loc, Memory};
+use room::Room;
 
 /// A data set as it lies on the device: image bytes `[count, c, h, w]` as in the files, and one label byte an image.
 pub struct DatasetBytes<'a> {
@@ -122,12 +125,16 @@ pub trait Device {
     fn dtype(&self) -> DType {
         DType::F32
     }
-    /// Returns the free bytes of device memory, where the device has memory of its own.
+    /// Whether the device has memory of its own, apart from the host's.
+    fn own_memory(&self) -> bool {
+        false
+    }
+    /// The memory that may still be taken, and what limits it; None where that is not known.
     ///
     /// # Errors
     /// Those of the device.
-    fn free_memory(&self) -> Result<Option<usize>> {
-        Ok(None)
+    fn room(&self) -> Result<Option<Room>> {
+        Ok(room::room())
     }
     /// Takes all memory of `layout`, zeroed. Called once.
     fn allocate(&mut self, layout: &Layout) -> Result<()>;

@@ -125,7 +125,8 @@ pub enum Scale {
     /// The n-th scalar operand of the call.
     Read(usize),
     Mul,
-    /// Zero where the denominator is zero or not finite; the call then adds one to its counter operand.
+    /// Zero where the denominator is zero, not finite, or too small for a quotient in f32; the call then adds one to its
+    /// counter operand.
     Div,
     Add,
     Min,
@@ -320,7 +321,7 @@ pub enum Kernel {
     Dot(Ranges),
     /// reads a vector for each term, then one for each term's factor, then the scalar operands of the coefficients; writes
     /// dst = the terms' sum over `ranges`, then (a scalar) adds to the count of dropped terms. A term is dropped (counted once) where its
-    /// coefficient's denominator is zero or not finite. `dst` may be one of the read vectors.
+    /// coefficient divides by such a denominator as [`Scale::Div`] refuses. `dst` may be one of the read vectors.
     ///
     /// With `cast` dst is stored so; the read vectors are f32.
     Set { ranges: Ranges, terms: Vec<Term>, cast: Option<Cast> },
@@ -333,7 +334,7 @@ pub enum Kernel {
     /// reads a scalar; divides the vector that it writes by it over `ranges`, then writes the scalar 1 where one of the
     /// quotients is not finite, else leaves it.
     Unscale(Ranges),
-    /// reads scalar operands; writes the scalar value of the expression, then (a scalar) the count of zero denominators.
+    /// reads scalar operands; writes the scalar value of the expression, then (a scalar) adds to the count of refused denominators.
     Scalar(Vec<Scale>),
     /// reads scalars; writes (a scalar) fault = 1 where any of them is not finite, else leaves it.
     Guard,

@@ -93,7 +93,7 @@ fn dots(masks: Vec<Masked>) -> Vec<Case> {
         .collect()
 }
 
-/// Value of a postfix expression over `scalars`, and how many of its denominators were zero or not finite.
+/// Value of a postfix expression over `scalars`, and how many of its divisions were refused.
 pub fn evaluate(expression: &[Scale], scalars: &[f64]) -> (f64, usize) {
     let (mut stack, mut dropped) = (Vec::new(), 0);
     for step in expression {
@@ -109,11 +109,13 @@ pub fn evaluate(expression: &[Scale], scalars: &[f64]) -> (f64, usize) {
             Scale::Max => pop().max(pop()),
             Scale::Div => {
                 let (denominator, numerator) = (pop(), pop());
-                if denominator == 0.0 || !denominator.is_finite() {
+                let quotient = numerator / denominator;
+                // A coefficient is f32; numerators are finite in all cases.
+                if denominator == 0.0 || !denominator.is_finite() || !(quotient as f32).is_finite() {
                     dropped += 1;
                     0.0
                 } else {
-                    numerator / denominator
+                    quotient
                 }
             }
             Scale::Select => {
@@ -178,7 +180,9 @@ pub(super) fn set_cases() -> Vec<Case> {
     use Scale::{Const, Mul, Read};
     let mut cases = Vec::new();
     for mask in masks() {
-        for (norm, what) in [(3.7, ""), (0.0, ", |g| = 0"), (f32::INFINITY, ", |g| infinite")] {
+        for (norm, what) in
+            [(3.7, ""), (0.0, ", |g| = 0"), (f32::INFINITY, ", |g| infinite"), (1e-40, ", rho / |g| beyond f32")]
+        {
             cases.push(perturbation(&mask, norm, what));
         }
         let (label, len, ranges) = mask;

@@ -54,8 +54,7 @@ impl Optimizer for MeanSam {
             second_pass(s, group, &a, d, norm)
         })?;
         let share = Expr::constant(1.0 / s.group_count() as f32);
-        s.remember(m, keep.clone(), (one() - keep) * share, sum)?;
         s.finish(all.g, &all.stats, self.nesterov);
-        Ok(())
+        s.remember(m, keep.clone(), (one() - keep) * share, sum)
     }
 }

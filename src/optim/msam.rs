@@ -20,6 +20,8 @@ impl Optimizer for Msam {
     fn record(&self, _phase: usize, s: &mut Step<'_, '_>) -> Result<()> {
         let (rho, size) = (s.slot("rho"), s.norm(M));
         let back = -Expr::from(rho) / Expr::from(size).max(Expr::constant(LEAST));
+        // A GPU gives a norm of 0 for a v that is tiny, and no multiple of that v is wanted.
+        let back = back.select(Expr::constant(0.0), size.into());
         s.set(C, W + back * M.mapped(Map::Identity))?;
         let rounded = s.rounded_perturbation(M);
         let pass = s.pass(At::of(C), By::params(), s.all(), G)?;

@@ -3,8 +3,8 @@
 /// Values beyond this leave a gap like NaN does, so that no difference of two overflows.
 const LARGEST: f64 = 1e100;
 
-/// Ticks that an axis aims at; between half and twice as many come out.
-const TICKS: f64 = 5.0;
+/// Numbers of ticks that an axis aims at in turn, until their labels fit; between half and twice as many come out.
+const AIMS: [f64; 4] = [5.0, 4.0, 3.0, 2.0];
 
 /// A tick at a place between 0 (low end) and 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,39 +24,68 @@ pub struct Axis {
 
 impl Axis {
     /// An axis of places (epochs, steps): whole ticks for whole values, hardly any room at the ends.
-    pub fn of_x(values: &[f64]) -> Option<Axis> {
+    pub fn of_x(values: &[f64], aim: f64) -> Option<Axis> {
         let (least, most) = range(values.iter().copied())?;
         let whole = values.iter().filter(|v| usable(**v)).all(|v| v.fract() == 0.0);
         let (low, high) = widen(least, most, whole);
         let room = 0.02 * (high - low);
-        Some(Axis::linear(low - room, high + room, if whole { 1.0 } else { 0.0 }))
+        Some(Axis::linear(low - room, high + room, if whole { 1.0 } else { 0.0 }, aim))
     }
 
     /// An axis of measured values: it begins at 0 where that costs little room.
-    pub fn of_y(values: &[f64], log: bool) -> Option<Axis> {
+    pub fn of_y(values: &[f64], log: bool, aim: f64) -> Option<Axis> {
         if log {
             let (least, most) = range(values.iter().map(|v| v.log10()))?;
             let (low, high) = widen(least, most, false);
-            return Some(Axis::logarithmic(low - 0.05 * (high - low), high + 0.05 * (high - low)));
+            return Some(Axis::logarithmic(low - 0.05 * (high - low), high + 0.05 * (high - low), aim));
         }
         let (least, most) = range(values.iter().copied())?;
         let (low, high) = widen(least, most, false);
         let room = 0.05 * (high - low);
         let from_zero = least >= 0.0 && least <= 0.25 * most;
-        Some(Axis::linear(if from_zero { 0.0 } else { low - room }, high + room, 0.0))
+        Some(Axis::linear(if from_zero { 0.0 } else { low - room }, high + room, 0.0, aim))
     }
 
-    fn linear(low: f64, high: f64, least_step: f64) -> Axis {
-        let step = nice_step((high - low) / TICKS).max(least_step);
+    /// An axis of things that have names, at 0, 1, 2 and so on.
+    pub fn of_names(names: &[String]) -> Axis {
+        let mut axis = Axis { low: -0.5, high: names.len() as f64 - 0.5, log: false, ticks: Vec::new() };
+        axis.ticks = axis.put(names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())));
+        axis
+    }
+
+    /// The axis that `of` makes with as many ticks as fit: `roomy` says whether two neighbours do. Where fewer than two would
+    /// be left, every other one of a denser axis is taken.
+    pub fn fitting(of: impl Fn(f64) -> Option<Axis>, roomy: impl Fn(&Tick, &Tick) -> bool) -> Option<Axis> {
+        let fits = |axis: &Axis| axis.ticks.windows(2).all(|pair| roomy(&pair[0], &pair[1]));
+        let axes: Vec<Axis> = AIMS.into_iter().filter_map(of).collect();
+        if let Some(axis) = axes.iter().find(|axis| axis.ticks.len() > 1 && fits(axis)) {
+            return Some(axis.clone());
+        }
+        let thinned = axes.into_iter().map(|mut axis| {
+            while !fits(&axis) {
+                let mut kept = false;
+                axis.ticks.retain(|_| {
+                    kept = !kept;
+                    kept
+                });
+            }
+            axis
+        });
+        // The first of those with the most ticks.
+        thinned.reduce(|best, axis| if axis.ticks.len() > best.ticks.len() { axis } else { best })
+    }
+
+    fn linear(low: f64, high: f64, least_step: f64, aim: f64) -> Axis {
+        let step = nice_step((high - low) / aim).max(least_step);
         let mut axis = Axis { low, high, log: false, ticks: Vec::new() };
         axis.ticks = axis.put(multiples(low, high, step).map(|v| (v, label(v, step, low.abs().max(high.abs())))));
         axis
     }
 
     /// `low` and `high` are decimal logarithms.
-    fn logarithmic(low: f64, high: f64) -> Axis {
+    fn logarithmic(low: f64, high: f64, aim: f64) -> Axis {
         let mut axis = Axis { low, high, log: true, ticks: Vec::new() };
-        let stride = ((high - low) / 6.0).ceil().max(1.0);
+        let stride = ((high - low) / (aim + 1.0)).ceil().max(1.0);
         let decades: Vec<f64> = multiples(low, high, stride).collect();
         if decades.len() >= 2 {
             let plain = low >= -3.1 && high <= 4.1;
@@ -71,7 +100,7 @@ impl Axis {
         axis.ticks = axis.put(steps.map(|v| (v, label(v, v, v))));
         if axis.ticks.len() < 3 {
             let (low, high) = (10f64.powf(low), 10f64.powf(high));
-            let step = nice_step((high - low) / TICKS);
+            let step = nice_step((high - low) / aim);
             axis.ticks = axis.put(multiples(low, high, step).map(|v| (v, label(v, step, high))));
         }
         axis
@@ -173,7 +202,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers_with_the_digits_they_need() {
-        let y = |values: &[f64], log| labels(Axis::of_y(values, log));
+        let y = |values: &[f64], log| labels(Axis::of_y(values, log, 5.0));
         assert_eq!(y(&[0.2, 1.3], false), "0 0.2 0.4 0.6 0.8 1.0 1.2");
         assert_eq!(y(&[0.85, 0.93], false), "0.86 0.88 0.90 0.92");
         assert_eq!(y(&[-30.0, 30.0], false), "−30 −20 −10 0 10 20 30");
@@ -186,9 +215,9 @@ mod tests {
         assert_eq!(y(&[1e-8, 1.0], true), "10⁻⁸ 10⁻⁶ 10⁻⁴ 10⁻² 10⁰");
         assert_eq!(y(&[0.3, 4.0], true), "0.5 1 2");
         assert_eq!(y(&[1.0, 1.1], true), "1.00 1.02 1.04 1.06 1.08 1.10");
-        assert_eq!(labels(Axis::of_x(&[1.0, 2.0, 3.0])), "1 2 3");
-        assert_eq!(labels(Axis::of_x(&[4.0])), "3 4 5");
-        assert_eq!(labels(Axis::of_x(&[1.0, 200.0])), "0 50 100 150 200");
+        assert_eq!(labels(Axis::of_x(&[1.0, 2.0, 3.0], 5.0)), "1 2 3");
+        assert_eq!(labels(Axis::of_x(&[4.0], 5.0)), "3 4 5");
+        assert_eq!(labels(Axis::of_x(&[1.0, 200.0], 5.0)), "0 50 100 150 200");
     }
 
     #[test]
@@ -198,7 +227,9 @@ mod tests {
         values.extend([f64::NAN, f64::INFINITY, f64::MAX, f64::MIN]);
         for a in &values {
             for b in &values {
-                for axis in [Axis::of_x(&[*a, *b]), Axis::of_y(&[*a, *b], false), Axis::of_y(&[*a, *b], true)] {
+                let both = [*a, *b];
+                let axes = [false, true].map(|log| Axis::of_y(&both, log, 5.0));
+                for axis in axes.into_iter().chain([Axis::of_x(&both, 5.0)]) {
                     let Some(axis) = axis else { continue };
                     assert!(axis.ticks.len() <= 16, "{a} {b}: {:?}", axis.ticks);
                     for v in [a, b] {
@@ -207,7 +238,7 @@ mod tests {
                 }
             }
         }
-        assert!(Axis::of_y(&[f64::NAN, -1.0, 0.0], true).is_none());
-        assert!(Axis::of_x(&[]).is_none());
+        assert!(Axis::of_y(&[f64::NAN, -1.0, 0.0], true, 5.0).is_none());
+        assert!(Axis::of_x(&[], 5.0).is_none());
     }
 }

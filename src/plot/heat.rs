@@ -1,15 +1,20 @@
 //! Heat maps: tables of values as coloured cells with the values in them.
 
-use super::{FONT, FRAME, GRID, HALF_CAPITAL, MARGIN, PANEL_FONT, TEXT, TITLE_FONT, card, text, text_width};
+use super::{
+    BOLD, FONT, FRAME, GRID, HALF_CAPITAL, LINE, MARGIN, PANEL_FONT, TEXT, TITLE_FONT, WIDTH, card, text, text_width,
+    wrap,
+};
 use std::fmt::Write;
 
-/// Maps side by side under one title, with one scale of colours.
+/// Maps under one title, with one scale of colours.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeatMap {
     pub title: String,
     pub maps: Vec<Heat>,
     /// The values of the darkest and of the lightest colour, and what they are of; values beyond have the nearest colour.
     pub scale: (f64, f64, String),
+    /// Paragraphs below the maps.
+    pub notes: Vec<String>,
 }
 
 /// One table.
@@ -22,16 +27,13 @@ pub struct Heat {
     pub rows: Vec<(String, Vec<f64>)>,
 }
 
-const CELL_WIDTH: f64 = 40.0;
-const CELL_HEIGHT: f64 = 22.0;
-/// Above a map: its title; below: names of columns and x label.
-const TOP: f64 = 26.0;
-const BOTTOM: f64 = 42.0;
-const GAP: f64 = 24.0;
-/// Width of bold text over that of plain text.
-const BOLD: f64 = 1.15;
-const SCALE_WIDTH: f64 = 160.0;
-const SCALE_HEIGHT: f64 = 10.0;
+/// Least width of a cell, and the most that it is stretched to.
+const CELL_WIDTH: (f64, f64) = (56.0, 84.0);
+const CELL_HEIGHT: f64 = 27.0;
+/// Below a map: names of columns and x label.
+const BOTTOM: f64 = 2.0 * LINE + 8.0;
+const SCALE_WIDTH: f64 = 200.0;
+const SCALE_HEIGHT: f64 = 15.0;
 
 /// Dark blue over teal to pale yellow, in steps of equal lightness (after viridis, van der Walt and Smith 2015), which
 /// survives both colour-blind readers and grey print.
@@ -39,27 +41,44 @@ const COLORS: [[f64; 3]; 5] =
     [[68.0, 1.0, 84.0], [59.0, 82.0, 139.0], [33.0, 145.0, 140.0], [94.0, 201.0, 98.0], [253.0, 231.0, 37.0]];
 
 impl HeatMap {
-    /// The maps as an SVG document.
+    /// The maps as an SVG document, one below the other: side by side their numbers would be too small to read.
     pub fn to_svg(&self) -> String {
-        let left = |map: &Heat| map.rows.iter().map(|row| text_width(&row.0, FONT)).fold(0.0, f64::max) + 10.0;
-        let cells = |map: &Heat| map.columns.len() as f64 * CELL_WIDTH;
-        let wide = |map: &Heat| left(map) + cells(map).max(BOLD * text_width(&map.title, PANEL_FONT));
-        let deepest = self.maps.iter().map(|map| map.rows.len()).max().unwrap_or(0) as f64 * CELL_HEIGHT;
-        let maps_width = self.maps.iter().map(wide).sum::<f64>() + GAP * self.maps.len().saturating_sub(1) as f64;
-        let (low, high, what) = &self.scale;
-        let scale_width = SCALE_WIDTH + text_width(what, FONT) + 100.0;
-        let width = 2.0 * MARGIN + maps_width.max(BOLD * text_width(&self.title, TITLE_FONT)).max(scale_width);
-        let header = if self.title.is_empty() { 0.0 } else { 28.0 };
-        let scale_top = MARGIN + header + TOP + deepest + BOTTOM + 8.0;
-        let mut svg = card(&self.title, width.ceil(), (scale_top + SCALE_HEIGHT + MARGIN + 4.0).ceil());
-        let mut x = MARGIN;
+        let (rows, columns) = (|map: &Heat| map.rows.len() as f64, |map: &Heat| map.columns.len() as f64);
+        let widest = |names: &mut dyn Iterator<Item = &String>| names.map(|n| text_width(n, FONT)).fold(0.0, f64::max);
+        let left = 10.0 + widest(&mut self.maps.iter().flat_map(|map| &map.rows).map(|row| &row.0));
+        let column = 10.0 + widest(&mut self.maps.iter().flat_map(|map| &map.columns));
+        let most = self.maps.iter().map(columns).fold(1.0, f64::max);
+        let room = (WIDTH - 2.0 * MARGIN - left) / most;
+        let cell = room.clamp(CELL_WIDTH.0.max(column), CELL_WIDTH.1.max(column));
+        let width = (2.0 * MARGIN + left + most * cell).max(WIDTH).ceil();
+        let inner = width - 2.0 * MARGIN;
+
+        let title = wrap(&self.title, inner / BOLD, TITLE_FONT);
+        let mut body = String::new();
+        let mut top = MARGIN + title.len() as f64 * 1.25 * TITLE_FONT + 6.0;
         for map in &self.maps {
-            let _ = writeln!(svg, r#"<g transform="translate({:.1} {:.1})">"#, x + left(map), MARGIN + header + TOP);
-            map.draw(&mut svg, *low, *high);
-            svg.push_str("</g>\n");
-            x += wide(map) + GAP;
+            for line in wrap(&map.title, inner / BOLD, PANEL_FONT) {
+                top += 1.25 * PANEL_FONT;
+                let bold = format!(r#"font-size="{PANEL_FONT}" font-weight="bold""#);
+                text(&mut body, MARGIN + left, top, &bold, &line);
+            }
+            top += 8.0;
+            let _ = writeln!(body, r#"<g transform="translate({:.1} {top:.1})">"#, MARGIN + left);
+            map.draw(&mut body, self.scale.0, self.scale.1, cell);
+            body.push_str("</g>\n");
+            top += rows(map) * CELL_HEIGHT + BOTTOM + 8.0;
         }
-        self.draw_scale(&mut svg, scale_top);
+        self.draw_scale(&mut body, top);
+        top += SCALE_HEIGHT + 12.0;
+        for paragraph in &self.notes {
+            for line in wrap(paragraph, inner, FONT) {
+                text(&mut body, MARGIN, top + FONT, "", &line);
+                top += LINE;
+            }
+            top += 4.0;
+        }
+        let mut svg = card(&self.title, &title, width, top + MARGIN - 4.0);
+        svg.push_str(&body);
         svg.push_str("</svg>\n");
         svg
     }
@@ -82,28 +101,28 @@ impl HeatMap {
 
 impl Heat {
     /// Draws with the origin at the upper left corner of the cells.
-    fn draw(&self, svg: &mut String, low: f64, high: f64) {
+    fn draw(&self, svg: &mut String, low: f64, high: f64, cell_width: f64) {
         let middle = r#"text-anchor="middle""#;
-        text(svg, 0.0, -10.0, &format!(r#"font-size="{PANEL_FONT}" font-weight="bold""#), &self.title);
         for (r, (name, values)) in self.rows.iter().enumerate() {
             let top = r as f64 * CELL_HEIGHT;
             let base = top + CELL_HEIGHT / 2.0 + HALF_CAPITAL;
             text(svg, -6.0, base, r#"text-anchor="end""#, name);
             for c in 0..self.columns.len() {
-                let left = c as f64 * CELL_WIDTH;
+                let left = c as f64 * cell_width;
                 let value = values.get(c).copied().filter(|v| v.is_finite());
                 let place = value.map(|v| if high > low { ((v - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 });
                 let (fill, ink) = place.map_or((GRID.to_owned(), FRAME), color);
-                cell(svg, [left, top, CELL_WIDTH - 1.0, CELL_HEIGHT - 1.0], &fill);
+                cell(svg, [left, top, cell_width - 1.0, CELL_HEIGHT - 1.0], &fill);
                 let shown = value.map_or("–".to_owned(), |v| format!("{v:.1}"));
-                text(svg, left + CELL_WIDTH / 2.0, base, &format!(r#"{middle} fill="{ink}""#), &shown);
+                text(svg, left + cell_width / 2.0, base, &format!(r#"{middle} fill="{ink}""#), &shown);
             }
         }
         let bottom = self.rows.len() as f64 * CELL_HEIGHT;
         for (c, name) in self.columns.iter().enumerate() {
-            text(svg, (c as f64 + 0.5) * CELL_WIDTH, bottom + 15.0, middle, name);
+            text(svg, (c as f64 + 0.5) * cell_width, bottom + 3.0 + FONT, middle, name);
         }
-        text(svg, self.columns.len() as f64 * CELL_WIDTH / 2.0, bottom + 32.0, middle, &self.x_label);
+        let x = self.columns.len() as f64 * cell_width / 2.0;
+        text(svg, x, bottom + 3.0 + FONT + LINE, middle, &self.x_label);
     }
 }
 

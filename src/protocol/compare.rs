@@ -1,6 +1,6 @@
 //! Runs a plan to its end, however often it is stopped, and writes what has come out after each run.
 
-use super::folder::{self, REQUEST, State};
+use super::folder::{self, REQUEST, RESULTS, State};
 use super::plan::{Plan, Run};
 use super::results::Results;
 use super::{figure, html, report};
@@ -9,9 +9,10 @@ use crate::data;
 use crate::error::{Error, Kind, Result};
 use crate::files::write_atomic;
 use crate::models;
+use crate::output;
+use crate::train::divergence::Divergence;
 use crate::train::run_folder::RunFolder;
-use crate::train::{Session, Where, shell_word, signals};
-use std::io::Write;
+use crate::train::{Session, Where, resume, shell_word, signals};
 use std::path::{Path, PathBuf};
 
 /// Where a comparison goes.
@@ -27,7 +28,7 @@ pub struct Place {
 /// Makes all runs of `plan` that are not done yet; returns the folder, and the results of all of them.
 ///
 /// Runs that lie there with the plan's settings are kept if they are finished and resumed if they are not, whoever
-/// began them. Results are written anew after each run.
+/// began them. A run that has diverged is recorded as that, and not tried again. Results are written after each run.
 ///
 /// # Errors
 /// CantCreate: the folder holds something else; nothing is then written. Interrupted: a signal; saved, the message
@@ -38,28 +39,56 @@ pub fn compare<'a>(plan: &'a Plan, place: &Place) -> Result<(PathBuf, Results<'a
     write_atomic(&path.join(REQUEST), plan.request.to_toml().as_bytes())?;
     let note = |line: String| {
         if !place.quiet {
-            // Progress that nobody can read any more stops nothing.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            output::note(&line);
         }
     };
     note(format!("{}; seeds {:?}; folder {}", plan.title(), plan.request.seeds, path.display()));
     let mut results = Results::new(plan);
     let runs = plan.runs.len();
-    let (done, left): (Vec<usize>, Vec<usize>) = (0..runs).partition(|i| states[*i] == State::Finished);
-    for i in done {
-        note(format!("run {} of {runs}, {}: done before", i + 1, plan.runs[i].name));
-        results.add(i, &path)?;
+    let mut left = vec![];
+    for (i, state) in states.iter().enumerate() {
+        let which = format!("run {} of {runs}, {}", i + 1, plan.runs[i].name);
+        match state {
+            State::Finished => {
+                note(format!("{which}: done before"));
+                results.add(i, &path)?;
+            }
+            State::Diverged(divergence) => {
+                note(format!("{which}: {}, before", state.describe()));
+                results.diverged[i] = Some(divergence.clone());
+            }
+            _ => left.push(i),
+        }
     }
     for i in &left {
         let run = &plan.runs[*i];
         let which = format!("run {} of {runs}, {}", i + 1, run.name);
-        note(format!("\n{which}: {} epochs", run.recipe.epochs));
-        train(&path.join(&run.name), run, &states[*i], place.quiet).map_err(|e| told(e, &which, &path))?;
-        results.add(*i, &path)?;
+        note(String::new());
+        note(format!("{which}: {} epochs", run.recipe.epochs));
+        let folder = path.join(&run.name);
+        match train(&folder, run, &states[*i], place.quiet) {
+            Ok(()) => results.add(*i, &path)?,
+            Err(e) => {
+                // A run that diverges is a result, and the others go on.
+                let divergence = if e.kind == Kind::NotFinite { Divergence::read(&folder)? } else { None };
+                let Some(divergence) = divergence else { return Err(told(e, &which, &path)) };
+                note(format!("{which}: {e}"));
+                results.diverged[*i] = Some(divergence);
+            }
+        }
         write(&results, &path)?;
     }
     if left.is_empty() {
         write(&results, &path)?;
+    }
+    let diverged = results.diverged.iter().flatten().count();
+    if results.done() == 0 && diverged > 0 {
+        let message = format!("all runs diverged: {}; see {}", results.divergences().join("; "), path.display());
+        return Err(Error::new(Kind::NotFinite, message));
+    }
+    if diverged > 0 {
+        let which = results.divergences().join("; ");
+        output::note(&format!("{diverged} of {runs} runs diverged and count nowhere: {which}"));
     }
     Ok((path, results))
 }
@@ -71,6 +100,7 @@ fn open(plan: &Plan, place: &Place) -> Result<(RunFolder, Vec<State>)> {
     }
     // Before anything is written, the lock included: what is refused stays as it is.
     let states = folder::states(place.out.as_ref(), plan)?;
+    folder::check_init(plan, &states)?;
     let held = match &place.out {
         Some(out) => RunFolder::hold(out)?,
         None => {
@@ -95,7 +125,10 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
     if *state == State::Stillborn {
         folder::clear(path)?;
     }
-    let data = data::load_as(&recipe.data, recipe.labels)?;
+    let data = match &place.resume {
+        Some(folder) => resume::data(folder, &recipe)?,
+        None => data::load_as(&recipe.data, recipe.labels)?,
+    };
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
     if !quiet {
         estimate::warn(&session);
@@ -119,12 +152,25 @@ pub fn resume_line(folder: &Path) -> String {
     format!("samcore compare --resume {}", shell_word(&folder.display().to_string()))
 }
 
+/// Writes the report of the comparison in `folder` to the folder `to`, from its results.json alone: no run needs to be there.
+///
+/// # Errors
+/// NoInput, Data: `folder` is not that of a comparison, or has no sound results.json. Those of [`Plan::new`] and [`write`].
+pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
+    let plan = Plan::new(folder::request_of(folder)?)?;
+    let path = folder.join(RESULTS);
+    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+    let wrong = |e: &dyn std::fmt::Display| Error::data(format!("{}: {e}", path.display()));
+    let json = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
+    write(&Results::from_json(&plan, &json).map_err(|e| wrong(&e))?, to)
+}
+
 /// Writes results.json, table.md, curves.svg and report.html, each as a whole.
 ///
 /// # Errors
 /// CantCreate, Io: one cannot be written.
 pub fn write(results: &Results<'_>, folder: &Path) -> Result<()> {
-    let figure = figure::curves(results).to_svg();
-    let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure];
+    let figure = figure::curves(results);
+    let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure.to_svg()];
     folder::OUTPUTS.iter().zip(texts).try_for_each(|(name, text)| write_atomic(&folder.join(name), text.as_bytes()))
 }

@@ -1,57 +1,112 @@
 //! The figure of a comparison: all optimizers over the gradients they have taken.
 
+use super::plan::{Plan, Share};
 use super::results::{Outcome, Results};
 use crate::plot::{Figure, Panel, Series};
+use crate::train::curves;
 
-/// A panel: title, y label, column of metrics.csv, factor, and whether it shows only the second half of the budget,
-/// where what optimizers differ in is not dwarfed by what all of them have learned.
-type View = (&'static str, &'static str, &'static str, f64, bool);
+/// A panel: title, y label, column of metrics.csv, factor, and the word that panels with one y range share.
+type View = (&'static str, &'static str, &'static str, f64, &'static str);
 
-const VIEWS: [View; 4] = [
-    ("Test accuracy", "%", "test_accuracy", 100.0, false),
-    ("Test accuracy, second half", "%", "test_accuracy", 100.0, true),
-    ("Train loss", "cross-entropy", "train_loss", 1.0, false),
-    ("Test loss, second half", "cross-entropy", "test_loss", 1.0, true),
+const VIEWS: [View; 3] = [
+    ("Test accuracy", "%", "test_accuracy", 100.0, ""),
+    ("Train loss", "cross-entropy", "train_loss", 1.0, "loss"),
+    ("Test loss", "cross-entropy", "test_loss", 1.0, "loss"),
 ];
 
-/// Of each optimizer the mean over its finished seeds as a line, from the lowest to the highest seed as a band, and
-/// each seed as a fine line.
+/// Whether a run of `epochs` epochs ended before them or has an epoch without finite losses, as one that diverges does.
+/// Figures show such a run by itself, up to where it ends, and leave it out of means.
+pub fn ended_early(outcome: &Outcome, epochs: usize) -> bool {
+    let finite = |column| outcome.column(column).iter().filter(|v| f64::is_finite(**v)).count();
+    ["train_loss", "test_loss", "test_accuracy"].into_iter().any(|column| finite(column) < epochs)
+}
+
+/// Of each optimizer the mean over its finished seeds as a line, and from the lowest to the highest seed as a band; of
+/// runs that ended early a fine line each.
 pub fn curves(results: &Results<'_>) -> Figure {
     let plan = results.plan;
-    let most = plan.shares.iter().map(|s| s.gradients()).fold(0.0, f64::max);
-    let panel = |&(title, y_label, column, factor, second_half): &View| {
-        let series = (0..plan.shares.len()).flat_map(|i| {
-            let outcomes: Vec<&Outcome> = results.of(i).map(|(_, outcome)| outcome).collect();
-            let values: Vec<Vec<f64>> = outcomes.iter().map(|o| o.column(column)).collect();
-            let share = &plan.shares[i];
-            let at = |epoch: usize| share.gradients_after(epoch + 1);
-            let epochs: Vec<usize> = (0..share.epochs).filter(|e| !second_half || at(*e) >= 0.5 * most).collect();
-            let across = |e: usize| values.iter().filter_map(move |v| v.get(e).map(|v| factor * v));
-            let mut lines: Vec<Series> = Vec::new();
-            if values.len() > 1 {
-                lines.extend(values.iter().map(|v| {
-                    let points = epochs.iter().filter_map(|e| Some((at(*e), factor * v.get(*e)?)));
-                    Series { fine: true, ..Series::new("", i, points.collect()) }
-                }));
-            }
-            // An epoch that no run has reached has no mean.
-            let epochs: Vec<usize> = epochs.into_iter().filter(|e| across(*e).next().is_some()).collect();
-            let mean = |e: &usize| (at(*e), across(*e).sum::<f64>() / across(*e).count() as f64);
-            let band =
-                |e: &usize| across(*e).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
-            let mut line = Series::new(share.optimizer.name, i, epochs.iter().map(mean).collect());
-            if values.len() > 1 {
-                line.band = epochs.iter().map(band).collect();
-            }
-            if !values.is_empty() {
-                lines.push(line);
-            }
-            lines
-        });
-        let x_label = format!("gradient evaluations (batches of {})", plan.request.recipe.batch);
-        let kind = plan.request.recipe.loss_kind();
-        let y_label = if column == "train_loss" && !kind.is_empty() { format!("{kind} loss") } else { y_label.into() };
-        Panel { title: title.into(), x_label, y_label, series: series.collect(), ..Panel::default() }
+    let most = plan.shares.iter().map(Share::gradients).fold(0.0, f64::max);
+    let kind = plan.request.recipe.loss_kind();
+    let panel = |(i, &(title, y_label, column, factor, compared)): (usize, &View)| {
+        // Losses of two kinds have no common scale.
+        let (y_label, compared) = match column {
+            "train_loss" if !kind.is_empty() => (format!("{kind} loss"), ""),
+            _ => (y_label.to_owned(), if kind.is_empty() { compared } else { "" }),
+        };
+        Panel {
+            title: title.into(),
+            x_label: "gradient evaluations".into(),
+            y_label,
+            series: (0..plan.shares.len()).flat_map(|share| lines(results, share, column, factor)).collect(),
+            wide: i == 0,
+            compared,
+            focus: Some(0.5 * most),
+            ..Panel::default()
+        }
     };
-    Figure::new(&plan.title(), VIEWS.iter().map(panel).collect())
+    Figure { notes: notes(results), ..Figure::new(&plan.title(), VIEWS.iter().enumerate().map(panel).collect()) }
+}
+
+/// The lines of one optimizer in one panel.
+fn lines(results: &Results<'_>, share: usize, column: &str, factor: f64) -> Vec<Series> {
+    let of = &results.plan.shares[share];
+    let points = |values: &[f64]| {
+        let at = |(epoch, value): (usize, &f64)| (of.gradients_after(epoch + 1), factor * value);
+        values.iter().enumerate().map(at).filter(|(_, value)| value.is_finite()).collect::<Vec<_>>()
+    };
+    let (early, whole): (Vec<&Outcome>, Vec<&Outcome>) =
+        results.of(share).map(|(_, outcome)| outcome).partition(|outcome| ended_early(outcome, of.epochs));
+    let early = early.iter().map(|outcome| Series {
+        fine: true,
+        ended: true,
+        ..Series::new("", share, points(&outcome.column(column)))
+    });
+    let mut lines: Vec<Series> = early.collect();
+    let values: Vec<Vec<f64>> = whole.iter().map(|outcome| outcome.column(column)).collect();
+    let across = |epoch: usize| values.iter().map(move |v| v[epoch]);
+    let mean = |epoch: usize| across(epoch).sum::<f64>() / values.len() as f64;
+    let range = |epoch| across(epoch).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+    // Without a whole run the name is still in the legend.
+    let epochs = if values.is_empty() { 0 } else { of.epochs };
+    let means: Vec<f64> = (0..epochs).map(mean).collect();
+    let mut line = Series::new(of.optimizer.name, share, points(&means));
+    if values.len() > 1 {
+        line.band = (0..epochs).map(range).map(|(low, high)| (factor * low, factor * high)).collect();
+    }
+    lines.push(line);
+    lines
+}
+
+/// What lines, bands and marks are, and the settings: those of all runs, then those in which optimizers differ.
+fn notes(results: &Results<'_>) -> Vec<String> {
+    let plan = results.plan;
+    let seeds = plan.request.seeds.len();
+    let mut lines = match seeds {
+        1 => format!("One run each, seed {}.", plan.request.seeds[0]),
+        _ => format!("Lines: mean over {seeds} seeds. Bands: from the lowest to the highest seed."),
+    };
+    lines += " The second half of the budget sets the y ranges; steeper beginnings are cut off.";
+    let early = |share: usize| results.of(share).any(|(_, o)| ended_early(o, plan.shares[share].epochs));
+    if (0..plan.shares.len()).any(early) {
+        lines += " A cross in a circle: this run ended early; means leave it out.";
+    }
+    let (all, own) = settings(plan);
+    vec![lines, format!("All: {}.", all.join(", ")), format!("{}.", own.join("; "))]
+}
+
+/// The settings that all runs share, and for each optimizer its name with its others. The seed is none of them.
+fn settings(plan: &Plan) -> (Vec<String>, Vec<String>) {
+    let of = |share: usize| {
+        let recipe = plan.runs.iter().find(|run| run.share == share).map(|run| &run.recipe);
+        let told = recipe.map(curves::settings).unwrap_or_default();
+        told.into_iter().filter(|s| !s.starts_with("seed ")).collect::<Vec<_>>()
+    };
+    let each: Vec<Vec<String>> = (0..plan.shares.len()).map(of).collect();
+    let common = |s: &String| plan.shares.len() > 1 && each.iter().all(|other| other.contains(s));
+    let all = each.first().into_iter().flatten().filter(|s| common(s)).cloned().collect();
+    let own = plan.shares.iter().zip(&each).map(|(share, settings)| {
+        let own: Vec<&str> = settings.iter().filter(|s| !common(s)).map(String::as_str).collect();
+        format!("{}: {}", share.optimizer.name, own.join(", "))
+    });
+    (all, own.collect())
 }

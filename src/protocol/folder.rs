@@ -2,18 +2,22 @@
 
 use super::plan::{Plan, Run, Share};
 use super::request::{Request, course};
+use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::optim::{OPTIMIZERS, OptimizerRow};
-use crate::recipe::{RESUMABLE, Recipe, SETTINGS, Setting};
+use crate::recipe::{NO_FILE, RESUMABLE, Recipe, SETTINGS, Setting};
 use crate::train::checkpoint::Checkpoint;
+use crate::train::divergence::Divergence;
 use crate::train::records::Metrics;
+use crate::train::resume;
 use crate::train::run_folder::RunFolder;
 use std::path::{Path, PathBuf};
 
 /// Holds what was asked.
 pub const REQUEST: &str = "compare.toml";
 /// What a comparison writes beside it, anew after each run.
-pub const OUTPUTS: [&str; 4] = ["table.md", "report.html", "results.json", "curves.svg"];
+pub const OUTPUTS: [&str; 4] = ["table.md", "report.html", RESULTS, "curves.svg"];
+pub const RESULTS: &str = "results.json";
 const METRICS: &str = "metrics.csv";
 
 /// How far a run of the plan has come.
@@ -26,6 +30,8 @@ pub enum State {
     /// To be resumed by this recipe, after so many steps.
     Unfinished(Box<Recipe>, u64),
     Finished,
+    /// Its loss or gradient was not finite; it is not tried again while its folder says so.
+    Diverged(Divergence),
 }
 
 impl State {
@@ -34,7 +40,7 @@ impl State {
         match self {
             State::ToDo | State::Stillborn => 1.0,
             State::Unfinished(_, done) => 1.0 - (*done as f64 / steps.max(1) as f64).min(1.0),
-            State::Finished => 0.0,
+            State::Diverged(_) | State::Finished => 0.0,
         }
     }
     /// In a word or two.
@@ -43,6 +49,7 @@ impl State {
             State::ToDo | State::Stillborn => "to do".into(),
             State::Unfinished(_, step) => format!("to go on after step {step}"),
             State::Finished => "done".into(),
+            State::Diverged(Divergence { step, total, .. }) => format!("diverged in step {step} of {total}"),
         }
     }
 }
@@ -60,16 +67,27 @@ pub fn state(path: &Path, run: &Run, plan: &Plan) -> Result<State> {
     if entries.iter().all(|name| name.starts_with('.')) {
         return Ok(State::ToDo);
     }
-    let Ok(config) = RunFolder::config_of(path) else {
+    if !RunFolder::has_run(path)? {
         return Err(foreign("is not the folder of a run: it has no config.toml".into()));
-    };
+    }
     let share = &plan.shares[run.share];
-    let mut recorded = Recipe::read(&config)?;
+    let mut recorded = Recipe::default().with(&resume::settings(path)?)?;
     let last = path.join("last.safetensors");
     let checkpoint = if last.exists() { Some(Checkpoint::open(&last)?) } else { None };
-    if recorded.data != run.recipe.data {
+    if let Some(found) = checkpoint.as_ref().and_then(|c| c.origin.content.as_ref()) {
+        let differences = match run.recipe.relabel.as_str() {
+            NO_FILE => run.content.differences(found),
+            // Predicted labels are known once the run has begun, and are checked when it is resumed.
+            _ => run.content.differences_but_train_labels(found),
+        };
+        if !differences.is_empty() {
+            let (parts, data) = (differences.join(" and "), &run.recipe.data);
+            return Err(foreign(format!("is a run with other {parts} than those of --data {data}")));
+        }
+        recorded.data.clone_from(&run.recipe.data);
+    } else if recorded.data != run.recipe.data {
         let recorded_name = checkpoint.as_ref().map(|c| c.subject.data.as_str());
-        if same_place(&recorded.data, &run.recipe.data) {
+        if resume::same_place(&recorded.data, &run.recipe.data) {
             // The checkpoint has the data's path as the run had it.
         } else if plan.data.known && recorded_name == Some(&plan.data.name) {
             recorded.data.clone_from(&run.recipe.data);
@@ -81,19 +99,30 @@ pub fn state(path: &Path, run: &Run, plan: &Plan) -> Result<State> {
         let (name, found, asked) = (s.name, s.get(&recorded), s.get(&run.recipe));
         return Err(foreign(format!("is a run with --{name} {found}, not {asked}")));
     }
-    let rows = epochs_told(&path.join(METRICS), share)?;
-    let whole = rows == share.epochs;
+    if let Some(divergence) = Divergence::read(path)? {
+        return Ok(State::Diverged(divergence));
+    }
+    let metrics = path.join(METRICS);
+    let recorded_epochs = last_epoch(&metrics, share)?;
+    let whole = recorded_epochs == share.epochs;
     match checkpoint.map(|c| c.position.step) {
         // Records alone suffice: checkpoints are large, and need not travel from machine to machine.
         None if whole => Ok(State::Finished),
         Some(step) if whole && step >= share.steps => Ok(State::Finished),
+        Some(step) if step >= share.steps => {
+            let message = format!("{} has lost the row of the last epoch, the run's result", metrics.display());
+            let advice = format!("move {} away, and the run is made again", path.display());
+            Err(Error::data(format!("{message}; {advice}")))
+        }
         Some(step) => {
             for s in SETTINGS.iter().filter(|s| s.section == RESUMABLE) {
                 s.set(&mut recorded, s.get(&run.recipe))?;
             }
             Ok(State::Unfinished(Box::new(recorded), step))
         }
-        None if rows > 0 || steps_told(path) => Err(foreign("has records, but no checkpoint to go on from".into())),
+        None if recorded_epochs > 0 || steps_told(path) => {
+            Err(foreign("has records, but no checkpoint to go on from".into()))
+        }
         None => Ok(State::Stillborn),
     }
 }
@@ -106,25 +135,22 @@ fn deciding(optimizer: &'static OptimizerRow) -> impl Iterator<Item = &'static S
     seed.chain(course().filter(move |s| !others(s)))
 }
 
-/// Whether two words for data are paths to one folder.
-fn same_place(a: &str, b: &str) -> bool {
-    matches!((Path::new(a).canonicalize(), Path::new(b).canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-/// Rows of the metrics.csv at `path`, one for each epoch of `share` so far.
-fn epochs_told(path: &Path, share: &Share) -> Result<usize> {
+/// Returns the last epoch of `share` that the metrics.csv at `path` has a row of, from 1; 0 if there is none. The rows of earlier
+/// epochs may be lost.
+fn last_epoch(path: &Path, share: &Share) -> Result<usize> {
     // Its first line reaches the disk with the first checkpoint.
     if !std::fs::metadata(path).is_ok_and(|m| m.len() > 0) {
         return Ok(0);
     }
     let steps = Metrics::read(path)?.column("step").unwrap_or_default();
     let per_epoch = share.steps / share.epochs as u64;
-    let fits = |(step, epoch): (&Option<f64>, u64)| *step == Some((per_epoch * epoch) as f64);
-    if steps.len() > share.epochs || !steps.iter().zip(1..).all(fits) {
+    let epoch_of = |step: &Option<f64>| (1..=share.epochs).find(|e| *step == Some((per_epoch * *e as u64) as f64));
+    let epochs: Option<Vec<usize>> = steps.iter().map(epoch_of).collect();
+    let Some(epochs) = epochs.filter(|epochs| epochs.is_sorted_by(|a, b| a < b)) else {
         let expected = format!("{} epochs of {per_epoch} steps", share.epochs);
         return Err(Error::data(format!("{} has other rows than a run of {expected}", path.display())));
-    }
-    Ok(steps.len())
+    };
+    Ok(epochs.last().copied().unwrap_or(0))
 }
 
 /// Whether the run in `path` has recorded a step.
@@ -167,7 +193,7 @@ pub fn request_of(path: &Path) -> Result<Request> {
 /// CantCreate: what speaks against it.
 pub fn check(path: &Path, plan: &Plan) -> Result<()> {
     let entries = entries(path)?;
-    let is_run = |name: &str| RunFolder::config_of(&path.join(name)).is_ok();
+    let is_run = |name: &str| RunFolder::has_run(&path.join(name)).unwrap_or(false);
     if entries.iter().any(|name| name == REQUEST) {
         // A request that never came to a run, such as one with a wrong learning rate, binds nobody.
         let begun = entries.iter().any(|name| is_run(name));
@@ -207,6 +233,33 @@ pub fn states(folder: Option<&PathBuf>, plan: &Plan) -> Result<Vec<State>> {
     plan.runs.iter().map(of).collect()
 }
 
+/// Loads the data of the comparison in `path`: from where `recipe` says, or else from where its runs had them, which `recipe` then
+/// says.
+///
+/// # Errors
+/// NoInput: they are in neither place. Data: their files are wrong.
+pub fn data(path: &Path, recipe: &mut Recipe) -> Result<DataSet> {
+    let here = data::load_as(&recipe.data, recipe.labels);
+    if here.as_ref().is_err_and(|e| e.kind == Kind::NoInput) {
+        for before in entries(path)?.iter().filter_map(|name| resume::data_before(&path.join(name))) {
+            if let Ok(there) = data::load_as(&before, recipe.labels) {
+                recipe.data = before;
+                return Ok(there);
+            }
+        }
+    }
+    here.map_err(resume::moved)
+}
+
+/// Checks the file of --init if there are runs that begin with it.
+///
+/// # Errors
+/// Those of reading it.
+pub fn check_init(plan: &Plan, states: &[State]) -> Result<()> {
+    let to_begin = states.iter().any(|state| matches!(state, State::ToDo | State::Stillborn));
+    if to_begin { plan.init.clone() } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::results::tests::{fabricate, plan};
@@ -226,7 +279,7 @@ mod tests {
         let subject = engine::subject("cnn", &data, &source);
         let vectors = engine::initial(&graph, 0, Remembered { optimizer: &["momentum"], average: false });
         let position = Position { step, ..Position::default() };
-        let origin = Origin::of(&run.recipe);
+        let origin = Origin::of(&run.recipe, None);
         Checkpoint { subject, position, origin, vectors }
             .write(&graph, &folder.join("last.safetensors"), false)
             .unwrap();
@@ -271,6 +324,14 @@ mod tests {
         assert_eq!(now(), Ok(State::Unfinished(Box::new(sam.recipe.clone()), 936)));
         save(&path, sam, 3 * 468);
         assert_eq!(now(), Ok(State::Finished));
+        // Rows of earlier epochs may be lost, that of the last is the run's result.
+        let metrics = fs::read_to_string(path.join("metrics.csv")).unwrap();
+        let lines: Vec<&str> = metrics.lines().collect();
+        fs::write(path.join("metrics.csv"), format!("{}\n{}\n", lines[0], lines[3])).unwrap();
+        assert_eq!(now(), Ok(State::Finished));
+        fs::write(path.join("metrics.csv"), format!("{}\n{}\n", lines[0], lines[2])).unwrap();
+        refused(now(), Kind::Data, "metrics.csv has lost the row of the last epoch");
+        fs::write(path.join("metrics.csv"), &metrics).unwrap();
         edit(&path.join("metrics.csv"), "\n3,1404,", "\n3,1405,");
         refused(now(), Kind::Data, "metrics.csv has other rows than a run of 3 epochs of 468 steps");
 
@@ -318,8 +379,10 @@ mod tests {
         let path = scratch.0.join("sgd-seed0");
         save(&path, &plan.runs[0], plan.shares[0].steps);
         assert_eq!(state(&path, &plan.runs[0], &plan), Ok(State::Finished));
-        assert!(same_place("src/../src", "./src") && !same_place("src", "tests") && !same_place("no", "no"));
+        // A lost config.toml is known from the checkpoint.
         fs::remove_file(path.join("config.toml")).unwrap();
+        assert_eq!(state(&path, &plan.runs[0], &plan), Ok(State::Finished));
+        fs::remove_file(path.join("last.safetensors")).unwrap();
         refused(state(&path, &plan.runs[0], &plan), Kind::CantCreate, "is not the folder of a run");
     }
 

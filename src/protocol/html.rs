@@ -1,9 +1,10 @@
 //! report.html: tables, figure, settings and environment on a page that needs nothing else.
 
-use super::report::{Table, notes, repeat, summary, tables};
+use super::report::{notes, repeat, summary, tables};
 use super::request::course;
 use super::results::Results;
-use crate::plot::escape;
+use super::table::Table;
+use crate::plot::{Figure, escape};
 
 const STYLE: &str = "
 body { font: 16px/1.5 system-ui, 'Helvetica Neue', Arial, sans-serif; color: #222; background: #fafafa; margin: 0; }
@@ -17,9 +18,18 @@ th, td { padding: 0.35rem 0.6rem; text-align: right; border-bottom: 1px solid #e
 th { font-weight: 600; color: #555; border-bottom: 2px solid #ccc; white-space: normal; vertical-align: bottom; }
 .word { text-align: left; }
 svg { max-width: 100%; height: auto; }
+.narrow { display: none; }
 ul { padding-left: 1.2rem; font-size: 0.9rem; color: #444; }
 pre { background: white; border: 1px solid #e6e6e6; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem; }
-footer { margin: 2.5rem 0; font-size: 0.85rem; color: #777; }
+footer { margin: 2.5rem 0; font-size: 0.85rem; color: #666; }
+@media screen and (max-width: 660px) {
+main { margin: 1rem auto; padding: 0 0.75rem; }
+h1 { font-size: 1.25rem; }
+h1, h2, p, li, footer { overflow-wrap: anywhere; }
+th, td { padding: 0.3rem 0.45rem; }
+.wide { display: none; }
+.narrow { display: block; }
+}
 ";
 
 /// What each run's env.json says that a reader may ask for.
@@ -34,8 +44,8 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ("date", "begun"),
 ];
 
-/// The page; `figure` is the SVG document of its curves.
-pub fn page(results: &Results<'_>, figure: &str) -> String {
+/// The page with its tables and `figure`, which a narrow screen shows with its panels one below the other.
+pub fn page(results: &Results<'_>, figure: &Figure) -> String {
     let plan = results.plan;
     let title = escape(&plan.title());
     let summary: String = summary(results).iter().map(|p| format!("<p class=\"lead\">{}</p>\n", escape(p))).collect();
@@ -49,14 +59,15 @@ pub fn page(results: &Results<'_>, figure: &str) -> String {
     let environment = words("Environment of the runs", environment.to_vec());
     let repeat: Vec<String> = repeat(plan).lines().map(escape).collect();
     let repeat = repeat.join("\n");
+    let (wide, narrow) = (figure.to_svg(), figure.to_narrow_svg());
     let version = concat!(env!("CARGO_PKG_VERSION"), ", commit ", env!("SAMCORE_COMMIT"));
     let written = crate::clock::utc_iso8601();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{summary}{first}\
-         <h2>Curves</h2>\n<p>Lines are means over seeds, bands reach from the lowest to the highest seed, fine lines \
-         are single seeds. All optimizers are drawn over the gradients they have taken.</p>\n{figure}{rest}\
+         <h2>Curves</h2>\n<p>All optimizers are drawn over the gradients they have taken.</p>\n\
+         <div class=\"wide\">{wide}</div>\n<div class=\"narrow\">{narrow}</div>\n{rest}\
          <h2>How to read the numbers</h2>\n<ul>\n{notes}</ul>\n<h2>How to repeat it</h2>\n<pre>{repeat}</pre>\n\
          {settings}{environment}<footer>Written {written} by samcore {version}.</footer>\n</main>\n</body>\n</html>\n"
     )

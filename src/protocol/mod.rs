@@ -13,6 +13,7 @@ pub mod report;
 pub mod request;
 pub mod results;
 pub mod statistics;
+mod table;
 
 pub use compare::{Place, compare};
 pub use plan::{Plan, Run, Share};

@@ -9,7 +9,8 @@ use crate::optim::{self, OptimizerRow};
 use crate::recipe::Recipe;
 use crate::step::Recorder;
 use crate::train::checkpoint::Remembered;
-use crate::train::{beginning, engine, orders};
+use crate::train::origin::Content;
+use crate::train::{beginning, engine, labels, memory, orders};
 
 /// What a comparison is going to do.
 pub struct Plan {
@@ -22,6 +23,8 @@ pub struct Plan {
     pub runs: Vec<Run>,
     pub data: Subject,
     pub steps_per_epoch: u64,
+    /// What is wrong with the file of --init, which only runs that are yet to begin need.
+    pub init: Result<()>,
 }
 
 /// The data of all runs.
@@ -61,6 +64,8 @@ impl Share {
 pub struct Run {
     /// Its folder below that of the comparison: "sam-seed0".
     pub name: String,
+    /// Of its data, with the noise among its labels, but without the predictions of --relabel.
+    pub content: Content,
     /// Whose share of the plan it uses.
     pub share: usize,
     pub recipe: Recipe,
@@ -96,6 +101,7 @@ impl Plan {
         // A step is recorded for each, for what only that finds: a batch that does not divide, names to freeze. Weights to
         // begin with, which may not be there or fit nothing, are those of all: parameters do not depend on the optimizer.
         let device = engine::device(&mut recipe.clone())?;
+        let mut init = Ok(());
         let evaluated = data.test.count + held_out.len();
         let mut an_epoch = vec![];
         for (i, recipe) in recipes.iter().enumerate() {
@@ -106,8 +112,10 @@ impl Plan {
             let recording = Recording::of(recorder);
             let (a_step, an_image) = programs.flops(|id| recording.programs()[id.0].flops());
             an_epoch.push(steps_per_epoch as f64 * a_step + evaluated as f64 * an_image);
+            memory::check_run(&*device, &recording, &programs, recipe, data, 0)
+                .map_err(|e| e.context(format!("--opt {}", recipe.opt)))?;
             if i == 0 {
-                beginning(recipe, &graph, Remembered::default())?;
+                init = beginning(recipe, &graph, Remembered::default()).map(|_| ());
             }
         }
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
@@ -121,16 +129,20 @@ impl Plan {
             flops: an_epoch[i] * epochs[i] as f64,
         };
         let shares: Vec<Share> = (0..rows.len()).map(share).collect();
-        let run = |seed: u64, (share, of): (usize, &Share)| Run {
-            name: format!("{}-seed{seed}", of.optimizer.name),
-            share,
-            recipe: Recipe { seed, epochs: of.epochs, ..recipes[share].clone() },
+        let clean = Content::of(data);
+        let run = |seed: u64, (share, of): (usize, &Share)| -> Result<Run> {
+            let recipe = Recipe { seed, epochs: of.epochs, ..recipes[share].clone() };
+            let content = match labels::noisy(data, &recipe)? {
+                Some(noisy) => clean.with_train_labels(&noisy),
+                None => clean.clone(),
+            };
+            Ok(Run { name: format!("{}-seed{seed}", of.optimizer.name), content, share, recipe })
         };
         let of_seed = |seed: &u64| shares.iter().enumerate().map(|share| run(*seed, share)).collect::<Vec<_>>();
-        let runs = request.seeds.iter().flat_map(of_seed).collect();
+        let runs = request.seeds.iter().flat_map(of_seed).collect::<Result<_>>()?;
         let images = [train.len(), held_out.len(), data.test.count];
         let data = Subject { name: data.name.clone(), known: data.known.is_some(), images };
-        Ok(Plan { request, shares, runs, data, steps_per_epoch })
+        Ok(Plan { request, shares, runs, data, steps_per_epoch, init })
     }
 
     /// "cnn on fashion-mnist: sgd, sam".

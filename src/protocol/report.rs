@@ -4,56 +4,25 @@ use super::plan::Plan;
 use super::request::{Budget, course};
 use super::results::{MEASURES, Measure, Results, Unit};
 use super::statistics::{CONFIDENCE, Estimate};
+use super::table::{Table, escape};
 use crate::bench::estimate;
 use crate::recipe::{SETTINGS, Setting, Value};
 use crate::train::shell_word;
 use std::time::Duration;
 
-/// A table without its markup.
-pub struct Table {
-    pub title: String,
-    /// Columns at the left that hold words; numbers behind them stand to the right.
-    pub words: usize,
-    pub header: Vec<String>,
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(title: &str, words: usize, header: &[&str]) -> Table {
-        Table { title: title.into(), words, header: header.iter().map(|h| h.to_string()).collect(), rows: vec![] }
-    }
-
-    /// As Markdown whose columns stand in line in plain text too.
-    pub fn markdown(&self) -> String {
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let width = |i: usize| lines().map(|line| line[i].chars().count()).max().unwrap_or(0).max(3);
-        let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
-        let pad = |(i, cell): (usize, &String)| match i < self.words {
-            true => format!(" {cell:<0$} ", widths[i]),
-            false => format!(" {cell:>0$} ", widths[i]),
-        };
-        let line =
-            |cells: &Vec<String>| format!("|{}|\n", cells.iter().enumerate().map(pad).collect::<Vec<_>>().join("|"));
-        let rule = |(i, width): (usize, &usize)| match i < self.words {
-            true => "-".repeat(width + 2),
-            false => format!("{}:", "-".repeat(width + 1)),
-        };
-        let rules: Vec<String> = widths.iter().enumerate().map(rule).collect();
-        let mut text = line(&self.header) + &format!("|{}|\n", rules.join("|"));
-        self.rows.iter().for_each(|row| text += &line(row));
-        text
-    }
-}
-
-/// table.md.
+/// table.md. Names out of files and settings are escaped: none becomes markup, in a terminal neither.
 pub fn markdown(results: &Results<'_>) -> String {
-    let mut text = format!("# {}\n\n", results.plan.title());
-    text += &format!("{}\n\n", summary(results).join("\n\n"));
+    let mut text = format!("# {}\n\n", escape(&results.plan.title()));
+    summary(results).iter().for_each(|paragraph| text += &format!("{}\n\n", escape(paragraph)));
     for table in tables(results) {
-        text += &format!("## {}\n\n{}\n", table.title, table.markdown());
+        text += &format!("## {}\n\n{}\n", escape(&table.title), table.markdown());
     }
-    notes(results).iter().for_each(|note| text += &format!("- {note}\n"));
-    text + &format!("\nTo repeat it:\n\n```sh\n{}\n```\n", repeat(results.plan))
+    notes(results).iter().for_each(|note| text += &format!("- {}\n", escape(note)));
+    let repeat = repeat(results.plan);
+    // Longer than any run of backticks inside, a fence is closed by nothing there.
+    let runs = repeat.split(|c| c != '`').map(str::len);
+    let fence = "`".repeat(3.max(1 + runs.max().unwrap_or(0)));
+    text + &format!("\nTo repeat it:\n\n{fence}sh\n{repeat}\n{fence}\n")
 }
 
 /// A paragraph on how far it is and what was equal, then a sentence for each difference in test accuracy.
@@ -70,6 +39,7 @@ pub fn summary(results: &Results<'_>) -> Vec<String> {
     let (done, runs) = (results.done(), plan.runs.len());
     let noun = if seeds.len() == 1 { "seed" } else { "seeds" };
     let mut told = vec![format!("{done} of {runs} runs are done; {noun} {}; {budget}.", seeds.join(", "))];
+    told.extend(results.divergences().into_iter().map(|line| format!("{line}. Diverged runs count in no mean.")));
     for i in 1..plan.shares.len() {
         if let Some(e) = results.difference(i, 0, &MEASURES[0]) {
             told.push(format!("{}: {}.", between(results, i), verdict(&e)));
@@ -127,11 +97,17 @@ fn optimizers(results: &Results<'_>) -> Table {
     table.header.extend(MEASURES.iter().map(|m| title_of(m, results)));
     for (i, share) in results.plan.shares.iter().enumerate() {
         let (name, gradients) = (share.optimizer.name.to_owned(), count(share.gradients()));
-        let mut row = vec![name, share.epochs.to_string(), gradients, results.of(i).count().to_string()];
+        let mut row = vec![name, share.epochs.to_string(), gradients, seeds_of(results, i)];
         row.extend(MEASURES.iter().map(|m| results.estimate(i, m).map_or("–".into(), |e| mean(&e, m.unit))));
         table.rows.push(row);
     }
     table
+}
+
+/// The number of finished seeds of share `share`: of how many, where some have diverged.
+fn seeds_of(results: &Results<'_>, share: usize) -> String {
+    let (done, asked) = (results.of(share).count(), results.plan.request.seeds.len());
+    if results.diverged_of(share).count() > 0 { format!("{done} of {asked}") } else { done.to_string() }
 }
 
 fn differences(results: &Results<'_>) -> Table {
@@ -163,8 +139,11 @@ fn runs(results: &Results<'_>) -> Table {
         _ => title_of(m, results),
     }));
     table.header.insert(3, "in epoch".into());
-    for (run, outcome) in results.plan.runs.iter().zip(&results.outcomes) {
-        let mut row = vec![run.name.clone()];
+    for ((run, outcome), diverged) in results.plan.runs.iter().zip(&results.outcomes).zip(&results.diverged) {
+        let mut row = vec![match diverged {
+            Some(d) => format!("{}, diverged in step {}", run.name, d.step),
+            None => run.name.clone(),
+        }];
         let cell = |m: &Measure| {
             let value = outcome.as_ref().and_then(m.of);
             value.map_or("–".into(), |v| format!("{}{}", plain(v, m.unit), sign(m.unit)))
@@ -416,11 +395,13 @@ mod tests {
         let mut plan = plan(&["sgd", "sam"], 2);
         plan.data.name = "a<b> & \"c\"".into();
         let results = results(&plan, &[0.90, 0.91, 0.91, 0.92]);
-        let page = html::page(&results, &figure::curves(&results).to_svg());
+        let page = html::page(&results, &figure::curves(&results));
         for part in [
             "<title>cnn on a&lt;b&gt; &amp; &quot;c&quot;: sgd, sam</title>",
             "<svg ",
-            "Test accuracy, second half",
+            "Test accuracy",
+            "<div class=\"narrow\"><svg ",
+            "Bands: from the lowest",
             "<td class=\"word\">A &lt;fast&gt; one</td>",
             "<td class=\"word\">weight-decay</td><td class=\"word\">0.0005</td>",
             "<td class=\"word\">commit</td><td class=\"word\">abc</td>",
@@ -434,9 +415,48 @@ mod tests {
         for part in ["http", "src=", "@import", "url(", "<script"] {
             assert!(!outside.contains(part), "the page must load nothing: {part}");
         }
-        // In each panel a line and two fine ones for each optimizer, and its band.
-        assert_eq!(page.matches("stroke-opacity=\"0.55\"").count(), 4 * 4);
-        assert_eq!(page.matches("fill-opacity").count(), 4 * 2);
+        // A band for each optimizer in each of three panels, which are there for wide and for narrow screens.
+        assert_eq!(page.matches("fill-opacity").count(), 2 * 3 * 2);
+    }
+
+    #[test]
+    fn no_name_becomes_markup_in_table_md() {
+        let mut plan = plan(&["sgd"], 1);
+        plan.data.name = "<img src=x>\n## |".into();
+        plan.request.recipe.data = "a\n```\n<script>".into();
+        let text = markdown(&results(&plan, &[0.9]));
+        assert!(text.starts_with("# cnn on \\<img src=x> ## \\|: sgd\n"), "{text}");
+        let (_, code) = text.split_once("To repeat it:").unwrap();
+        assert!(code.starts_with("\n\n````sh\n") && code.ends_with("\n````\n"), "{code}");
+        assert!(code.contains("--data $'a\\x0a```\\x0a<script>'"), "{code}");
+    }
+
+    /// Of sgd's three runs one ends after two epochs, of sam's one has a last epoch without a finite loss.
+    #[test]
+    fn runs_that_end_early_are_drawn_up_to_there_and_are_in_no_mean() {
+        let plan = plan(&["sgd", "sam"], 3);
+        let mut results = results(&plan, &[0.90, 0.91, 0.92, 0.93, 0.94, 0.95]);
+        let metrics = |results: &mut Results<'_>, i: usize| results.outcomes[i].as_mut().unwrap().metrics.clone();
+        let mut short = metrics(&mut results, 0);
+        short.rows.truncate(2);
+        results.outcomes[0].as_mut().unwrap().metrics = short;
+        let mut broken = metrics(&mut results, 1);
+        let at = broken.columns.iter().position(|c| c == "test_loss").unwrap();
+        broken.rows[2][at] = Some(f64::NAN);
+        results.outcomes[1].as_mut().unwrap().metrics = broken;
+        let figure = figure::curves(&results);
+        for panel in &figure.panels {
+            let ended: Vec<usize> = panel.series.iter().filter(|s| s.ended).map(|s| s.points.len()).collect();
+            let lost = usize::from(panel.title == "Test loss");
+            assert_eq!(ended, [2, 3 - lost], "{}", panel.title);
+            let whole: Vec<_> = panel.series.iter().filter(|s| !s.ended).collect();
+            assert_eq!(whole.iter().map(|s| s.points.len()).collect::<Vec<_>>(), [6, 3]);
+            assert!(whole.iter().all(|s| s.points.iter().chain(&s.band).all(|p| p.1.is_finite())));
+        }
+        // Mean of 0.92 and 0.94.
+        assert!((figure.panels[0].series[1].points[5].1 - 93.0).abs() < 1e-9);
+        assert!(figure.notes[0].contains("this run ended early"), "{:?}", figure.notes);
+        assert!(figure.notes[2].starts_with("sgd: epochs 6; sam: rho 0.05, epochs 3"), "{:?}", figure.notes);
     }
 
     #[test]

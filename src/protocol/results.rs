@@ -5,6 +5,7 @@ use super::request::course;
 use super::statistics::{CONFIDENCE, Estimate};
 use crate::error::{Error, Result};
 use crate::files::{MAX_JSON, read_bytes};
+use crate::train::divergence::Divergence;
 use crate::train::records::{LOSS_KIND, Metrics};
 use serde_json::{Map, json};
 use std::path::Path;
@@ -17,6 +18,9 @@ pub struct Outcome {
     pub environment: serde_json::Value,
 }
 
+/// Most epochs in a row whose rows may be lost.
+const MOST_LOST: usize = 1 << 16;
+
 impl Outcome {
     /// Reads the folder of a run.
     ///
@@ -26,17 +30,41 @@ impl Outcome {
         let path = folder.join("metrics.csv");
         let metrics = Metrics::read(&path)?;
         if metrics.rows.is_empty() || metrics.column("test_accuracy").is_none() {
-            return Err(Error::data(format!("{} has no test_accuracy of any epoch", path.display())));
+            let advice = format!("move {} away, and the run is made again", folder.display());
+            return Err(Error::data(format!("{} has no test_accuracy of any epoch; {advice}", path.display())));
         }
         let environment = read_bytes(&folder.join("env.json"), MAX_JSON).ok();
         let environment = environment.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         Ok(Outcome { metrics, environment })
     }
 
-    /// The values below `column`, an epoch each; NaN where there is none.
+    /// A run of results.json; None if its epochs are no table of numbers.
+    fn from_json(run: &serde_json::Value) -> Option<Outcome> {
+        let columns = run["epochs"].as_object()?;
+        let cells = |values: &serde_json::Value| -> Option<Vec<Option<f64>>> {
+            Some(values.as_array()?.iter().map(serde_json::Value::as_f64).collect())
+        };
+        let values: Vec<Vec<Option<f64>>> = columns.values().map(cells).collect::<Option<_>>()?;
+        let length = values.first()?.len();
+        if values.iter().any(|column| column.len() != length) {
+            return None;
+        }
+        let rows = (0..length).map(|row| values.iter().map(|column| column[row]).collect()).collect();
+        let metrics = Metrics { columns: columns.keys().cloned().collect(), rows };
+        Some(Outcome { metrics, environment: run["environment"].clone() })
+    }
+
+    /// The values below `column`, those of epoch 1 first; NaN where there is none, as for an epoch whose row is lost.
     pub fn column(&self, column: &str) -> Vec<f64> {
-        let cells = self.metrics.column(column).unwrap_or_default();
-        cells.into_iter().map(|cell| cell.unwrap_or(f64::NAN)).collect()
+        let mut values = Vec::new();
+        let epochs = self.metrics.column("epoch").unwrap_or_default();
+        for (epoch, cell) in epochs.into_iter().zip(self.metrics.column(column).unwrap_or_default()) {
+            let place = epoch.unwrap_or(0.0) as usize;
+            // A file that names an epoch far behind its rows must not take memory for all between.
+            values.resize(place.clamp(values.len() + 1, values.len() + MOST_LOST) - 1, f64::NAN);
+            values.push(cell.unwrap_or(f64::NAN));
+        }
+        values
     }
 
     /// The value of the last epoch.
@@ -99,7 +127,9 @@ pub const MEASURES: &[Measure] = &[
     measure("test_loss", "test loss", Unit::Loss, true, |o| o.last("test_loss")),
     measure("train_accuracy", "train accuracy", Unit::Share, true, |o| o.last("train_accuracy")),
     measure("train_loss", "train loss", Unit::Loss, true, |o| o.last("train_loss")),
-    measure("seconds", "seconds a run", Unit::Seconds, false, |o| Some(o.column("seconds").iter().sum())),
+    measure("seconds", "seconds a run", Unit::Seconds, false, |o| {
+        Some(o.column("seconds").iter().sum()).filter(|sum: &f64| sum.is_finite())
+    }),
 ];
 
 /// The results of a plan, as far as its runs are done.
@@ -107,12 +137,14 @@ pub struct Results<'a> {
     pub plan: &'a Plan,
     /// One for each run of the plan; `None` of a run that is not done.
     pub outcomes: Vec<Option<Outcome>>,
+    /// One for each run of the plan; `None` of a run that has not diverged.
+    pub diverged: Vec<Option<Divergence>>,
 }
 
 impl Results<'_> {
     /// None yet.
     pub fn new(plan: &Plan) -> Results<'_> {
-        Results { plan, outcomes: vec![None; plan.runs.len()] }
+        Results { plan, outcomes: vec![None; plan.runs.len()], diverged: vec![None; plan.runs.len()] }
     }
 
     /// Takes run `i` of the plan, whose folder lies in `folder`.
@@ -124,6 +156,27 @@ impl Results<'_> {
         Ok(())
     }
 
+    /// Reads what [`Results::to_json`] wrote of the runs of `plan`, so that reports can be made without their folders.
+    ///
+    /// # Errors
+    /// Data: not such an object.
+    pub fn from_json<'a>(plan: &'a Plan, json: &serde_json::Value) -> Result<Results<'a>> {
+        let runs = json["runs"].as_array().ok_or_else(|| Error::data("there is no list of runs"))?;
+        let outcome = |run: &super::Run| {
+            let found = runs.iter().find(|entry| entry["folder"] == run.name.as_str() && entry["done"] == true)?;
+            Some(
+                Outcome::from_json(found)
+                    .ok_or_else(|| Error::data(format!("the epochs of {} are no table", run.name))),
+            )
+        };
+        let outcomes = plan.runs.iter().map(|run| outcome(run).transpose()).collect::<Result<_>>()?;
+        let diverged = |run: &super::Run| {
+            let found = runs.iter().find(|entry| entry["folder"] == run.name.as_str())?;
+            Divergence::from_json(&found["diverged"])
+        };
+        Ok(Results { plan, outcomes, diverged: plan.runs.iter().map(diverged).collect() })
+    }
+
     pub fn done(&self) -> usize {
         self.outcomes.iter().flatten().count()
     }
@@ -132,6 +185,26 @@ impl Results<'_> {
     pub fn of(&self, share: usize) -> impl Iterator<Item = (u64, &Outcome)> {
         let runs = self.plan.runs.iter().zip(&self.outcomes).filter(move |(run, _)| run.share == share);
         runs.filter_map(|(run, outcome)| Some((run.recipe.seed, outcome.as_ref()?)))
+    }
+
+    /// Seed and divergence of the diverged runs of share `share`, in the order of the request's seeds.
+    pub fn diverged_of(&self, share: usize) -> impl Iterator<Item = (u64, &Divergence)> {
+        let runs = self.plan.runs.iter().zip(&self.diverged).filter(move |(run, _)| run.share == share);
+        runs.filter_map(|(run, divergence)| Some((run.recipe.seed, divergence.as_ref()?)))
+    }
+
+    /// Of each optimizer with diverged runs how many seeds are left, and where the others diverged: "sam: 2 of 3 seeds;
+    /// seed 1 diverged in step 17 of 96".
+    pub fn divergences(&self) -> Vec<String> {
+        let (plan, seeds) = (self.plan, self.plan.request.seeds.len());
+        let of = |(i, share): (usize, &Share)| {
+            let each =
+                |(seed, d): (u64, &Divergence)| format!("seed {seed} diverged in step {} of {}", d.step, d.total);
+            let each: Vec<String> = self.diverged_of(i).map(each).collect();
+            let (name, done) = (share.optimizer.name, self.of(i).count());
+            (!each.is_empty()).then(|| format!("{name}: {done} of {seeds} seeds; {}", each.join(", ")))
+        };
+        plan.shares.iter().enumerate().filter_map(of).collect()
     }
 
     /// `measure` over the seeds of share `share`.
@@ -182,6 +255,7 @@ impl Results<'_> {
                 "gradients_per_step": share.gradients_per_step,
                 "gradient_evaluations": share.gradients(),
                 "seeds_done": self.of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
+                "seeds_diverged": self.diverged_of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
             });
             for measure in MEASURES {
                 entry[measure.key] = self.estimate(i, measure).map_or(serde_json::Value::Null, estimate);
@@ -201,13 +275,17 @@ impl Results<'_> {
             }
             entry
         };
-        let run = |(run, outcome): (&super::Run, &Option<Outcome>)| {
+        let run = |(i, run): (usize, &super::Run)| {
+            let outcome = &self.outcomes[i];
             let mut entry = json!({
                 "folder": run.name,
                 "optimizer": run.recipe.opt,
                 "seed": run.recipe.seed,
                 "done": outcome.is_some(),
             });
+            if let Some(divergence) = &self.diverged[i] {
+                entry["diverged"] = divergence.to_json();
+            }
             if let Some(outcome) = outcome {
                 let value = |m: &Measure| (m.key.to_owned(), json!((m.of)(outcome)));
                 entry["result"] = serde_json::Value::Object(MEASURES.iter().map(value).collect());
@@ -221,8 +299,9 @@ impl Results<'_> {
             course().map(|s| (s.key(), s.get(&plan.request.recipe).to_json())).collect();
         json!({
             "format_version": 1,
-            "complete": self.done() == plan.runs.len(),
+            "complete": self.done() + self.diverged.iter().flatten().count() == plan.runs.len(),
             "runs_done": self.done(),
+            "runs_diverged": self.diverged.iter().flatten().count(),
             "request": {
                 "opt": plan.request.optimizers,
                 "seeds": plan.request.seeds,
@@ -236,7 +315,7 @@ impl Results<'_> {
             "best_epoch_chosen_on": self.best_on(),
             "optimizers": plan.shares.iter().enumerate().map(optimizer).collect::<Vec<_>>(),
             "paired_differences": (1..plan.shares.len()).map(difference).collect::<Vec<_>>(),
-            "runs": plan.runs.iter().zip(&self.outcomes).map(run).collect::<Vec<_>>(),
+            "runs": plan.runs.iter().enumerate().map(run).collect::<Vec<_>>(),
         })
     }
 
@@ -341,6 +420,11 @@ pub(crate) mod tests {
         assert_eq!((&json["runs"][0]["best_epoch"], &json["best_epoch_chosen_on"]), (&json!(5), &json!("test")));
         assert_eq!(json["runs"][1]["epochs"]["epoch"], json!([1, 2, 3]));
         assert_eq!((&sgd["gradient_evaluations"], &sam["gradient_evaluations"]), (&json!(2808.0), &json!(2808.0)));
+        // What was written is read back to the same, and a column that lost a row is no table.
+        assert_eq!(Results::from_json(&plan, &json).unwrap().to_json(), json);
+        let mut short = json.clone();
+        short["runs"][1]["epochs"]["test_loss"].as_array_mut().unwrap().pop();
+        assert!(Results::from_json(&plan, &short).is_err());
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Returns the estimate from `values`; `None` if there are none.
+    /// Returns the estimate from those of `values` that are finite; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Estimate> {
+        let values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
         let n = values.len();
         let (min, max) = values.iter().map(|v| (*v, *v)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
         let mean = values.iter().sum::<f64>() / n as f64;
@@ -125,5 +126,8 @@ mod tests {
         let equal = Estimate::of(&[0.25; 3]).unwrap();
         assert_eq!((equal.interval(), equal.p_value()), (Some((0.25, 0.25)), None));
         assert_eq!(Estimate::of(&[]), None);
+        // A run that diverged has no number.
+        assert_eq!(Estimate::of(&[f64::NAN, 0.25, f64::INFINITY]), Some(one));
+        assert_eq!(Estimate::of(&[f64::NAN]), None);
     }
 }

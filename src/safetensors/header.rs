@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The one name that is not a tensor's.
 pub const METADATA: &str = "__metadata__";
 
-const MAX_RANK: usize = 8;
+const MAX_RANK: usize = 32;
 
-/// Element types that are read.
+/// An element type of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     F32,
@@ -15,23 +15,57 @@ pub enum Dtype {
     F64,
     F16,
     BF16,
+    Bool,
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    U64,
+    C64,
+    F8E4M3,
+    F8E5M2,
+    F8E8M0,
+    F6E2M3,
+    F6E3M2,
+    F4,
 }
 
-const DTYPES: [(Dtype, &str, usize); 5] = [
-    (Dtype::F32, "F32", 4),
-    (Dtype::I64, "I64", 8),
-    (Dtype::F64, "F64", 8),
-    (Dtype::F16, "F16", 2),
-    (Dtype::BF16, "BF16", 2),
+/// Types in their order, with their names in files and the bits of an element.
+const DTYPES: [(Dtype, &str, usize); 20] = [
+    (Dtype::F32, "F32", 32),
+    (Dtype::I64, "I64", 64),
+    (Dtype::F64, "F64", 64),
+    (Dtype::F16, "F16", 16),
+    (Dtype::BF16, "BF16", 16),
+    (Dtype::Bool, "BOOL", 8),
+    (Dtype::U8, "U8", 8),
+    (Dtype::I8, "I8", 8),
+    (Dtype::U16, "U16", 16),
+    (Dtype::I16, "I16", 16),
+    (Dtype::U32, "U32", 32),
+    (Dtype::I32, "I32", 32),
+    (Dtype::U64, "U64", 64),
+    (Dtype::C64, "C64", 64),
+    (Dtype::F8E4M3, "F8_E4M3", 8),
+    (Dtype::F8E5M2, "F8_E5M2", 8),
+    (Dtype::F8E8M0, "F8_E8M0", 8),
+    (Dtype::F6E2M3, "F6_E2M3", 6),
+    (Dtype::F6E3M2, "F6_E3M2", 6),
+    (Dtype::F4, "F4", 4),
 ];
 
 impl Dtype {
     pub fn name(self) -> &'static str {
         DTYPES[self as usize].1
     }
-    /// Bytes of an element.
-    pub fn size(self) -> usize {
+    pub fn bits(self) -> usize {
         DTYPES[self as usize].2
+    }
+    /// Bytes of an element, rounded up.
+    pub fn size(self) -> usize {
+        self.bits().div_ceil(8)
     }
 }
 
@@ -50,8 +84,11 @@ impl Entry {
     pub fn range(&self) -> (usize, usize) {
         (self.start, self.end)
     }
+    pub fn bytes(&self) -> usize {
+        self.end - self.start
+    }
     pub fn values(&self) -> usize {
-        (self.end - self.start) / self.dtype.size()
+        self.bytes() / self.dtype.size()
     }
 }
 
@@ -106,10 +143,13 @@ fn check_cover(entries: &[Entry], data_len: u64) -> Outcome<()> {
             ));
         }
         if *start < covered {
-            return Err(format!("tensor '{name}' begins at byte {start} of the data, inside the tensor before it"));
+            let what = "inside the tensor before it, which the format forbids";
+            return Err(format!("tensor '{name}' begins at byte {start} of the data, {what}"));
         }
         if *start > covered {
-            return Err(format!("bytes {covered} to {start} of the data belong to no tensor"));
+            return Err(format!(
+                "bytes {covered} to {start} of the data belong to no tensor, which the format forbids"
+            ));
         }
         covered = *end;
     }
@@ -222,12 +262,13 @@ impl Parser<'_> {
         };
         let Some((dtype, ..)) = DTYPES.iter().find(|known| known.1 == dtype) else {
             let known = DTYPES.map(|known| known.1).join(", ");
-            return Err(format!("tensor '{name}' has dtype '{dtype}'; only {known} are read"));
+            return Err(format!("tensor '{name}' has dtype '{dtype}'; the format's are {known}"));
         };
         let [start, end] = offsets[..] else {
             return Err(format!("tensor '{name}' needs two data_offsets, not {}", offsets.len()));
         };
-        let len = shape.iter().try_fold(dtype.size(), |len, d| len.checked_mul(*d));
+        let bits = shape.iter().try_fold(dtype.bits(), |bits, d| bits.checked_mul(*d));
+        let len = bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
         if len.is_none() || end.checked_sub(start) != len {
             let what = format!("shape {shape:?} of {} does not fit data_offsets {offsets:?}", dtype.name());
             return Err(format!("tensor '{name}': {what}"));

@@ -194,7 +194,8 @@ impl<'a> Recorder<'a> {
         division: Division,
         record: impl FnOnce(&mut Step<'_, 'a>) -> Result<()>,
     ) -> Result<ProgramId> {
-        let mut step = Step { recorder: self, division, calls: vec![], reports: vec![], losses: vec![], passes: 0 };
+        let mut step =
+            Step { recorder: self, division, calls: vec![], reports: vec![], losses: vec![], passes: 0, halt: None };
         record(&mut step)?;
         let Step { calls, reports, .. } = step;
         crate::plan::verify(&calls)?;
@@ -233,6 +234,7 @@ impl<'a> Recorder<'a> {
         if let Some(plan) = self.plans.get(&key) {
             return Ok(Rc::clone(plan));
         }
+        self.graph.check_rows(key.rows)?;
         let made = Rc::new(plan(self.graph, &key, self.device)?);
         self.arena = self.arena.max(made.arena);
         self.plans.insert(key, Rc::clone(&made));

@@ -5,7 +5,7 @@
 
 use super::{Expr, Scalar, Step, Vector};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::call::{Kernel, Map};
 
 /// Slot of the number that the loss is multiplied by, a power of two.
@@ -47,19 +47,16 @@ impl Step<'_, '_> {
         halt
     }
 
-    /// memory = keep * memory + take * v: what an optimizer remembers from step to step. To be recorded before `finish`. A
-    /// gradient that has overflowed in f16 leaves the memory as it was, for its step is skipped.
+    /// memory = keep * memory + take * v: what an optimizer remembers from step to step. To be recorded after `finish`. A
+    /// step that moved nothing, because of a fault or an overflow in f16, leaves the memory as it was.
     ///
     /// # Errors
-    /// If the vectors are laid out differently.
+    /// If the vectors are laid out differently; internal: `finish` is not recorded yet.
     pub fn remember(&mut self, memory: Vector, keep: impl Into<Expr>, take: impl Into<Expr>, v: Vector) -> Result<()> {
-        let (mut keep, mut take) = (keep.into(), take.into());
-        if self.scales_loss() {
-            let overflow = self.slot(OVERFLOW);
-            keep = Expr::constant(1.0).select(keep, overflow.into());
-            // Divided by 0 the term is left out: 0 times an infinity would not be 0.
-            take = take / (Expr::constant(1.0) - overflow);
-        }
+        let halt = self.halt.ok_or_else(|| Error::internal("a step remembers before it has finished"))?;
+        let keep = Expr::constant(1.0).select(keep.into(), halt.into());
+        // Divided by 0 the term is left out: 0 times an infinity would not be 0.
+        let take = take.into() / (Expr::constant(1.0) - halt);
         self.set(memory, keep * memory.mapped(Map::Identity) + take * v.mapped(Map::Identity))
     }
 

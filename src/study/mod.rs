@@ -5,6 +5,7 @@
 
 pub mod corrupt;
 mod direction;
+pub mod restore;
 pub mod sharpness;
 
 pub use direction::{Direction, Draw, Entries};
@@ -15,10 +16,12 @@ use crate::error::{Error, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::ops::call::Counters;
+use crate::plot::thousands;
 use crate::rng::permutation;
 use crate::step::{At, By, C, Division, G, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::Vectors;
 use crate::train::engine::{self, Evaluator};
+use crate::train::memory;
 use crate::train::records::Scores;
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -65,6 +68,7 @@ impl Probe {
         };
         let programs = sizes.into_iter().map(&mut record).collect::<Result<_>>()?;
         let recording = Recording::of(recorder);
+        memory::check(&*device, &recording, "--batch", rows.iter().copied().max().unwrap_or(0), 0)?;
         let mut exec = Exec::new(device, recording)?;
         engine::put(&mut exec, vectors)?;
         Ok(Probe { exec, programs })
@@ -205,6 +209,8 @@ pub struct Source {
     pub data: String,
     /// Steps of training.
     pub step: u64,
+    /// Classes of the data; 0 where they are not known.
+    pub classes: usize,
     /// "raw" or "average".
     pub weights: &'static str,
     /// Which training images were measured, with which labels.
@@ -213,11 +219,16 @@ pub struct Source {
 }
 
 impl Source {
+    /// Returns the sentence that figures begin their notes with.
+    fn caption(&self) -> String {
+        format!("Checkpoint {}, step {}.", self.checkpoint, thousands(self.step))
+    }
+
     fn to_json(&self) -> Value {
-        let Source { checkpoint, model, data, step, weights, training_images, device } = self;
+        let Source { checkpoint, model, data, step, classes, weights, training_images, device } = self;
         let version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SAMCORE_COMMIT"), ")");
         json!({
-            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "weights": weights,
+            "checkpoint": checkpoint, "model": model, "data": data, "step": step, "classes": classes, "weights": weights,
             "training_images": training_images, "device": device, "samcore": version,
         })
     }

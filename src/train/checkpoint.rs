@@ -21,6 +21,7 @@ pub const OPTIMIZER: &str = "optimizer.";
 /// Prefix of the averages of weights and statistics.
 const AVERAGE: &str = "optimizer.ema.";
 /// Keys that every checkpoint has.
+const OWN_KEYS: &str = "samcore.";
 const VERSION_KEY: &str = "samcore.format_version";
 const HASH_KEY: &str = "samcore.sha256";
 
@@ -66,7 +67,7 @@ pub struct Position {
     pub hits: u64,
     pub norm_sum: f64,
     pub gain_sum: f64,
-    /// Steps so far with |g| = 0.
+    /// Steps so far with |g| = 0, or too small to divide by.
     pub dropped: u64,
     /// What an f16 run multiplies its losses by, 0 in others, and steps since it last changed; steps that it has skipped.
     pub loss_scale: f32,
@@ -94,6 +95,16 @@ pub struct Vectors {
     pub optimizer: Vec<(String, Vec<f32>)>,
     /// Running averages of weights and statistics, where the run keeps them.
     pub average: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Vectors {
+    /// Returns whether every value is finite.
+    pub fn are_finite(&self) -> bool {
+        let Vectors { weights, running, optimizer, average } = self;
+        let own = optimizer.iter().map(|(_, values)| values);
+        let averages = average.iter().flat_map(|(weights, running)| [weights, running]);
+        [weights, running].into_iter().chain(own).chain(averages).flatten().all(|v| v.is_finite())
+    }
 }
 
 /// Which vectors a run keeps beside weights and running statistics.
@@ -264,7 +275,8 @@ impl Checkpoint {
     /// # Errors
     /// Data: a checkpoint that is damaged, or of a later format version.
     pub fn verified(contents: Contents, path: &Path) -> Result<(Contents, bool)> {
-        if !contents.metadata.contains_key(VERSION_KEY) {
+        // Any key of ours makes it ours, for one that is damaged must not have the rest believed unchecked.
+        if !contents.metadata.keys().any(|key| key.starts_with(OWN_KEYS)) {
             return Ok((contents, false));
         }
         let opened = Checkpoint::opened(contents, path)?;
@@ -280,9 +292,14 @@ impl Checkpoint {
 
     fn opened(contents: Contents, path: &Path) -> Result<Opened> {
         let metadata = &contents.metadata;
-        let version = metadata.get(VERSION_KEY).ok_or_else(|| {
-            wrong(path, "it has no format version; files of other programs have weights alone, which cannot be resumed")
-        })?;
+        let version =
+            metadata.get(VERSION_KEY).ok_or_else(|| match metadata.keys().any(|k| k.starts_with(OWN_KEYS)) {
+                true => wrong(path, &format!("its metadata has lost '{VERSION_KEY}'; it is damaged, use another copy")),
+                false => wrong(
+                    path,
+                    "it has no format version; files of other programs have weights alone, which cannot be resumed",
+                ),
+            })?;
         match version.parse::<u32>() {
             Ok(v) if v <= FORMAT_VERSION => {}
             _ => {
@@ -362,7 +379,7 @@ impl Opened {
                 Data::F32(_) => {
                     Err(wrong(path, &format!("tensor '{name}' is {:?} where the model has {shape:?}", tensor.shape)))
                 }
-                Data::I64(_) => Err(wrong(path, &format!("tensor '{name}' holds whole numbers"))),
+                other => Err(wrong(path, &format!("tensor '{name}' is of type {}, not F32", other.dtype()))),
             }
         };
         let padded = |prefix: &str| -> Result<Vec<f32>> {
@@ -428,10 +445,7 @@ fn hash(tensors: &[Tensor], metadata: &Metadata) -> String {
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     for tensor in sorted {
         bytes.extend(format!("{} {:?}\n", tensor.name, tensor.shape).bytes());
-        match &tensor.data {
-            Data::F32(values) => bytes.extend(bytemuck::cast_slice::<f32, u8>(values)),
-            Data::I64(values) => bytes.extend(bytemuck::cast_slice::<i64, u8>(values)),
-        }
+        bytes.extend(tensor.data.as_bytes());
     }
     files::sha256_hex(&bytes)
 }

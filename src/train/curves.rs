@@ -1,12 +1,62 @@
-//! curves.svg: what metrics.csv says, as a figure.
+//! curves.svg: a run's metrics.csv and the learning rates of its steps.jsonl, as a figure.
 
-use super::records::Metrics;
+use super::records::{Metrics, rates};
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::optim::OPTIMIZERS;
 use crate::plot::{Figure, Panel, Series};
+use crate::recipe::{RESUMABLE, Recipe, SETTINGS, Value};
 use std::path::Path;
 
-/// A line of the figure: column of metrics.csv, its name, its colour, whether it is a share shown in percent.
+/// What the figure of a run says beside its numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Caption {
+    pub title: String,
+    /// The settings it was made with.
+    pub settings: String,
+    /// The training loss, where it is not cross-entropy.
+    pub loss_kind: String,
+}
+
+impl Caption {
+    /// The caption of a run of `recipe` on the data set called `data`.
+    pub fn of(recipe: &Recipe, data: &str) -> Caption {
+        let title = format!("{} with {} on {data}", recipe.model, recipe.opt);
+        let settings = format!("Settings: {}.", settings(recipe).join(", "));
+        Caption { title, settings, loss_kind: recipe.loss_kind() }
+    }
+}
+
+/// Settings that every caption names, whatever their values.
+const ALWAYS: [&str; 4] = ["lr", "epochs", "batch", "seed"];
+/// Settings that titles name.
+const IN_TITLES: [&str; 3] = ["model", "data", "opt"];
+
+/// Returns the settings that tell a run from one with the defaults, the optimizer's own and the usual four: "rho 0.05". Own
+/// settings that are left switched off are not among them.
+pub fn settings(recipe: &Recipe) -> Vec<String> {
+    let own = OPTIMIZERS.iter().find(|o| o.name == recipe.opt).map_or(&[][..], |o| o.settings);
+    let others = |name: &str| OPTIMIZERS.iter().any(|o| o.settings.contains(&name)) && !own.contains(&name);
+    let default = Recipe::default();
+    let named = SETTINGS.iter().filter(|s| s.section != RESUMABLE && !IN_TITLES.contains(&s.name) && !others(s.name));
+    let off = |value: &Value| match value {
+        Value::Count(n) => *n <= 1,
+        Value::Number(x) => *x == 0.0,
+        _ => false,
+    };
+    let named = named
+        .filter(|s| {
+            let value = s.get(recipe);
+            ALWAYS.contains(&s.name) || value != s.get(&default) || own.contains(&s.name) && !off(&value)
+        })
+        .map(|s| match s.get(recipe) {
+            Value::Switch(on) => format!("{} {}", s.name, if on { "on" } else { "off" }),
+            value => format!("{} {value}", s.name),
+        });
+    named.collect()
+}
+
+/// A line of the figure: column of metrics.csv, its name, its style.
 type Line = (&'static str, &'static str, usize);
 
 /// Panels in order: title, y label, factor, log axis, lines. A line whose column is absent or empty is left out, as is a panel
@@ -27,48 +77,92 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
         &[("train_loss", "train", 0), ("val_loss", "validation", 2), ("test_loss", "test", 1)],
     ),
     (
-        "Gradient and sharpness",
+        "Gradient, sharpness",
         "mean over the epoch",
         1.0,
         true,
         &[("grad_norm", "|g|", 4), ("sharpness_gain", "L(w + ε) − L(w)", 3)],
     ),
     (
-        "Noisy labels",
-        "% of the training images",
+        NOISE,
+        "% of these images",
         100.0,
         false,
         &[
-            ("clean_accuracy", "right labels, predicted so", 0),
-            ("learned", "wrong labels, right all the same", 2),
-            ("memorised", "wrong labels, predicted so", 3),
+            ("clean_accuracy", "right label: predicted", 0),
+            ("learned", "wrong label: true class predicted", 2),
+            ("memorised", "wrong label: predicted", 3),
         ],
     ),
-    ("Learning rate", "at the end of the epoch", 1.0, false, &[("lr", "", 6)]),
 ];
+const NOISE: &str = "Training images with a right and with a wrong label";
+const RATE: &str = "Learning rate";
 
-/// Draws the figure of a run from its metrics.csv. `loss_kind` names the training loss where it is not cross-entropy.
-///
-/// # Errors
-/// If metrics.csv cannot be read or the figure not written.
-pub fn draw(title: &str, loss_kind: &str, metrics: &Path, to: &Path) -> Result<()> {
-    let metrics = Metrics::read(metrics)?;
+/// Returns the figure of a run; `rates` are the learning rates of its steps.
+pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> Figure {
     let epochs: Vec<f64> = metrics.column("epoch").unwrap_or_default().into_iter().flatten().collect();
     let panel = |&(title, y_label, factor, log_y, lines): &(&str, &str, f64, bool, &[Line])| {
-        let series = lines.iter().filter_map(|&(column, label, color)| {
+        let series = lines.iter().filter_map(|&(column, label, style)| {
             let values = metrics.column(column)?;
             let points: Vec<(f64, f64)> =
                 epochs.iter().zip(values).filter_map(|(x, y)| Some((*x, factor * y?))).collect();
             let label = match column {
-                "train_loss" if !loss_kind.is_empty() => format!("{label}, {loss_kind}"),
+                "train_loss" if !caption.loss_kind.is_empty() => format!("{label}, {}", caption.loss_kind),
                 _ => label.to_owned(),
             };
-            (!points.is_empty()).then(|| Series::new(&label, color, points))
+            (!points.is_empty()).then(|| Series::new(&label, style, points))
         });
         let series = series.collect();
-        Panel { title: title.into(), x_label: "epoch".into(), y_label: y_label.into(), series, log_x: false, log_y }
+        let (title, y_label, wide) = (title.to_owned(), y_label.to_owned(), title == NOISE);
+        Panel { title, x_label: "epoch".into(), y_label, series, log_y, wide, ..Panel::default() }
     };
     let there = |(.., lines): &&(&str, &str, f64, bool, &[Line])| lines.iter().any(|l| metrics.column(l.0).is_some());
-    let figure = Figure { columns: 2, ..Figure::new(title, PANELS.iter().filter(there).map(panel).collect()) };
+    let mut panels: Vec<Panel> = PANELS.iter().filter(there).map(panel).collect();
+    let rate = Panel {
+        title: RATE.into(),
+        x_label: "step".into(),
+        y_label: "at each step".into(),
+        series: vec![Series::new("", 0, rates)],
+        ..Panel::default()
+    };
+    let noisy = panels.iter().position(|p| p.title == NOISE).unwrap_or(panels.len());
+    panels.insert(noisy, rate);
+    Figure { notes: vec![caption.settings.clone()], ..Figure::new(&caption.title, panels) }
+}
+
+/// Draws the figure of a run from its metrics.csv and steps.jsonl; without the latter the learning rate is left out.
+///
+/// # Errors
+/// If metrics.csv cannot be read or the figure not written.
+pub fn draw(caption: &Caption, metrics: &Path, steps: &Path, to: &Path) -> Result<()> {
+    let figure = figure(caption, &Metrics::read(metrics)?, rates(steps));
     write_atomic(to, figure.to_svg().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_name_what_differs_from_the_defaults_and_the_optimizers_own() {
+        let recipe = Recipe { opt: "sam".into(), rho: 0.1, eta: 9.0, crop: 2, threads: 3, ..Recipe::default() };
+        let told = settings(&recipe).join(", ");
+        assert!(told.starts_with("crop 2, rho 0.1, ") && told.contains("lr 0.1, epochs "), "{told}");
+        assert!(!told.contains("eta") && !told.contains("threads") && told.ends_with("seed 0"), "{told}");
+    }
+
+    #[test]
+    fn the_learning_rate_is_drawn_by_step_and_the_training_loss_has_its_name() {
+        let columns = ["epoch", "train_loss", "test_loss"].map(String::from).to_vec();
+        let rows = vec![vec![Some(1.0), Some(0.5), Some(0.4)], vec![Some(2.0), Some(0.3), None]];
+        let metrics = Metrics { columns, rows };
+        let rates: Vec<(f64, f64)> = (1..=40).map(|step| (f64::from(step), 0.01 * f64::from(step))).collect();
+        let caption = Caption { loss_kind: "smoothed cross-entropy".into(), ..Caption::default() };
+        let figure = figure(&caption, &metrics, rates.clone());
+        let titles: Vec<&str> = figure.panels.iter().map(|p| p.title.as_str()).collect();
+        assert_eq!(titles, ["Loss", RATE]);
+        assert_eq!((&figure.panels[1].series[0].points, figure.panels[1].x_label.as_str()), (&rates, "step"));
+        assert_eq!(figure.panels[0].series[0].label, "train: smoothed cross-entropy");
+        assert_eq!(figure.panels[0].series[1].points, [(1.0, 0.4)]);
+    }
 }

@@ -3,22 +3,23 @@
 use crate::data::{DataSet, Split};
 use crate::device::cuda::rungs::{Rung, Rungs};
 use crate::device::cuda::{self, Emulation};
-use crate::device::{Device, Layout, cpu::CpuDevice};
-use crate::error::{Error, Kind, Result};
+use crate::device::{Device, cpu::CpuDevice};
+use crate::error::{Error, Result};
 use crate::exec::{Exec, Recording};
 use crate::graph::{Graph, ImageSource};
 use crate::models::{self, Setup};
 use crate::ops::Bootstrap;
 use crate::ops::call::{Augment, Counters, Kernel};
 use crate::optim::{self, Optimizer};
+use crate::output::note;
 use crate::recipe::{Loss, Recipe, SETTINGS, Target, Value};
 use crate::step::{C, Division, EMA, EMA_RUNNING, ProgramId, RUNNING, Recorder, W};
 use crate::train::checkpoint::{Opened, Remembered, Subject, Vectors, Weights};
 use crate::train::groups::Groups;
 use crate::train::layers::{below, frozen};
+use crate::train::memory;
 use crate::train::records::Scores;
 use crate::train::swa::Swa;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Once;
 
@@ -36,8 +37,7 @@ fn limit_threads(recipe: &mut Recipe) {
     if recipe.threads > all {
         let asked = std::mem::replace(&mut recipe.threads, all);
         SAID.call_once(|| {
-            let line = format!("{asked} threads were asked for; {all} are taken, as many as there are CPUs here");
-            let _ = writeln!(std::io::stderr(), "{line}");
+            note(&format!("{asked} threads were asked for; {all} are taken, as many as there are CPUs here"));
         });
     }
 }
@@ -91,46 +91,6 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
         recipe.threads = device.threads();
     }
     Ok(device)
-}
-
-/// That the programs of a run and its data fit into the device's memory; `judged` is the number of images in `JUDGED`.
-///
-/// # Errors
-/// Unavailable: the memory that is needed, that is free, and the batch that would fit.
-pub fn check_memory(
-    device: &dyn Device,
-    layout: &Layout,
-    recipe: &Recipe,
-    data: &DataSet,
-    judged: usize,
-) -> Result<()> {
-    let Some(free) = device.free_memory()? else { return Ok(()) };
-    let image = data.train.image_len() + 1 + 4;
-    let data = (data.train.count + data.test.count + judged) * image;
-    let need = layout.bytes() + data;
-    if need <= free {
-        return Ok(());
-    }
-    // The arena holds what each image of a batch needs; everything else is there for any batch.
-    let fixed = need - 4 * layout.arena;
-    let (larger, name) =
-        if recipe.batch >= recipe.eval_batch { (recipe.batch, "--batch") } else { (recipe.eval_batch, "--eval-batch") };
-    let fits = free.saturating_sub(fixed) * larger / (4 * layout.arena).max(1);
-    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-    let advice = match fits {
-        0 => "no batch would fit".to_owned(),
-        1..8 => format!("about {name} {fits} would fit"),
-        _ => format!("about {name} {} would fit", fits / 8 * 8),
-    };
-    Err(Error::new(
-        Kind::Unavailable,
-        format!(
-            "{}: the run needs {:.2} GiB of its memory, {:.2} GiB are free; {advice} (or --accumulate)",
-            device.describe(),
-            gib(need),
-            gib(free)
-        ),
-    ))
 }
 
 /// What `auto` stands for on this machine.
@@ -205,6 +165,8 @@ pub struct Programs {
     /// A step, one for each phase of the optimizer.
     pub steps: Vec<ProgramId>,
     pub evaluator: Evaluator,
+    /// The same evaluation of the weights themselves, whatever the run averages: what tries them before they are saved.
+    pub trial: ProgramId,
     /// Where the run averages weights.
     pub swa: Option<Swa>,
     pub remembered: Remembered,
@@ -257,9 +219,10 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let swa = if recipe.swa > 0.0 { Some(Swa::record(recorder, recipe.batch)?) } else { None };
     let average = each_step || swa.is_some();
     let rows = recipe.eval_batch;
-    let program = if average { recorder.evaluation_of_average(rows)? } else { recorder.evaluation(rows)? };
+    let trial = recorder.evaluation(rows)?;
+    let program = if average { recorder.evaluation_of_average(rows)? } else { trial };
     let remembered = Remembered { optimizer: row.state, average };
-    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, swa, remembered, groups })
+    Ok(Programs { optimizer, steps, evaluator: Evaluator { program, rows }, trial, swa, remembered, groups })
 }
 
 /// The layers that --freeze names.
@@ -387,12 +350,14 @@ pub fn restore(
 pub fn evaluation_only(
     graph: &Graph,
     device: Box<dyn Device>,
-    rows: usize,
+    batch: (&str, usize),
     vectors: &Vectors,
 ) -> Result<(Exec, Evaluator)> {
+    let (flag, rows) = batch;
     let mut recorder = Recorder::new(graph, &*device);
     let program = recorder.evaluation(rows)?;
     let recording = Recording::of(recorder);
+    memory::check(&*device, &recording, flag, rows, 0)?;
     let mut exec = Exec::new(device, recording)?;
     put(&mut exec, vectors)?;
     Ok((exec, Evaluator { program, rows }))

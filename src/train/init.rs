@@ -9,7 +9,7 @@ use crate::ops::value::ParamKind;
 use crate::params::{FileLayout, Param};
 use crate::safetensors::{self, Contents, Data, Tensor};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// No model here comes near it: 109 million parameters with an optimizer's vectors are 2 GB.
@@ -35,6 +35,8 @@ pub struct Init {
     pub parameters: [usize; 2],
     /// Batch-norms whose statistics are the file's, and how many there are.
     pub norms: [usize; 2],
+    /// What stands in front of all names in the file and not in the model; mostly empty.
+    pub prefix: String,
     /// Tensors of the model that the file does not have.
     pub missing: Vec<String>,
     /// Tensors of the file that the model does not have.
@@ -74,33 +76,58 @@ pub fn load(path: &Path, graph: &Graph, vectors: &mut Vectors) -> Result<Init> {
 }
 
 /// The tensors of a file by the names that the model would have for them.
-struct Named<'a>(BTreeMap<&'a str, &'a Tensor>);
+struct Named<'a> {
+    tensors: BTreeMap<&'a str, &'a Tensor>,
+    /// What was left out in front of every name beside the wrappers, such as `backbone.`.
+    prefix: String,
+    /// Tensors that hold the values of another one.
+    copies: Vec<String>,
+}
 
 impl<'a> Named<'a> {
     fn of(contents: &'a Contents, graph: &Graph) -> Result<Named<'a>> {
-        let own = |name: &str| graph.params().list().iter().any(|p| p.name == name);
-        let mut named = BTreeMap::new();
-        for tensor in &contents.tensors {
+        let own: BTreeSet<&str> = graph.params().list().iter().map(|p| p.name.as_str()).collect();
+        let unwrapped = |tensor: &'a Tensor| {
             let mut name = tensor.name.as_str();
-            while !own(name) {
+            while !own.contains(name) {
                 match WRAPPERS.iter().find_map(|w| name.strip_prefix(w)) {
                     Some(rest) => name = rest,
                     None => break,
                 }
             }
-            if let Some(other) = named.insert(name, tensor) {
-                let names = [&other.name, &tensor.name];
-                return Err(Error::data(format!("'{}' and '{}' are the same tensor of a model", names[0], names[1])));
+            name
+        };
+        let mut named = Named { tensors: BTreeMap::new(), prefix: String::new(), copies: Vec::new() };
+        if !contents.tensors.iter().any(|tensor| own.contains(unwrapped(tensor))) {
+            named.prefix = common_prefix(contents, &own)?;
+        }
+        for tensor in &contents.tensors {
+            let name = match &named.prefix[..] {
+                "" => unwrapped(tensor),
+                prefix => tensor.name.strip_prefix(prefix).unwrap_or(&tensor.name),
+            };
+            match named.tensors.insert(name, tensor) {
+                None => {}
+                Some(other) if (&other.shape, &other.data) == (&tensor.shape, &tensor.data) => {
+                    named.copies.push(other.name.clone());
+                }
+                Some(other) => {
+                    let what = format!("'{}' and '{}' are the same tensor of a model", other.name, tensor.name);
+                    return Err(Error::data(format!("{what} with different values; keep the tensors of one model")));
+                }
             }
         }
-        Ok(Named(named))
+        Ok(named)
     }
 
     /// Shape and values of a tensor.
     fn take(&mut self, name: &str) -> Result<Option<(&'a [usize], &'a [f32])>> {
-        let Some(tensor) = self.0.remove(name) else { return Ok(None) };
+        let Some(tensor) = self.tensors.remove(name) else { return Ok(None) };
         let Data::F32(values) = &tensor.data else {
-            return Err(Error::data(format!("tensor '{}' holds whole numbers", tensor.name)));
+            let what = format!("tensor '{}' is of type {}", tensor.name, tensor.data.dtype());
+            return Err(Error::data(format!(
+                "{what}; weights are read from F32, F64, F16 and BF16, so save them as one of these"
+            )));
         };
         if !values.iter().all(|v| v.is_finite()) {
             return Err(Error::data(format!("tensor '{}' holds a value that is not finite in float32", tensor.name)));
@@ -108,11 +135,38 @@ impl<'a> Named<'a> {
         Ok(Some((&tensor.shape, values)))
     }
 
-    /// The number of batches behind running statistics; 0 where it is not told.
+    /// The number of batches behind running statistics; 0 where the file does not say.
     fn batches(&mut self, name: &str) -> f32 {
-        match self.0.remove(&format!("{name}.num_batches_tracked")[..]).map(|t| &t.data) {
+        match self.tensors.remove(&format!("{name}.num_batches_tracked")[..]).map(|t| &t.data) {
             Some(Data::I64(v)) if v.len() == 1 => v[0].max(0) as f32,
+            Some(Data::F32(v)) if v.len() == 1 && v[0].is_finite() => v[0].max(0.0).floor(),
             _ => 0.0,
+        }
+    }
+}
+
+/// Returns the text in front of the names of one whole model in a file, such as `backbone.`: that in front of the most
+/// parameters, at least half of them; empty where there is none.
+///
+/// # Errors
+/// Data: there are several, so that the file holds several models.
+fn common_prefix(contents: &Contents, own: &BTreeSet<&str>) -> Result<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for tensor in &contents.tensors {
+        let name = tensor.name.as_str();
+        for (dot, _) in name.match_indices('.').filter(|(dot, _)| own.contains(&name[dot + 1..])) {
+            *counts.entry(&name[..=dot]).or_default() += 1;
+        }
+    }
+    let most = counts.values().max().copied().unwrap_or(0);
+    let found: Vec<&str> = counts.into_iter().filter(|(_, count)| *count == most).map(|(prefix, _)| prefix).collect();
+    match found[..] {
+        _ if 2 * most < own.len() => Ok(String::new()),
+        [prefix] => Ok(prefix.to_owned()),
+        _ => {
+            let quoted: Vec<String> = found.iter().map(|prefix| format!("'{prefix}'")).collect();
+            let what = format!("it holds several models, whose names begin with {}", shown(&quoted));
+            Err(Error::data(format!("{what}; keep the tensors of one of them")))
         }
     }
 }
@@ -120,6 +174,7 @@ impl<'a> Named<'a> {
 fn fill(mut init: Init, contents: &Contents, graph: &Graph, vectors: &mut Vectors) -> Result<Init> {
     let params = graph.params().list();
     let mut named = Named::of(contents, graph)?;
+    init.prefix = std::mem::take(&mut named.prefix);
     let head = models::head(graph).unwrap_or_default();
     let stem = params.iter().position(|p| p.kind == ParamKind::ConvWeight);
     init.parameters[1] = params.len();
@@ -148,6 +203,9 @@ fn fill(mut init: Init, contents: &Contents, graph: &Graph, vectors: &mut Vector
         init.loaded.push(p.name.clone());
         init.parameters[0] += 1;
     }
+    if contents.tensors.is_empty() {
+        return Err(Error::data("it holds no tensors"));
+    }
     if init.parameters[0] == 0 {
         let beginnings = |names: &mut dyn Iterator<Item = &str>| {
             let mut all: Vec<&str> = names.filter_map(|n| n.split('.').next()).collect();
@@ -164,7 +222,7 @@ fn fill(mut init: Init, contents: &Contents, graph: &Graph, vectors: &mut Vector
     for s in graph.statistics() {
         statistics(&mut init, &mut named, s, &mut vectors.running)?;
     }
-    init.unused = named.0.into_values().map(|t| t.name.clone()).collect();
+    init.unused = named.tensors.into_values().map(|t| t.name.clone()).chain(named.copies).collect();
     Ok(init)
 }
 
@@ -230,6 +288,9 @@ impl Init {
         if let Some((name, file, here)) = &self.head {
             lines.push(format!("  {name} begins anew: {file} classes in the file, {here} here"));
         }
+        if !self.prefix.is_empty() {
+            lines.push(format!("  names in the file begin with {}", self.prefix));
+        }
         if let Some(name) = &self.summed {
             lines.push(format!("  {name}: summed over the colours, for images are grey here"));
         }
@@ -267,6 +328,7 @@ impl Init {
             "other_shape": reshaped.collect::<Vec<_>>(),
             "head": self.head.as_ref().map(|(name, file, here)| json!({"name": name, "file": file, "model": here})),
             "summed": self.summed,
+            "prefix": self.prefix,
         })
     }
 }

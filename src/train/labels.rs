@@ -249,12 +249,23 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
         let message = format!("--label-noise: {folder} has noisy labels already, as its {NOISE_FILE} tells");
         return Err(Error::usage(format!("{message}; give the set that it was made of, or leave the flag out")));
     }
-    let Recipe { label_noise: rate, noise_all: all_classes, seed, .. } = *recipe;
-    let noise = Noise { rate, seed, all_classes, labels: data.labels };
+    let Some(noisy) = noisy(data, recipe)? else { return Ok(recorded) };
     let truth = data.train.labels.to_vec();
-    let noisy = noise.labels(&truth).map_err(|e| e.context("--label-noise"))?;
     data.train.labels = Bytes::owned(noisy, 0);
     Ok(Some(truth))
+}
+
+/// Returns the training labels of `data` with the noise that `recipe` asks for, if it asks for any.
+///
+/// # Errors
+/// Data: all images are of one class.
+pub fn noisy(data: &DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
+    let Recipe { label_noise: rate, noise_all: all_classes, seed, .. } = *recipe;
+    let noise = Noise { rate, seed, all_classes, labels: data.labels };
+    match rate > 0.0 {
+        true => noise.labels(&data.train.labels).map(Some).map_err(|e| e.context("--label-noise")),
+        false => Ok(None),
+    }
 }
 
 /// The labels of all training images, those in `order` replaced by what the model in `file` predicts.
@@ -268,7 +279,7 @@ fn predicted(file: &Path, recipe: &Recipe, data: &DataSet, order: &[u32]) -> Res
         return Err(named(Error::data(message)));
     }
     let device = engine::device(&mut recipe.clone())?;
-    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, recipe.eval_batch, &vectors)?;
+    let (mut exec, evaluator) = engine::evaluation_only(&graph, device, ("--eval-batch", recipe.eval_batch), &vectors)?;
     exec.set_dataset(JUDGED, &data.train.bytes())?;
     exec.set_order(JUDGED, order)?;
     let mut labels = data.train.labels.to_vec();

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod curves;
+pub mod divergence;
 pub mod engine;
 pub mod environment;
 pub mod groups;
@@ -10,11 +11,13 @@ pub mod labels;
 mod layers;
 pub mod loader;
 pub mod measured;
+pub mod memory;
 mod opening;
 pub mod origin;
 mod outcome;
 pub mod progress;
 pub mod records;
+pub mod resume;
 pub mod run_folder;
 mod session;
 pub mod signals;

@@ -1,7 +1,9 @@
 //! Where a run goes, how it ended, and what it says when it ended early.
 
+use super::divergence::Divergence;
 use super::labels::Counts;
 use super::records::{NoiseScores, Scores};
+use super::run_folder::RunFolder;
 use crate::error::{Error, Kind};
 use std::path::{Path, PathBuf};
 
@@ -40,10 +42,12 @@ pub struct Summary {
     pub best_epoch: u64,
     /// "validation" or "test": what `best` was chosen on.
     pub best_on: &'static str,
-    /// Steps whose perturbation was left out because |g| was 0.
+    /// Steps whose perturbation was left out because |g| was 0, or too small to divide by.
     pub dropped: u64,
     /// Of this process.
     pub seconds: f64,
+    /// The command line that trains it for longer than its recipe says.
+    pub way_on: String,
 }
 
 impl Summary {
@@ -64,22 +68,39 @@ pub fn shell_word(text: &str) -> String {
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();
     }
+    if text.chars().any(char::is_control) {
+        // Bash, zsh and ksh read such words; no terminal is given the characters themselves.
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if c.is_control() => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+            c => c.to_string(),
+        };
+        return format!("$'{}'", text.chars().map(escaped).collect::<String>());
+    }
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// `signal` has ended the run in `folder` after `step` of `total` steps, which are saved.
-pub(super) fn interrupted(signal: &str, step: u64, total: u64, folder: &Path) -> Error {
+/// `signal` has ended the run in `folder` after `step` of `total` steps; the newest checkpoint is of step `kept`.
+pub(super) fn interrupted(signal: &str, step: u64, kept: u64, total: u64, folder: &Path) -> Error {
     let line = resume_line(folder);
-    let message = format!("stopped by {signal} after step {step} of {total}, saved; go on with: {line}");
+    let saved = match kept {
+        _ if kept == step => "saved".to_owned(),
+        _ => format!("whose loss is not finite, so that the checkpoint of step {kept} stays"),
+    };
+    let message = format!("stopped by {signal} after step {step} of {total}, {saved}; go on with: {line}");
     Error::new(Kind::Interrupted, message)
 }
 
-/// Step `step` of `total` went wrong; `culprit` says in which call, `last` is the newest checkpoint.
-pub(super) fn not_finite(step: u64, total: u64, culprit: &str, last: &Path) -> Error {
+/// `what` was not finite at `divergence` in a run of rate `lr`; the newest checkpoint is of step `kept`.
+pub(super) fn not_finite(what: &str, divergence: &Divergence, kept: u64, folder: &RunFolder, lr: f64) -> Error {
+    let Divergence { step, total, culprit } = divergence;
+    let config = shell_word(&folder.config().display().to_string());
     let message = format!(
-        "loss or gradient not finite in step {step} of {total}, {culprit}; saved is what was before, in {}; \
-         a smaller --lr, longer --warmup or --clip may help",
-        last.display()
+        "{what} not finite in step {step} of {total}, {culprit}; {} keeps the weights of step {kept}. Resuming ends the \
+         same way; begin another run with a smaller --lr, longer --warmup or --clip, such as: samcore train --config \
+         {config} --lr {}",
+        folder.last().display(),
+        (lr / 10.0) as f32,
     );
     Error::new(Kind::NotFinite, message)
 }
@@ -95,6 +116,7 @@ mod tests {
             ("my runs/$x", "'my runs/$x'"),
             ("it's", r"'it'\''s'"),
             ("", "''"),
+            ("a\u{1b}[2J\n'b", r"$'a\x1b[2J\x0a\'b'"),
         ] {
             assert_eq!(resume_line(Path::new(folder)), format!("samcore train --resume {word}"));
         }

@@ -4,7 +4,7 @@
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
 
 use super::records::{EpochRow, NoiseScores};
-use std::io::{IsTerminal, Write};
+use crate::output;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ impl Style {
     /// The style that fits this process's stderr: width from COLUMNS or the terminal (else 80), colour unless NO_COLOR
     /// is set.
     pub fn detect(quiet: bool) -> Style {
-        Style::of(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok(), terminal_width)
+        Style::of(quiet, output::draws(), |name| std::env::var(name).ok(), terminal_width)
     }
 
     fn of(
@@ -83,7 +83,7 @@ pub struct Length {
 
 /// The progress of one run.
 pub struct Progress {
-    out: Box<dyn Write + Send>,
+    out: Box<dyn FnMut(&str) + Send>,
     style: Style,
     length: Length,
     begin: Instant,
@@ -101,10 +101,10 @@ pub struct Progress {
 impl Progress {
     /// Progress on stderr, from now on.
     pub fn new(style: Style, length: Length) -> Progress {
-        Progress::onto(Box::new(std::io::stderr()), style, length, Instant::now())
+        Progress::onto(Box::new(output::draw), style, length, Instant::now())
     }
 
-    fn onto(out: Box<dyn Write + Send>, style: Style, length: Length, now: Instant) -> Progress {
+    fn onto(out: Box<dyn FnMut(&str) + Send>, style: Style, length: Length, now: Instant) -> Progress {
         // Plain lines begin after their interval, a drawn line at once.
         let drawn = (style == Style::Plain).then_some(now);
         let mark = (now, length.done);
@@ -230,7 +230,7 @@ impl Progress {
         let (cells, gap) = cells_within(width, row);
         if !self.header_stands {
             let titles: Vec<String> = cells.iter().map(|c| format!("{:>1$}", c.title(row), c.width(row))).collect();
-            self.note(&titles.join(gap));
+            self.line(&titles.join(gap));
             self.header_stands = true;
         }
         let chosen_on = if row.validation.is_some() { "val acc" } else { "test acc" };
@@ -238,11 +238,15 @@ impl Progress {
             text if colour && best && c.title == chosen_on => format!("\x1b[32m{text}\x1b[0m"),
             text => text,
         });
-        self.note(&texts.collect::<Vec<_>>().join(gap));
+        self.line(&texts.collect::<Vec<_>>().join(gap));
     }
 
     /// A line of its own, above the one that is redrawn.
     pub fn note(&mut self, line: &str) {
+        self.line(&output::printable(line));
+    }
+
+    fn line(&mut self, line: &str) {
         if self.style != Style::Quiet {
             self.erase();
             self.write(&format!("{line}\n"));
@@ -258,7 +262,7 @@ impl Progress {
     }
 
     fn write(&mut self, text: &str) {
-        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        (self.out)(text);
     }
 }
 
@@ -375,24 +379,13 @@ mod tests {
     use crate::train::records::Scores;
     use std::sync::{Arc, Mutex};
 
-    #[derive(Clone, Default)]
-    struct Screen(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Screen {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What a run of 2 epochs of 50 steps shows, a step every 200 ms and a second for each evaluation.
     fn shown(style: Style, validation: bool) -> String {
-        let (screen, begin) = (Screen::default(), Instant::now());
+        let (screen, begin) = (Arc::new(Mutex::new(String::new())), Instant::now());
+        let shown = screen.clone();
         let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0, last: 100, evaluation: 5.0 };
-        let mut progress = Progress::onto(Box::new(screen.clone()), style, length, begin);
+        let mut progress =
+            Progress::onto(Box::new(move |text| shown.lock().unwrap().push_str(text)), style, length, begin);
         let mut now = begin;
         for step in 1..=100 {
             now += Duration::from_millis(200);
@@ -409,7 +402,7 @@ mod tests {
             }
         }
         drop(progress);
-        String::from_utf8(screen.0.lock().unwrap().clone()).unwrap()
+        screen.lock().unwrap().clone()
     }
 
     /// The text between erasures, without what only sets colours or wrapping.

@@ -3,13 +3,17 @@
 //!
 //! A run that was stopped and resumed writes the same bytes as one that was not, but for the columns that tell time.
 
+mod kept;
+
+pub use kept::Kept;
+
 use super::run_folder::RunFolder;
 use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files::{MAX_RECORDS, read_text};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Mean loss and share of right answers over a set of images.
@@ -199,21 +203,6 @@ impl Records {
         Ok(Records { metrics, steps, events: None, extras, line: String::new() })
     }
 
-    /// The records of a run that goes on behind step `step`: later rows and a torn last line are dropped.
-    ///
-    /// Besides, the last step that steps.jsonl knows of: below `step` if rows were lost, as after a power cut.
-    ///
-    /// # Errors
-    /// Data: a line that is not a record, with file and line. Io, CantCreate: with the path.
-    pub fn resume(folder: &RunFolder, mut extras: Extras, step: u64) -> Result<(Records, u64)> {
-        // Runs of earlier versions have no such column.
-        extras.loss_kind &= header(&folder.metrics()).is_none_or(|names| names.iter().any(|n| n == LOSS_KIND));
-        let header = csv_line(columns(extras).map(|c| c.name.to_string()));
-        let (metrics, _) = truncate_after(folder.metrics(), &header, step, step_of_metrics)?;
-        let (steps, last) = truncate_after(folder.steps(), "", step, step_of_object)?;
-        Ok((Records { metrics, steps, events: None, extras, line: String::new() }, last))
-    }
-
     /// Has all later rows written to a new TensorBoard event file as well; the first of them is of step `next`.
     ///
     /// # Errors
@@ -281,48 +270,24 @@ fn start(path: PathBuf, header: &str) -> Result<Appender> {
     Ok(appender)
 }
 
-/// The file at `path` cut behind its last whole row of a step up to `step`, and that row's step (0: none).
-fn truncate_after(path: PathBuf, header: &str, step: u64, step_of: fn(&str) -> Option<u64>) -> Result<(Appender, u64)> {
-    let failed = |e: std::io::Error| Error::io("read", &path, &e);
-    let file = match File::options().read(true).write(true).open(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok((start(path, header)?, 0)),
-        other => other.map_err(failed)?,
+/// Most points of a curve through all steps.
+const CURVE_POINTS: usize = 2000;
+
+/// Returns step and learning rate of the rows of a steps.jsonl, of a long one about every n-th. A file that cannot be read
+/// and lines without both numbers are left out: a figure is no reason to stop.
+pub fn rates(path: &Path) -> Vec<(f64, f64)> {
+    let Ok(file) = File::open(path) else { return vec![] };
+    // Only these two numbers are wanted of a line, which is written by `Records::step`.
+    let number = |line: &str, key: &str| -> Option<f64> {
+        let (_, rest) = line.split_once(key)?;
+        rest[..rest.find([',', '}'])?].parse().ok()
     };
-    let mut reader = BufReader::new(file);
-    let (mut kept, mut last, mut bytes) = (0, 0, Vec::new());
-    for number in 1.. {
-        bytes.clear();
-        let length = reader.read_until(b'\n', &mut bytes).map_err(failed)? as u64;
-        let Some(line) = bytes.strip_suffix(b"\n") else { break };
-        let line = std::str::from_utf8(line).unwrap_or_default();
-        if number > 1 || header.is_empty() {
-            let broken = || Error::data(format!("{} line {number} is not a record: {line}", path.display()));
-            let at = step_of(line).ok_or_else(broken)?;
-            if at > step {
-                break;
-            }
-            last = at;
-        } else if line != header.trim_end() {
-            let expected = header.trim_end();
-            return Err(Error::data(format!("{} line 1 should be {expected}, not {line}", path.display())));
-        }
-        kept += length;
-    }
-    if kept == 0 {
-        return Ok((start(path, header)?, 0));
-    }
-    let mut file = reader.into_inner();
-    let cut = file.set_len(kept).and_then(|()| file.seek(SeekFrom::End(0)));
-    cut.map_err(|e| Error::io("write", &path, &e))?;
-    Ok((Appender::new(path, file), last))
-}
-
-fn step_of_metrics(line: &str) -> Option<u64> {
-    line.split(',').nth(1)?.parse().ok()
-}
-
-fn step_of_object(line: &str) -> Option<u64> {
-    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
+    let point = |line: String| Some((number(&line, "\"step\":")?, number(&line, "\"lr\":")?));
+    let lines = BufReader::new(file).lines().map_while(|line| line.ok());
+    let points: Vec<(f64, f64)> = lines.filter_map(point).collect();
+    let every = points.len().div_ceil(CURVE_POINTS).max(1);
+    let last = points.len().saturating_sub(1);
+    points.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, point)| point).collect()
 }
 
 /// The numbers of a metrics.csv.
@@ -409,6 +374,8 @@ mod tests {
         assert_eq!((lines.len(), lines[0]), (4, first));
         let third: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
         assert!(third["sharpness_gain"].is_null() && third["step"] == 3);
+        assert_eq!(rates(&folder.steps()), [1.0, 2.0, 3.0, 4.0].map(|step| (step, 0.1)));
+        assert_eq!(rates(&folder.curves()), []);
         assert_eq!(
             std::fs::read_to_string(folder.metrics()).unwrap(),
             "epoch,step,train_loss,train_accuracy,test_loss,test_accuracy,lr,grad_norm,sharpness_gain,seconds,images_per_s\n\
@@ -442,7 +409,7 @@ mod tests {
             let mut records = Records::create(&folder, began_with).unwrap();
             records.epoch(&row(4)).unwrap();
             records.flush().unwrap();
-            let (mut records, _) = Records::resume(&folder, smoothed, 4).unwrap();
+            let mut records = Kept::read(&folder, smoothed, 4).unwrap().open().unwrap();
             records.epoch(&row(8)).unwrap();
             records.flush().unwrap();
             let metrics = Metrics::read(&folder.metrics()).unwrap();
@@ -470,8 +437,9 @@ mod tests {
                     file.write(torn.as_bytes()).unwrap();
                 }
                 records.flush().unwrap();
-                let (mut resumed, last) = Records::resume(&folder, extras, saved).unwrap();
-                assert_eq!(last, saved);
+                let kept = Kept::read(&folder, extras, saved).unwrap();
+                assert_eq!((kept.last(), kept.losses(STEPS_PER_EPOCH)), (saved, vec![]));
+                let mut resumed = kept.open().unwrap();
                 write_steps(&mut resumed, saved + 1..=11, extras);
                 assert_eq!(read(), unbroken, "saved at {saved}, killed behind {end}");
             }
@@ -479,20 +447,45 @@ mod tests {
     }
 
     #[test]
-    fn lost_files_and_rows_are_told_and_damaged_ones_refused() {
+    fn lost_rows_are_named_and_records_continue_behind_them() {
+        let scratch = TestFolder::new("lost");
+        let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
+        let fresh = || write_steps(&mut Records::create(&folder, NONE).unwrap(), 1..=9, NONE);
+        let losses = |step| Kept::read(&folder, NONE, step).unwrap().losses(STEPS_PER_EPOCH);
+        let cut = |path: &Path, bytes: u64| {
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
+        };
+        let [metrics, steps] = [folder.metrics(), folder.steps()];
+        let told = |path: &Path, rows: &str| {
+            format!("{} has lost {rows}, which the checkpoint includes; it continues behind them", path.display())
+        };
+        fresh();
+        assert_eq!(losses(9), Vec::<String>::new());
+        cut(&steps, 1);
+        cut(&metrics, 1);
+        assert_eq!(losses(9), [told(&steps, "step 9"), told(&metrics, "epoch 2")]);
+        assert_eq!(losses(7), Vec::<String>::new(), "rows that the checkpoint does not include are no loss");
+        std::fs::remove_file(&steps).unwrap();
+        std::fs::write(&metrics, "epo").unwrap();
+        assert_eq!(losses(9), [told(&steps, "steps 1 to 9"), told(&metrics, "epochs 1 to 2")]);
+        assert!(!steps.exists() && std::fs::read(&metrics).unwrap() == b"epo", "reading changes nothing");
+        write_steps(&mut Kept::read(&folder, NONE, 9).unwrap().open().unwrap(), 10..=12, NONE);
+        assert_eq!(Metrics::read(&metrics).unwrap().column("step"), Some(vec![Some(12.0)]));
+        assert_eq!(losses(12), Vec::<String>::new(), "said once");
+    }
+
+    #[test]
+    fn damaged_records_are_refused_with_a_way_to_resume() {
         let scratch = TestFolder::new("damaged");
         let folder = RunFolder::create(&scratch.0, "", Some(&scratch.0)).unwrap();
         write_steps(&mut Records::create(&folder, NONE).unwrap(), 1..=5, NONE);
-        assert_eq!(Records::resume(&folder, NONE, 9).unwrap().1, 5);
-        std::fs::remove_file(folder.metrics()).unwrap();
-        write_steps(&mut Records::resume(&folder, NONE, 5).unwrap().0, 6..=8, NONE);
-        assert_eq!(Metrics::read(&folder.metrics()).unwrap().column("step"), Some(vec![Some(8.0)]));
         let refused = |message: &str| {
-            let e = Records::resume(&folder, NONE, 9).err().unwrap();
+            let e = Kept::read(&folder, NONE, 9).err().unwrap();
             assert_eq!((e.kind, e.to_string().contains(message)), (Kind::Data, true), "{e}");
         };
         std::fs::write(folder.steps(), "{\"step\":1}\nsoup\n{\"step\":3}\n").unwrap();
-        refused("steps.jsonl line 2 is not a record: soup");
+        refused("steps.jsonl line 2 is not a record: soup; restore the file, or move it away to resume without it");
         std::fs::write(folder.metrics(), "epoch,loss\n").unwrap();
         refused("metrics.csv line 1 should be epoch,step,");
     }

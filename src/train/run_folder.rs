@@ -11,6 +11,8 @@ const LOCK: &str = ".lock";
 const CONFIG: &str = "config.toml";
 const LAST: &str = "last.safetensors";
 const BEST: &str = "best.safetensors";
+const METRICS: &str = "metrics.csv";
+const STEPS: &str = "steps.jsonl";
 
 /// Returns the checkpoint that `path` names: itself; of a run's folder best.safetensors, or last.safetensors before there is a
 /// best one.
@@ -47,7 +49,14 @@ fn runs_in(folder: &Path) -> String {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    lock: Lock,
+}
+
+/// The lock file, held open; a file system without locks cannot lock it.
+#[derive(Debug)]
+struct Lock {
+    _file: File,
+    locked: bool,
 }
 
 impl RunFolder {
@@ -78,7 +87,7 @@ impl RunFolder {
             }
         }
         let lock = held.map_or_else(|| lock(path), Ok)?;
-        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), lock })
     }
 
     fn create_stamped(root: &Path, name: &str, stamp: &str) -> Result<RunFolder> {
@@ -99,18 +108,24 @@ impl RunFolder {
             }
         }
         let lock = lock(&path)?;
-        Ok(RunFolder { path, _lock: lock })
+        Ok(RunFolder { path, lock })
     }
 
-    /// The folder of a run that is to go on.
+    /// Opens the folder of a run that is to be resumed.
     ///
     /// # Errors
-    /// NoInput: not a run's folder. CantCreate: another process is writing to it.
+    /// NoInput: not a run's folder, or a file of the run is none. CantCreate: another process is writing to it.
     pub fn reopen(path: &Path) -> Result<RunFolder> {
-        RunFolder::config_of(path)?;
+        if !RunFolder::has_run(path)? {
+            RunFolder::config_of(path)?;
+        }
+        // Records are written where they lie: through a symbolic link that would be elsewhere, into a pipe it would wait.
+        for name in [LOCK, STEPS, METRICS] {
+            is_regular(&path.join(name))?;
+        }
         let lock = lock(path)?;
         remove_leftovers(path)?;
-        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), lock })
     }
 
     /// The folder `path`, made if need be, whatever it holds: one that several runs lie in.
@@ -121,7 +136,7 @@ impl RunFolder {
         std::fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, &e))?;
         let lock = lock(path)?;
         remove_leftovers(path)?;
-        Ok(RunFolder { path: path.to_path_buf(), _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), lock })
     }
 
     /// The recipe of the run in `folder`, which need not be held.
@@ -129,8 +144,7 @@ impl RunFolder {
     /// # Errors
     /// NoInput: not a run's folder.
     pub fn config_of(folder: &Path) -> Result<PathBuf> {
-        let config = folder.join(CONFIG);
-        if config.is_file() {
+        if let Some(config) = RunFolder::config_in(folder)? {
             return Ok(config);
         }
         let hint = runs_in(folder);
@@ -154,17 +168,52 @@ impl RunFolder {
         }
         Ok(parent.to_path_buf())
     }
+    /// Returns the path of the recipe in `folder`, which need not be held, if there is one.
+    ///
+    /// # Errors
+    /// NoInput: it is no regular file.
+    pub fn config_in(folder: &Path) -> Result<Option<PathBuf>> {
+        let config = RunFolder::config_path(folder);
+        Ok(is_regular(&config)?.then_some(config))
+    }
+
+    /// Returns whether `folder`, which need not be held, has a recipe or a checkpoint of a run.
+    ///
+    /// # Errors
+    /// NoInput: the recipe is no regular file.
+    pub fn has_run(folder: &Path) -> Result<bool> {
+        Ok(RunFolder::config_in(folder)?.is_some() || RunFolder::has_begun(folder))
+    }
+
+    /// Returns the warning for a folder on a file system without locks.
+    pub fn warning(&self) -> Option<String> {
+        let what = "is on a file system without locks; see to it that no other process writes there";
+        (!self.lock.locked).then(|| format!("{} {what}", self.path.display()))
+    }
+
+    /// Returns where the recipe of the run in `folder` belongs.
+    pub fn config_path(folder: &Path) -> PathBuf {
+        folder.join(CONFIG)
+    }
+    /// Returns where the newest checkpoint of the run in `folder` belongs.
+    pub fn last_in(folder: &Path) -> PathBuf {
+        folder.join(LAST)
+    }
+    /// Returns where the environment of the run in `folder` belongs.
+    pub fn environment_in(folder: &Path) -> PathBuf {
+        folder.join("env.json")
+    }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
     /// The recipe, with every "auto" resolved.
     pub fn config(&self) -> PathBuf {
-        self.path.join(CONFIG)
+        RunFolder::config_path(&self.path)
     }
     /// What the run was made with and on.
     pub fn environment(&self) -> PathBuf {
-        self.path.join("env.json")
+        RunFolder::environment_in(&self.path)
     }
     /// What a run took from the file that it began with, where there was one.
     pub fn init(&self) -> PathBuf {
@@ -172,11 +221,11 @@ impl RunFolder {
     }
     /// One row an epoch.
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.csv")
+        self.path.join(METRICS)
     }
     /// One object a step.
     pub fn steps(&self) -> PathBuf {
-        self.path.join("steps.jsonl")
+        self.path.join(STEPS)
     }
     /// Where event files for TensorBoard go, if there are any.
     pub fn tensorboard(&self) -> PathBuf {
@@ -203,7 +252,7 @@ impl RunFolder {
     }
     /// The newest checkpoint.
     pub fn last(&self) -> PathBuf {
-        self.path.join(LAST)
+        RunFolder::last_in(&self.path)
     }
     /// The checkpoint with the best accuracy so far.
     pub fn best(&self) -> PathBuf {
@@ -211,17 +260,51 @@ impl RunFolder {
     }
 }
 
-fn lock(folder: &Path) -> Result<File> {
+fn lock(folder: &Path) -> Result<Lock> {
     let path = folder.join(LOCK);
+    is_regular(&path)?;
     let options = File::options().create(true).write(true).truncate(false).open(&path);
     let file = options.map_err(|e| Error::io("create lock file", &path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    let locked = has_locked(file.try_lock(), folder)?;
+    Ok(Lock { _file: file, locked })
+}
+
+/// Returns whether trying to lock the lock file of `folder` succeeded; false where its file system has no locks.
+///
+/// # Errors
+/// CantCreate: another process holds it. Io and the like: the system fails otherwise.
+fn has_locked(tried: std::result::Result<(), TryLockError>, folder: &Path) -> Result<bool> {
+    /// ENOLCK of Linux and macOS, which network file systems without a lock server give.
+    const NO_LOCKS: [i32; 2] = [37, 77];
+    match tried {
+        Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => {
             let message = format!("{} is in use by another samcore process; wait for its end", folder.display());
             Err(Error::new(Kind::CantCreate, message))
         }
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, &e)),
+        Err(TryLockError::Error(e)) => {
+            let unsupported = e.kind() == std::io::ErrorKind::Unsupported;
+            match unsupported || e.raw_os_error().is_some_and(|code| NO_LOCKS.contains(&code)) {
+                true => Ok(false),
+                false => Err(Error::io("lock", &folder.join(LOCK), &e)),
+            }
+        }
+    }
+}
+
+/// Returns whether there is a regular file at `path`; false if nothing is there.
+///
+/// # Errors
+/// NoInput: something else is there, such as a symbolic link or a pipe.
+fn is_regular(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() => Ok(true),
+        Ok(meta) => {
+            let what = if meta.is_symlink() { "a symbolic link" } else { "no regular file" };
+            let message = format!("{} is {what}; a run's own files must be regular files", path.display());
+            Err(Error::new(Kind::NoInput, message))
+        }
+        Err(_) => Ok(false),
     }
 }
 
@@ -320,6 +403,19 @@ pub(crate) mod tests {
         std::fs::write(scratch.0.join("file"), "").unwrap();
         let onto_file = RunFolder::create(Path::new("unused"), "", Some(&scratch.0.join("file")));
         assert_eq!(onto_file.unwrap_err().kind, Kind::CantCreate);
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_no_obstacle() {
+        let folder = Path::new("run");
+        let failed = |code: i32| Err(TryLockError::Error(std::io::Error::from_raw_os_error(code)));
+        // ENOLCK, EOPNOTSUPP and ENOSYS of Linux.
+        for code in [37, 95, 38] {
+            assert_eq!(has_locked(failed(code), folder), Ok(false), "{code}");
+        }
+        assert_eq!(has_locked(Ok(()), folder), Ok(true));
+        assert_eq!(has_locked(Err(TryLockError::WouldBlock), folder).unwrap_err().kind, Kind::CantCreate);
+        assert!(has_locked(failed(5), folder).unwrap_err().to_string().contains("cannot lock run/.lock"));
     }
 
     #[test]

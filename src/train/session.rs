@@ -1,31 +1,33 @@
 //! The training loop: from a recipe to a run folder.
 
 mod pace;
+mod saving;
 
-use super::checkpoint::{Checkpoint, Position};
+use super::checkpoint::{Checkpoint, Position, Subject};
+use super::curves::{self, Caption};
+use super::divergence::Divergence;
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
 use super::labels::{Counts, Judge, Labels};
 use super::loader::Loader;
-use super::origin::Origin;
-use super::outcome::{Summary, Where, interrupted, not_finite};
+use super::origin::{Content, Origin};
+use super::outcome::{Summary, Where};
 use super::progress::{Length, Progress, Style};
 use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
-use super::{curves, opening, signals};
+use super::{memory, opening, resume, signals};
 use crate::data::DataSet;
 use crate::device::Device;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
 use crate::models::{self, Model};
-use crate::ops::call::Counters;
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
 use crate::rng::permutation;
-use crate::step::{C, DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, ProgramId, Recorder, SKIPPED, W};
+use crate::step::{DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, Recorder, SKIPPED};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,6 +43,8 @@ pub struct Session {
     programs: Programs,
     folder: RunFolder,
     records: Records,
+    subject: Subject,
+    content: Content,
     position: Position,
     /// Where AutoAugment makes the images of each epoch, and how long this one waited for it.
     loader: Option<Loader>,
@@ -60,6 +64,11 @@ pub struct Session {
     last_step: u64,
     schedule: Schedule,
     progress: Progress,
+    /// Step of the newest checkpoint, and whether the last evaluation of an epoch was finite.
+    kept: u64,
+    sound: bool,
+    /// Terms that the steps of this process have left out; see [`DROPPED`].
+    terms_dropped: f32,
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
     values: Vec<f32>,
     scalars: Vec<(&'static str, f32)>,
@@ -90,7 +99,7 @@ impl Session {
         let description = device.describe();
         let isa = &device.instructions();
         let judged = if labels.noisy() { labels.judged() } else { 0 };
-        engine::check_memory(&*device, recording.layout(), &recipe, &data, judged)?;
+        memory::check_run(&*device, &recording, &programs, &recipe, &data, judged)?;
         let mut exec = Exec::new(device, recording)?;
         exec.set_dataset(TRAIN, &data.train.bytes())?;
         exec.set_dataset(TEST, &data.test.bytes())?;
@@ -106,30 +115,34 @@ impl Session {
             waited: recipe.autoaugment,
             loss_kind: !recipe.loss_kind().is_empty(),
         };
+        let content = Content::of(&data);
+        let about =
+            opening::About { recipe: &recipe, data: &data, content: &content, isa, extras, steps_per_epoch: per_epoch };
+        let subject = engine::subject(&model.name, &data, &source);
         let (mut began_with, mut told) = (None, vec![]);
-        let (folder, mut records, position) = match &place.resume {
+        let (folder, mut records, subject, position) = match &place.resume {
             None => {
                 let (vectors, init) = opening::beginning(&recipe, &graph, programs.remembered)?;
                 engine::put(&mut exec, &vectors)?;
-                let (folder, records) = opening::begin(&recipe, place, isa, extras, init.as_ref())?;
+                let (folder, records) = opening::begin(&about, place, init.as_ref())?;
                 told.extend(init.iter().flat_map(Init::lines));
-                (folder, records, Position::default())
+                (folder, records, subject, Position::default())
             }
             Some(path) => {
-                let subject = engine::subject(&model.name, &data, &source);
-                let (graph, remembered) = (&graph, programs.remembered);
-                let resumed = opening::go_on(path, &recipe, graph, &subject, remembered, isa, extras)?;
+                let resumed = opening::resume(path, &about, &graph, subject, programs.remembered)?;
                 engine::put(&mut exec, &resumed.vectors)?;
+                Divergence::clear(path)?;
                 began_with = resumed.isa.filter(|before| before != isa);
-                (resumed.folder, resumed.records, resumed.position)
+                told.extend(resumed.notes);
+                (resumed.folder, resumed.records, resumed.subject, resumed.position)
             }
         };
         if !folder.last().exists() {
             labels.keep(&data, &folder)?;
         }
         let scale = if position.loss_scale > 0.0 { position.loss_scale } else { FIRST_LOSS_SCALE };
-        let (dropped, good, skipped) = (position.dropped as f32, position.good_steps as f32, position.skipped as f32);
-        for (slot, value) in [(DROPPED, dropped), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
+        let (good, skipped) = (position.good_steps as f32, position.skipped as f32);
+        for (slot, value) in [(DROPPED, 0.0), (LOSS_SCALE, scale), (GOOD_STEPS, good), (SKIPPED, skipped)] {
             exec.set_slot(slot, value)?;
         }
         engine::set_numbers(&mut exec, &recipe)?;
@@ -162,6 +175,7 @@ impl Session {
         }
         data.missing_classes(&train_order).iter().for_each(|line| progress.note(line));
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
+        told.extend(folder.warning());
         told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
@@ -176,6 +190,9 @@ impl Session {
         let now = Instant::now();
         let mut session = Session {
             schedule: recipe.schedule(),
+            kept: position.step,
+            sound: true,
+            terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],
             recipe,
@@ -185,6 +202,8 @@ impl Session {
             programs,
             folder,
             records,
+            subject,
+            content,
             position,
             loader,
             waited: 0.0,
@@ -263,9 +282,7 @@ impl Session {
                 }
             }
         }
-        if self.position.step > self.before {
-            self.save()?;
-        }
+        let saved = self.position.step == self.before || self.save()?;
         let test = match test {
             Some(test) => test,
             None => {
@@ -274,6 +291,9 @@ impl Session {
                 self.evaluate(TEST, self.data.test.count)?
             }
         };
+        if !saved || !test.loss.is_finite() {
+            return Err(self.unsound());
+        }
         Ok(Summary {
             folder: self.folder.path().to_path_buf(),
             steps: self.position.step,
@@ -288,14 +308,8 @@ impl Session {
             best_on: if self.val_order.is_empty() { "test" } else { VALIDATION },
             dropped: self.position.dropped,
             seconds: self.begun.elapsed().as_secs_f64(),
+            way_on: resume::way_to_train_longer(&self.recipe, self.folder.path()),
         })
-    }
-
-    /// Saves and ends with an error if a signal has asked for that.
-    fn heed_signals(&mut self) -> Result<()> {
-        let Some(signal) = signals::requested() else { return Ok(()) };
-        self.save()?;
-        Err(interrupted(signal, self.position.step, self.total, self.folder.path()))
     }
 
     /// Scores over the first `count` images in the present order of data set `dataset`.
@@ -368,12 +382,15 @@ impl Session {
         let gain = value("sharpness_gain").unwrap_or(f32::NAN);
         let p = &mut self.position;
         p.step += 1;
+        self.sound = true;
         p.loss_sum += f64::from(loss);
         p.hits += u64::from(hits);
         p.norm_sum += f64::from(grad_norm);
         // Steps that do not look have none.
         p.gain_sum += if looked { f64::from(gain) } else { 0.0 };
-        p.dropped = dropped as u64;
+        // A step may have left out several terms.
+        p.dropped += u64::from(dropped > self.terms_dropped);
+        self.terms_dropped = dropped;
         // The rest is the optimizer's own.
         self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
         let (epoch, lr) = (counters.epoch, slots[0].1);
@@ -428,12 +445,15 @@ impl Session {
         };
         self.records.epoch(&row)?;
         self.records.flush()?;
+        self.sound = test.loss.is_finite() && validation.is_none_or(|v| v.loss.is_finite());
         let accuracy = validation.unwrap_or(test).accuracy;
-        self.progress.epoch(&row, accuracy > p.best_accuracy);
-        let title = format!("{} with {} on {}", self.recipe.model, self.recipe.opt, self.data.name);
-        curves::draw(&title, &row.loss_kind, &self.folder.metrics(), &self.folder.curves())?;
+        // The first epoch is the best so far even where it gets nothing right.
+        let best = self.sound && (p.best_epoch == 0 || accuracy > p.best_accuracy);
+        self.progress.epoch(&row, best);
+        let caption = Caption::of(&self.recipe, &self.data.name);
+        curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
         self.position = p.next_epoch();
-        if accuracy > p.best_accuracy {
+        if best {
             (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
             let checkpoint = self.checkpoint()?;
             checkpoint.write(&self.graph, &self.folder.best(), true)?;
@@ -443,7 +463,6 @@ impl Session {
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
-        let source = engine::source(&self.data, self.recipe.augment());
         // The file's average is what is evaluated here and now.
         self.keep_up()?;
         let mut position = self.position;
@@ -457,31 +476,10 @@ impl Session {
             position.seconds += self.epoch_begun.elapsed().as_secs_f64();
         }
         Ok(Checkpoint {
-            subject: engine::subject(&self.recipe.model, &self.data, &source),
+            subject: self.subject.clone(),
             position,
-            origin: Origin::of(&self.recipe),
+            origin: Origin::of(&self.recipe, Some(&self.content)),
             vectors: engine::take(&mut self.exec, self.programs.remembered)?,
         })
-    }
-
-    /// Writes `last`, after the records that lead to it.
-    fn save(&mut self) -> Result<()> {
-        self.records.flush()?;
-        self.checkpoint()?.write(&self.graph, &self.folder.last(), false)
-    }
-
-    /// Names the first call of the step that made a value which is not finite.
-    fn fault(&mut self, program: ProgramId, counters: &Counters, slots: &[(&str, f32)]) -> Error {
-        // The step left its perturbation in the compute copy; the second run must start where the first one did.
-        let recast = self.exec.download(W).and_then(|w| self.exec.upload(C, &w));
-        let reset = recast.and_then(|()| slots.iter().try_for_each(|(name, value)| self.exec.set_slot(name, *value)));
-        let culprit = match reset.and_then(|()| self.exec.find_fault(program, counters)) {
-            Ok(Some(label)) => format!("first in the call '{label}'"),
-            Ok(None) => "in no call of a second run".to_owned(),
-            Err(e) => format!("(looking for the call failed: {e})"),
-        };
-        // What led there is worth keeping; an error in keeping it is not the one to report.
-        let _ = self.records.flush();
-        not_finite(self.position.step + 1, self.total, &culprit, &self.folder.last())
     }
 }

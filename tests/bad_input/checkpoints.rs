@@ -21,7 +21,7 @@ type Row = (&'static str, fn(&Path, &[u8]), &'static [&'static str]);
 const DAMAGED: &str = "its SHA-256 does not match its content; it is damaged";
 const NO_SAFETENSORS: &str = "is not a sound safetensors file";
 const PICKLE: &str = "a Python pickle; save it anew in Python: safetensors.torch.save_file";
-const ZIP: &str = "a zip archive (torch.save and numpy.savez write these); save it anew in Python";
+const ZIP: &str = "a zip archive (torch.save and numpy.savez write these)";
 const CANNOT_BE: &str = "which cannot be";
 
 const ROWS: &[Row] = &[
@@ -38,6 +38,11 @@ const ROWS: &[Row] = &[
     ("a header of 2^64 bytes", |p, b| put(p, &[&[0xff; 8], &b[8..]].concat()), &["18446744073709551615 bytes"]),
     ("of a future version", |p, _| edit(p, "format_version", "2"), &["it has format version 2", "up to 1; update it"]),
     ("of no version", |p, _| rewrite(p, |m, _| m.clear()), &["it has no format version"]),
+    (
+        "of a damaged version key",
+        |p, b| misname(p, b),
+        &["its metadata has lost 'samcore.format_version'; it is damaged"],
+    ),
     ("torch.save", |p, b| put(p, &[b"PK\x03\x04\0\0\x08\x08", &b[8..]].concat()), &[ZIP]),
     ("an old torch.save", |p, b| put(p, &[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", &b[8..]].concat()), &[PICKLE]),
     ("a NumPy array", |p, _| put(p, b"\x93NUMPY\x01\0v\0{'descr': '<f4'}"), &[NO_SAFETENSORS, "a NumPy array"]),
@@ -55,6 +60,15 @@ fn put(path: &Path, bytes: &[u8]) {
 fn flip(path: &Path, bytes: &[u8], at: usize) {
     let mut bytes = bytes.to_vec();
     bytes[at] ^= 4;
+    put(path, &bytes);
+}
+
+/// Changes a letter in the key of the version.
+fn misname(path: &Path, bytes: &[u8]) {
+    let key = b"samcore.format_version";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let mut bytes = bytes.to_vec();
+    bytes[at + 9] ^= 1;
     put(path, &bytes);
 }
 
@@ -94,6 +108,9 @@ fn damaged_checkpoints_are_refused_and_keep_no_run_from_going_on() {
         let words = [&["run/last.safetensors"], *words].concat();
         refused(&folder, what, "eval run/last.safetensors", 65, &words);
         refused(&folder, what, "train --resume run", 65, &words);
+        if what.contains("bit flipped") || what.contains("key") {
+            refused(&folder, what, &format!("{RUN} --init run/last.safetensors --out new"), 65, &words);
+        }
     }
     fs::write(&last, &sound).unwrap();
     let config = fs::read_to_string(folder.path("run/config.toml")).unwrap();
@@ -129,6 +146,10 @@ fn checkpoints_of_other_models_and_images_are_refused_by_name() {
 
     samcore(&folder.0, "train --data data --model resnet20 --batch 16 --steps 0 --out resnet").well();
     fs::copy(folder.path("resnet/last.safetensors"), &last).unwrap();
+    let words = ["run/config.toml has model = \"cnn\", but run/last.safetensors was made with model = \"resnet20\""];
+    refused(&folder, "another model", "train --resume run", 65, &words);
+    // As a version wrote it that did not record settings.
+    rewrite(&last, |metadata, _| assert!(metadata.remove("samcore.settings").is_some()));
     let words = ["run/last.safetensors is of resnet20 on 14x14x1 images", "but the run is of cnn"];
     refused(&folder, "another model", "train --resume run", 65, &words);
     edit(&last, "model", "cnn");
@@ -166,7 +187,7 @@ fn checkpoints_of_other_models_and_images_are_refused_by_name() {
     refused(&folder, "an unknown model", "train --resume own", 2, &["unknown model 'perceptron'"]);
 
     write_images(&folder.path("large"), 40, 20, 1);
-    samcore(&folder.0, "train --data large --model cnn --batch 16 --steps 0 --out large-run").well();
+    samcore(&folder.0, &format!("{} --steps 0 --out large-run", RUN.replace("--data data", "--data large"))).well();
     fs::copy(folder.path("large-run/last.safetensors"), &last).unwrap();
     let words = ["the run is of cnn on 14x14x1 images of 10 classes of data"];
     refused(&folder, "other images", "train --resume run", 65, &words);
@@ -198,6 +219,6 @@ fn a_run_without_its_checkpoint_is_not_begun_anew_by_itself() {
     let folder = Folder::with_images("lost-checkpoint", 40, 20, 2);
     samcore(&folder.0, &format!("{RUN} --steps 3 --out run")).well();
     fs::remove_file(folder.path("run/last.safetensors")).unwrap();
-    let words = ["run has no checkpoint to go on from; begin anew with --config run/config.toml"];
+    let words = ["run has no checkpoint to resume, although the run has done steps", "--config run/config.toml"];
     refused(&folder, "the checkpoint is gone", "train --resume run", 66, &words);
 }

@@ -84,11 +84,40 @@ fn a_full_disk_leaves_the_last_good_checkpoint_and_the_run_goes_on_where_there_i
     let noise = "data noise data --rate 0.5 --out small/noisy";
     answered(&samcore(&folder.0, noise), "a full disk", noise, 74, &[FULL, "small"]);
     assert!(!folder.path("small/noisy").exists());
+    answered(
+        &samcore(&folder.0, "man --out small/man"),
+        "a full disk",
+        "man --out small/man",
+        74,
+        &[FULL, "small/man"],
+    );
     fs::remove_file(filler).unwrap();
     samcore(&folder.0, "train --resume small/late --quiet").well();
     assert!(fs::read(folder.path("small/late/last.safetensors")).unwrap() == unbroken, "the bits of an unbroken run");
     samcore(&folder.0, &begun).well();
     samcore(&folder.0, noise).well();
+}
+
+/// The system would end the process at the first byte beyond the limit.
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
+    let folder = Folder::with_images("ulimit", 40, 20, 2);
+    samcore(&folder.0, &format!("{RUN} --out unbroken")).well();
+    samcore(&folder.0, &format!("{RUN} --quiet --steps 4 --out run")).well();
+    let sound = fs::read(folder.path("run/last.safetensors")).unwrap();
+    for (line, place) in [
+        ("train --resume run --quiet".to_string(), "run/last.safetensors"),
+        (format!("{RUN} --quiet --out new"), "new/last.safetensors"),
+    ] {
+        let limited = format!("ulimit -f 64; exec {} {line}", env!("CARGO_BIN_EXE_samcore"));
+        let output = Command::new("sh").args(["-c", &limited]).current_dir(&folder.0).output().unwrap();
+        let words = ["File too large", &format!("cannot write {place}")];
+        answered(&crate::common::Done::of(output), "a limit", &line, 74, &words);
+    }
+    assert!(fs::read(folder.path("run/last.safetensors")).unwrap() == sound, "the checkpoint is as it was");
+    samcore(&folder.0, "train --resume run --quiet").well();
+    let unbroken = fs::read(folder.path("unbroken/last.safetensors")).unwrap();
+    assert!(fs::read(folder.path("run/last.safetensors")).unwrap() == unbroken, "the bits of an unbroken run");
 }
 
 #[test]

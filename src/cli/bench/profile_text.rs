@@ -3,6 +3,7 @@
 use super::text::{extremes, figure, or_dash};
 use crate::bench::limits::Limits;
 use crate::bench::profile::{Profile, Row};
+use crate::output::printable;
 use std::path::Path;
 
 /// Calls that take less of the step than this are counted together.
@@ -61,7 +62,7 @@ pub fn foot(trace: &Path) -> String {
 GB/s and of limit as for operations: every operand once; above 100 % where operands stay in the caches.
 trace: {}; open it in ui.perfetto.dev
 ",
-        trace.display()
+        printable(&trace.display().to_string())
     )
 }
 

@@ -7,6 +7,7 @@ use crate::bench::loading::{Augmenting, Loading};
 use crate::bench::operations::CallTime;
 use crate::bench::steps::StepTimes;
 use crate::bench::tune::Timed;
+use crate::output::printable;
 use std::path::Path;
 
 /// Three digits, of whole numbers all; not below a millionth.
@@ -130,7 +131,8 @@ pub fn augmenting(a: &Augmenting) -> String {
 const MOST_NAMES: usize = 10;
 
 pub fn comparison(c: &Comparison, file: &Path) -> String {
-    let mut text = format!("\nspeed now over speed in {}; above 1 is faster now\n", file.display());
+    let mut text =
+        format!("\n{}\n", printable(&format!("speed now over speed in {}; above 1 is faster now", file.display())));
     let width = c.pairs.iter().map(|p| p.name.chars().count()).max().unwrap_or(0);
     for Pair { name, unit, then, now, speed } in &c.pairs {
         text += &format!("  {name:<width$} {speed:>7.2}  {:>9} then, {:>9} now {unit}\n", figure(*then), figure(*now));

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::sha256_stream;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
@@ -57,7 +57,7 @@ pub fn identity(path: &Path) -> Result<(u64, String)> {
     Ok((len, sha256_stream(&mut file).map_err(unreadable)?))
 }
 
-/// Downloads `archive` from `url` to `path`, by way of `path.part`, from whose end a broken download goes on.
+/// Downloads `archive` from `url` to `part`, from whose end a broken download goes on.
 ///
 /// # Errors
 /// Unavailable: no connection, or an answer that is not the file. Data: the whole file came, but is not the original; it is
@@ -65,15 +65,16 @@ pub fn identity(path: &Path) -> Result<(u64, String)> {
 pub fn download(
     archive: &Archive,
     url: &str,
-    path: &Path,
+    part: &Path,
     patience: Patience,
     tell: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let unwritable = |e: std::io::Error| Error::io("write", &part, &e);
-    let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(unwritable)?;
+    let unwritable = |e: std::io::Error| Error::io("write", part, &e);
+    if fs::symlink_metadata(part).is_ok_and(|meta| !meta.is_file()) {
+        let message = format!("{} is no regular file; remove it and fetch again", part.display());
+        return Err(Error::new(Kind::CantCreate, message));
+    }
+    let mut file = OpenOptions::new().create(true).append(true).read(true).open(part).map_err(unwritable)?;
     let total = archive.id.len;
     let mut before = file.metadata().map_err(unwritable)?.len();
     let agent = agent(url, patience.timeout);
@@ -82,11 +83,11 @@ pub fn download(
         let begun = file.metadata().map_err(unwritable)?.len();
         if begun == total {
             file.sync_all().map_err(unwritable)?;
-            let (_, sha256) = identity(&part)?;
-            let Some(found) = archive.id.differs(total, &sha256) else { break };
+            let (_, sha256) = identity(part)?;
+            let Some(found) = archive.id.differs(total, &sha256) else { return Ok(()) };
             file.set_len(0).map_err(unwritable)?;
             if before == 0 {
-                fs::remove_file(&part).map_err(unwritable)?;
+                fs::remove_file(part).map_err(unwritable)?;
                 let message = format!("{url} is not the original: {found}; it was thrown away");
                 return Err(Error::data(message));
             }
@@ -102,7 +103,7 @@ pub fn download(
             Err(Break::Final(e)) => {
                 // An empty part is no start.
                 if file.metadata().is_ok_and(|meta| meta.len() == 0) {
-                    let _ = fs::remove_file(&part);
+                    let _ = fs::remove_file(part);
                 }
                 return Err(e);
             }
@@ -112,14 +113,13 @@ pub fn download(
         (failures, pause) = if now > begun { (1, patience.pause) } else { (failures + 1, pause) };
         if failures >= patience.attempts {
             if now == 0 {
-                let _ = fs::remove_file(&part);
+                let _ = fs::remove_file(part);
             }
             return Err(Error::new(Kind::Unavailable, format!("cannot fetch {url}: {cause}")));
         }
         sleep(pause);
         pause *= 2;
     }
-    fs::rename(&part, path).map_err(unwritable)
 }
 
 fn agent(url: &str, timeout: Duration) -> Agent {

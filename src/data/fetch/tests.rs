@@ -262,6 +262,38 @@ fn a_broken_download_goes_on_where_it_ended() {
     }
 }
 
+/// A kill leaves downloads and half a folder, whose names are the fetch's own; archives that a user has put there stay.
+#[test]
+fn leftovers_of_a_killed_fetch_are_removed_by_the_next() {
+    let packed = good_archive();
+    let known = known(&packed);
+    let leave = |out: &Path| {
+        fs::write(out.join("small.tar.gz.part"), &packed).unwrap();
+        fs::create_dir(out.join(".small-binary.part")).unwrap();
+        fs::write(out.join(".small-binary.part/train.bin"), "half").unwrap();
+    };
+    let folder = TestFolder::new("killed");
+    leave(&folder.0);
+    let server = Server::new(packed.clone(), &[Manner::Whole]);
+    let outcome = || run(&known, &server.url, &folder.0).unwrap();
+    // While it unpacked, and between the last file's place and the end.
+    assert_eq!(outcome(), Outcome::Fetched(folder.0.join("small-binary")));
+    complete(&folder.0);
+    leave(&folder.0);
+    assert_eq!(outcome(), Outcome::Complete(folder.0.join("small-binary")));
+    complete(&folder.0);
+    fs::write(folder.0.join("small.tar.gz"), &packed).unwrap();
+    leave(&folder.0);
+    outcome();
+    assert_eq!(list(&folder.0), ["small-binary", "small.tar.gz"]);
+    assert!(server.requests().is_empty());
+
+    // Neither followed nor waited for.
+    let folder = TestFolder::new("part-link");
+    std::os::unix::fs::symlink("elsewhere", folder.0.join("small.tar.gz.part")).unwrap();
+    refused(run(&known, &server.url, &folder.0), Kind::CantCreate, &["small.tar.gz.part is no regular file"]);
+}
+
 #[test]
 fn what_the_server_does_wrong_is_told_and_leaves_nothing_behind() {
     let packed = good_archive();

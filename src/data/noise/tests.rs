@@ -78,7 +78,7 @@ fn a_noisy_copy_loads_and_tells_what_was_changed() {
         }
         assert_eq!(restored, before.train.labels[..]);
         let (mut first, record_file) = (0, Record::read(&noisy).unwrap().unwrap());
-        for path in format.files(&clean).unwrap().iter().take(format.training_files()) {
+        for path in crate::data::layout::find(&clean).unwrap().files.iter().take(format.training_files()) {
             let mut content = fs::read(noisy.join(path.file_name().unwrap())).unwrap();
             first += record_file.undo(format, first, &mut content);
             assert!(content == fs::read(path).unwrap());

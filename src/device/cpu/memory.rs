@@ -2,6 +2,7 @@
 
 use super::stored::{Stored, low, low_mut};
 use crate::device::Layout;
+use crate::device::alloc::fallible;
 use crate::dtype::Element;
 use crate::error::{Error, Kind, Result};
 use crate::ops::call::{Call, Kernel, Loc, MAX_GROUPS, Memory};
@@ -39,7 +40,7 @@ fn zeros(len: usize) -> Option<Vec<f32>> {
     let layout = std::alloc::Layout::array::<f32>(len).ok().filter(|l| l.size() > 0)?;
     // SAFETY: the layout is that of a vector of this capacity and not empty; all bits zero are valid floats.
     unsafe {
-        let start = std::alloc::alloc_zeroed(layout).cast::<f32>();
+        let start = fallible(|| std::alloc::alloc_zeroed(layout)).cast::<f32>();
         (!start.is_null()).then(|| Vec::from_raw_parts(start, len, len))
     }
 }

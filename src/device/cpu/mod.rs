@@ -38,7 +38,7 @@ pub mod vector;
 mod widen;
 mod winograd;
 
-use crate::device::{DatasetBytes, Device, Extent, Layout};
+use crate::device::{DatasetBytes, Device, Extent, Layout, room};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
 use crate::ops::call::{Call, Counters, Groups, Kernel, Loc};
@@ -196,6 +196,14 @@ impl Device for CpuDevice {
     }
 
     fn allocate(&mut self, layout: &Layout) -> Result<()> {
+        if let Some(room) = room::room().filter(|room| room.bytes < layout.bytes()) {
+            let [need, free] = [layout.bytes(), room.bytes].map(|bytes| bytes as f64 / (1u64 << 30) as f64);
+            let limit = room.limit;
+            let message = format!(
+                "{need:.2} GiB of memory are needed, {free:.2} GiB are free {limit}; a smaller batch needs less"
+            );
+            return Err(Error::new(Kind::Unavailable, message));
+        }
         self.banks = Some(Banks::new(layout)?);
         Ok(())
     }

@@ -91,8 +91,8 @@ pub(super) fn dot_body(a: &[f32], b: &[f32]) -> f64 {
 /// Values a scalar expression may hold at once.
 const DEPTH: usize = 16;
 
-/// The value of a postfix expression over `scalars`, worked out in f64, and how many of its divisions had a denominator of
-/// zero or not finite (their value is 0).
+/// The value of a postfix expression over `scalars`, worked out in f64, and how many of its divisions were
+/// refused (their value is 0): by zero, by a number not finite, or by one so small that the quotient is beyond f32.
 ///
 /// # Panics
 /// If the expression is malformed, which is a mistake of the optimizer that recorded it.
@@ -115,11 +115,10 @@ pub fn evaluate(expression: &[Scale], scalars: &[f32]) -> (f32, u32) {
                     panic!("scalar expression {expression:?} reads operand {n} of {}", scalars.len())
                 })),
                 Scale::Mul => x * y,
-                Scale::Div if y == 0.0 || !y.is_finite() => {
+                Scale::Div => quotient(x, y).unwrap_or_else(|| {
                     dropped += 1;
                     0.0
-                }
-                Scale::Div => x / y,
+                }),
                 Scale::Add => x + y,
                 Scale::Min => x.min(y),
                 Scale::Max => x.max(y),
@@ -141,7 +140,14 @@ pub fn evaluate(expression: &[Scale], scalars: &[f32]) -> (f32, u32) {
     (stack[0] as f32, dropped)
 }
 
-/// The value of `expression`; adds to `dropped` the number of its denominators that were zero or not finite.
+/// x / y; None where y is 0 or not finite, or so small that the quotient of a finite x is beyond f32.
+fn quotient(x: f64, y: f64) -> Option<f64> {
+    let quotient = x / y;
+    let lost = x.is_finite() && !(quotient as f32).is_finite();
+    (y != 0.0 && y.is_finite() && !lost).then_some(quotient)
+}
+
+/// The value of `expression`; adds to `dropped` the number of its divisions that were refused.
 pub fn scalar(expression: &[Scale], scalars: &[f32], out: &mut f32, dropped: &mut f32) {
     let (value, count) = evaluate(expression, scalars);
     *out = value;

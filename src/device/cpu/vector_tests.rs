@@ -63,7 +63,7 @@ use Scale::*;
 
 #[test]
 fn expressions_are_evaluated_in_postfix_order() {
-    let cases: [(&[Scale], f32, u32); 9] = [
+    let cases: [(&[Scale], f32, u32); 11] = [
         (&[Const(2.0), Read(1), Mul, Read(0), Add], 13.0, 0),
         (&[Read(1), Read(0), Div], 5.0 / 3.0, 0),
         (&[Read(1), Read(2), Div], 0.0, 1),
@@ -73,6 +73,8 @@ fn expressions_are_evaluated_in_postfix_order() {
         (&[Const(10.0), Const(20.0), Read(0), Select], 10.0, 0),
         (&[Const(10.0), Const(20.0), Read(2), Select], 20.0, 0),
         (&[Const(1e30), Const(1e30), Mul, Const(1e30), Div], 1e30, 0), // beyond f32 in between
+        (&[Const(0.05), Const(1e-40), Div], 0.0, 1),                   // beyond f32 as a whole
+        (&[Read(3), Const(2.0), Div], f32::INFINITY, 0),               // what was infinite before stays so
     ];
     for (expression, value, count) in cases {
         let (mut out, mut dropped) = (f32::NAN, 1.0);

@@ -4,6 +4,7 @@ use super::datasets::Datasets;
 use super::driver::{Address, Arg, Captured, Driver, Fetch, Function, Grid};
 use super::launch::{self, Launch, Operand, Target, step};
 use super::rungs::Rungs;
+use crate::device::room::Room;
 use crate::device::{DatasetBytes, Device, Layout, Run};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
@@ -324,8 +325,12 @@ impl Device for CudaDevice {
         self.target.dtype
     }
 
-    fn free_memory(&self) -> Result<Option<usize>> {
-        Ok(Some(self.driver.memory()?.0))
+    fn own_memory(&self) -> bool {
+        true
+    }
+
+    fn room(&self) -> Result<Option<Room>> {
+        Ok(Some(Room { bytes: self.driver.memory()?.0, limit: "of its own".into() }))
     }
 
     fn allocate(&mut self, layout: &Layout) -> Result<()> {

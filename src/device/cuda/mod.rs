@@ -29,7 +29,7 @@ pub fn or_skip<T>(found: Result<T>, what: &str) -> Option<T> {
     found
         .inspect_err(|e| {
             assert!(!required, "{what} is required: {e}");
-            println!("skipped: {e}");
+            crate::output::note(&format!("skipped: {e}"));
         })
         .ok()
 }

@@ -2,13 +2,21 @@
 
 use super::{Damage, Row, Study};
 use crate::optim::Norm;
-use crate::plot::{Figure, Heat, HeatMap, Panel, Series};
+use crate::plot::{Figure, Heat, HeatMap, Level, Panel, Series, thousands};
 use crate::study::{Source, field};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 fn name(norm: Norm) -> &'static str {
     Norm::NAMES[Norm::ALL.iter().position(|n| *n == norm).unwrap_or(0)]
+}
+
+/// The same for titles of figures.
+fn sign(norm: Norm) -> &'static str {
+    match norm {
+        Norm::Two => "2",
+        Norm::Infinity => "∞",
+    }
 }
 
 fn kind(row: &Row) -> &'static str {
@@ -124,6 +132,15 @@ impl Study {
 
     /// Accuracy over eps, a panel for each norm and number of entries.
     pub fn curves(&self, source: &Source) -> Figure {
+        let mut levels = vec![Level {
+            label: format!("uncorrupted, {:.1} %", percent(self.clean.accuracy)),
+            y: percent(self.clean.accuracy),
+            dotted: false,
+        }];
+        if source.classes > 0 {
+            let chance = 100.0 / source.classes as f64;
+            levels.push(Level { label: format!("chance, {} %", short(chance)), y: chance, dotted: true });
+        }
         let mut panels = Vec::new();
         for entries in &self.settings.entries {
             for (norm, grid) in &self.settings.norms {
@@ -135,19 +152,37 @@ impl Study {
                 let band = random.iter().map(|(_, (_, least, most))| (percent(*least), percent(*most))).collect();
                 series.push(Series { band, ..Series::new("random", 0, points) });
                 series.retain(|series| !series.points.is_empty());
-                let n = entries.of(self.parameters);
                 panels.push(Panel {
-                    title: format!("p = {}, {n} of {} parameters", name(*norm), self.parameters),
-                    x_label: format!("ε = |a| with p = {}", name(*norm)),
+                    title: format!("p = {}, n = {entries}", sign(*norm)),
+                    x_label: "ε".into(),
                     y_label: "test accuracy, %".into(),
                     series,
+                    levels: levels.clone(),
                     log_x: true,
-                    log_y: false,
+                    compared: "accuracy",
+                    reach: vec![0.0, 100.0],
+                    ..Panel::default()
                 });
             }
         }
-        let title = format!("Corrupted parameters: {} on {}", source.model, source.data);
-        Figure { columns: self.settings.norms.len(), ..Figure::new(&title, panels) }
+        let band = match self.settings.seeds.len() {
+            0 => String::new(),
+            1 => " Random corruptions are of one seed.".into(),
+            seeds => format!(" Random: mean over {seeds} seeds, band from the lowest to the highest."),
+        };
+        let parameters = thousands(self.parameters as u64);
+        let meaning =
+            format!("Corruptions have |a| = ε in the p-norm and change at most n of {parameters} parameters.{band}");
+        let title = format!("Corrupted parameters of {} on {}", source.model, source.data);
+        let notes = vec![source.caption(), meaning, self.images()];
+        Figure { columns: self.settings.norms.len(), notes, ..Figure::new(&title, panels) }
+    }
+
+    /// What was measured on, for the notes of figures.
+    fn images(&self) -> String {
+        let [tested, gradient] = [&self.settings.test_images, &self.settings.gradient_images];
+        let [tested, gradient] = [tested, gradient].map(|images| thousands(images.len() as u64));
+        format!("Accuracy on {tested} test images; gradient of {gradient} training images.")
     }
 
     /// Accuracy by layer and eps, a map for each norm; None without layers.
@@ -160,16 +195,29 @@ impl Study {
             let accuracies =
                 |layer: &str| self.of_layer(layer, *norm).map(|row| percent(row.scores.accuracy)).collect::<Vec<_>>();
             Heat {
-                title: format!("p = {}, n = {entries} of the layer", name(*norm)),
+                title: format!("p = {}, n = {entries} of the layer", sign(*norm)),
                 x_label: "ε".into(),
                 columns: grid.iter().map(f64::to_string).collect(),
                 rows: self.settings.layers.iter().map(|layer| (layer.name.clone(), accuracies(&layer.name))).collect(),
             }
         };
-        let title = format!("Gradient-based corruption of one layer: {} on {}", source.model, source.data);
+        let title = format!("Gradient-based corruption of one layer of {} on {}", source.model, source.data);
+        let clean = format!("{:.1} % uncorrupted", percent(self.clean.accuracy));
+        let levels = match source.classes {
+            0 => format!("{clean}."),
+            classes => format!("{clean}, {} % by chance.", short(100.0 / classes as f64)),
+        };
+        let notes = vec![source.caption(), self.images(), levels];
         let scale = (0.0, 100.0, "test accuracy, %".into());
-        Some(HeatMap { title, maps: self.settings.norms.iter().map(map).collect(), scale })
+        Some(HeatMap { title, maps: self.settings.norms.iter().map(map).collect(), scale, notes })
     }
+}
+
+/// A percentage without digits that say nothing: "10", "0.5".
+fn short(percent: f64) -> String {
+    let digits = if percent < 1.0 { 2 } else { 1 };
+    let text = format!("{percent:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// "p = 2, n = all: at eps 1 gradient-based corruption costs 50.0 points, ...".

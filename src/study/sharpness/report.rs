@@ -1,7 +1,7 @@
 //! A study of sharpness as text, CSV, JSON and a figure.
 
 use super::{Kind, Row, Scaled, Study};
-use crate::plot::{Figure, Panel, Series};
+use crate::plot::{Figure, Panel, Series, thousands};
 use crate::study::{Source, field};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -107,13 +107,24 @@ impl Study {
             Panel {
                 title: format!("{} m-sharpness", kind.name()),
                 x_label: x_label.into(),
-                y_label: "mean of L(w + e) − L(w)".into(),
+                y_label: "L(w + e) − L(w)".into(),
                 series: self.settings.m.iter().enumerate().map(line).collect(),
                 log_x: true,
                 log_y: true,
+                compared: "sharpness",
+                ..Panel::default()
             }
         };
-        let title = format!("Sharpness on training images: {} on {}", source.model, source.data);
-        Figure::new(&title, self.settings.kinds.iter().map(panel).collect())
+        let images = thousands(self.settings.images.len() as u64);
+        let steps = match self.settings.steps {
+            1 => "one ascent step".to_owned(),
+            steps => format!("{steps} ascent steps"),
+        };
+        let meaning = format!(
+            "Mean over groups of m of {images} training images, {steps}; bands are ± one standard error over the groups."
+        );
+        let title = format!("Sharpness of {} on {}", source.model, source.data);
+        let panels = self.settings.kinds.iter().map(panel).collect();
+        Figure { notes: vec![source.caption(), meaning], ..Figure::new(&title, panels) }
     }
 }

@@ -1,5 +1,6 @@
 //! From sources to shared libraries, by the C++ compiler of this machine, kept in a cache folder.
 
+use crate::device::cuda::cache::{self, Cache, EMULATOR};
 use crate::device::cuda::driver::Module;
 use crate::device::cuda::sources;
 use crate::error::{Error, Kind, Result};
@@ -8,7 +9,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What all libraries are compiled with. Contraction off: the same bits on every CPU. Aliasing: kernels read floats as vectors.
 const FLAGS: &[&str] = &["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"];
@@ -79,13 +79,13 @@ impl Compiler {
             return Ok(());
         }
         let log = String::from_utf8_lossy(&output.stderr);
-        Err(Error::data(format!("{what} does not compile ({}):\n{}", self.name, log.trim_end())))
+        Err(Error::data(format!("{what} does not compile ({}):", self.name)).with_log(log.trim_end()))
     }
 
     /// The library of the runtime.
     ///
     /// # Errors
-    /// What the compiler says; a cache folder that cannot be written.
+    /// What the compiler says; no folder that can be written.
     pub fn runtime(&self) -> Result<PathBuf> {
         let mut flags = machine_flags();
         flags.extend(["-O3", "-shared", "-pthread"].map(String::from));
@@ -102,7 +102,7 @@ impl Compiler {
     /// The library of a module, whose file holds `text`, for an architecture (`90`); `checked` for the checker.
     ///
     /// # Errors
-    /// A source that does not compile; a cache folder that cannot be written.
+    /// A source that does not compile; no folder that can be written.
     pub fn module(&self, module: &Module, text: &str, arch: u32, checked: bool) -> Result<PathBuf> {
         let mut flags = machine_flags();
         flags.extend(MODULE_FLAGS.iter().map(|f| (*f).to_owned()));
@@ -172,38 +172,24 @@ fn path_text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The folder of compiled kernels: $SAMCORE_CACHE, $XDG_CACHE_HOME/samcore, ~/.cache/samcore, or a temporary one.
-fn cache_folder() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let folder = variable("SAMCORE_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|p| p.join("samcore")))
-        .or_else(|| variable("HOME").map(|p| p.join(".cache").join("samcore")))
-        .unwrap_or_else(|| std::env::temp_dir().join("samcore"));
-    folder.join("emulator")
-}
-
-/// The path of a library in the cache. If it is not there `build` makes it: in a folder of its own, given as the first argument, to
-/// the path given as the second; it takes its name in one step, so that processes may race.
+/// Returns the path of a library that [`cache`] keeps. If it is not there, or damaged, `build` makes it: in a folder of its
+/// own, given as the first argument, to the path given as the second. Without a cache it stays in that folder until the end of
+/// this process.
 fn cached(name: &str, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
-    static BUILDS: AtomicU64 = AtomicU64::new(0);
-    let mut cache = cache_folder();
-    if fs::create_dir_all(&cache).is_err() {
-        cache = std::env::temp_dir().join("samcore").join("emulator");
-        fs::create_dir_all(&cache).map_err(|e| Error::io("create folder", &cache, &e))?;
-    }
-    // The compiler is run in another folder.
-    let cache = cache.canonicalize().map_err(|e| Error::io("open", &cache, &e))?;
-    let library = cache.join(name);
-    if library.exists() {
+    let cache = Cache::of_user(EMULATOR);
+    if let Some(library) = cache.as_ref().and_then(|cache| cache.path(name)) {
         return Ok(library);
     }
-    let folder = cache.join(format!("build-{}-{}", std::process::id(), BUILDS.fetch_add(1, Ordering::Relaxed)));
-    fs::create_dir_all(&folder).map_err(|e| Error::io("create folder", &folder, &e))?;
+    let folder = cache::scratch(cache.as_ref())?;
     let made = folder.join("library.so");
-    let built =
-        build(&folder, &made).and_then(|()| fs::rename(&made, &library).map_err(|e| Error::io("write", &library, &e)));
-    let _ = fs::remove_dir_all(&folder); // a leftover does no harm
-    built.map(|()| library)
+    build(&folder, &made).inspect_err(|_| cache::remove(&folder))?;
+    let content = fs::read(&made).map_err(|e| Error::io("read", &made, &e))?;
+    // A full disk or the like costs the next process the time to compile again.
+    let kept = cache.and_then(|cache| cache.put(name, &content).ok());
+    if kept.is_some() {
+        cache::remove(&folder);
+    }
+    Ok(kept.unwrap_or(made))
 }
 
 /// Names of the kernels in a preprocessed source.

@@ -1,7 +1,8 @@
 //! Loaded modules and their kernels, and how arguments reach them.
 
+use super::super::cache::{self, CUBINS, Cache};
 use super::super::driver::{Arg, Grid, Module};
-use super::super::{cache, nvrtc};
+use super::super::nvrtc;
 use super::library::{self, failed};
 use crate::error::{Error, Kind, Result};
 use cudarc::driver::sys::CUfunction_attribute as Attribute;
@@ -65,7 +66,7 @@ impl Drop for Kernels {
 
 fn load_module(module: &Module, arch: u32, cuda: i32) -> Result<sys::CUmodule> {
     let source = nvrtc::Source::of(module)?;
-    let cubin = cache::cubin(&cache::folder(), &source, &nvrtc::arch_name(arch), cuda)?;
+    let cubin = cache::cubin(Cache::of_user(CUBINS).as_ref(), &source, &nvrtc::arch_name(arch), cuda)?;
     // SAFETY: the image is a whole cubin, as NVRTC made it.
     unsafe { result::module::load_data(cubin.image.as_ptr().cast()) }.map_err(|e| {
         let e = failed(format!("load {}", module.file), e);

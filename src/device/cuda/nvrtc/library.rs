@@ -5,9 +5,11 @@
 
 use super::Source;
 use crate::error::{Error, Kind, Result};
+use crate::files::private::is_trusted;
 use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -81,6 +83,9 @@ fn folders() -> Vec<PathBuf> {
     // `target/nvrtc` for `target/release/samcore` and for the tests in `target/debug/deps`.
     let program = std::env::current_exe().unwrap_or_default();
     let mut packages: Vec<PathBuf> = program.ancestors().skip(1).take(3).map(|folder| folder.join("nvrtc")).collect();
+    // In a shared folder such as /tmp somebody else could put a library beside the program.
+    let owner = std::fs::metadata(&program).map_or(0, |meta| meta.uid());
+    packages.retain(|package| is_trusted(package, owner));
     if let Some(environment) = variable("VIRTUAL_ENV") {
         let versions = listed(&environment.join("lib"), "python");
         packages.extend(versions.into_iter().map(|version| version.join("site-packages")));

@@ -112,7 +112,7 @@ pub fn compile(source: &Source, arch: &str) -> Result<Cubin> {
     let done = program.compile(&options).map_err(|e| e.context(describe()))?;
     let log = program.log()?;
     if !done {
-        return Err(Error::data(format!("{} does not compile:\n{}", describe(), log.trim_end())));
+        return Err(Error::data(format!("{} does not compile:", describe())).with_log(log.trim_end()));
     }
     Ok(Cubin { image: program.cubin()?, log })
 }
