@@ -10,7 +10,6 @@ runs stay in DIR, and what is there already goes on: a measurement that was stop
 import argparse
 import contextlib
 import csv
-import html
 import json
 import math
 import pathlib
@@ -29,9 +28,6 @@ T95 = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 ]
-# Okabe and Ito's colours, as samcore's own figures have them; black is for SGD.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-BLACK, GREY = "#000000", "#888888"
 
 
 def train(folder, flags):
@@ -65,95 +61,6 @@ def summary(runs):
         **{name: [r["noise"][name] for r in runs] for name in ("clean", "learned", "memorised")},
     }
     return {name: interval(values) for name, values in measures.items() if None not in values}
-
-
-def mean_curve(runs, name):
-    """Over seeds, by epoch."""
-    columns = zip(*(run["curves"][name] for run in runs))
-    return [statistics.mean(column) for column in columns if None not in column]
-
-
-class Axes:
-    """A pair of axes in an SVG, 100 % high at most."""
-
-    WIDTH, HEIGHT = 340, 230
-
-    def __init__(self, left, title, x_label, y_label, x_ticks, y_ticks):
-        self.left, self.top, self.parts = left, 60, []
-        self.x_ends = (x_ticks[0][0], max(x_ticks[-1][0], x_ticks[0][0] + 1e-9))
-        self.y_ends = (y_ticks[0], y_ticks[-1])
-        self.text(left + self.WIDTH / 2, 48, title, "middle", 13)
-        self.text(left + self.WIDTH / 2, self.top + self.HEIGHT + 36, x_label, "middle")
-        self.text(left, self.top - 6, y_label, "end")
-        for y in y_ticks:
-            at = self.y(y)
-            self.parts.append(f'<path d="M{left} {at:.1f}h{self.WIDTH}" stroke="#ddd"/>')
-            self.text(left - 6, at + 4, f"{y:g}", "end")
-        for x, label in x_ticks:
-            self.text(self.x(x), self.top + self.HEIGHT + 16, label, "middle")
-
-    def x(self, value):
-        low, high = self.x_ends
-        return self.left + self.WIDTH * (value - low) / (high - low)
-
-    def y(self, value):
-        low, high = self.y_ends
-        return self.top + self.HEIGHT * (high - value) / (high - low)
-
-    def text(self, x, y, text, anchor="start", size=11, colour="#222"):
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}">{text}</text>')
-
-    def line(self, points, colour, dashed=False):
-        path = "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
-        dashes = ' stroke-dasharray="5 3"' if dashed else ""
-        self.parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dashes}/>')
-
-    def whisker(self, x, mean, half, colour):
-        self.parts.append(f'<circle cx="{self.x(x):.1f}" cy="{self.y(mean):.1f}" r="3.5" fill="{colour}"/>')
-        if half:
-            low, high = (min(max(v, self.y_ends[0]), self.y_ends[1]) for v in (mean - half, mean + half))
-            self.parts.append(f'<path d="M{self.x(x):.1f} {self.y(low):.1f}V{self.y(high):.1f}" stroke="{colour}" stroke-width="1.8"/>')
-
-    def runs(self, x, values, colour):
-        """Single runs, a little to the right of their mean."""
-        for v in values:
-            self.parts.append(f'<circle cx="{self.x(x) + 8:.1f}" cy="{self.y(v):.1f}" r="2.5" fill="none" stroke="{colour}"/>')
-
-
-def ticks(low, high):
-    """Round values around both ends."""
-    span = max(high - low, 1.0)
-    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if span / s <= 6)
-    return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
-
-
-def figure(result):
-    groups = result["groups"]
-    ends = [(100 * g["summary"]["test_accuracy"]["mean"], 100 * (g["summary"]["test_accuracy"]["half_width"] or 0)) for g in groups]
-    y_ticks = ticks(max(0, min(m - h for m, h in ends)), min(100, max(m + h for m, h in ends)))
-    # SGD stands at the left, each with its epochs; the values of rho are evenly spaced.
-    x_ticks = [(i, f"SGD, {g['epochs']}" if g["rho"] is None else f"{g['rho']:g}, {g['epochs']}") for i, g in enumerate(groups)]
-    over_rho = Axes(60, "Accuracy on clean test images", "rho of SAM, epochs", "%", x_ticks, y_ticks)
-    plain = [g for g in groups if g["rho"] is None]
-    colours = [BLACK, GREY][: len(plain)] + [COLOURS[i % len(COLOURS)] for i in range(len(groups) - len(plain))]
-    for i, ((mean, half), colour) in enumerate(zip(ends, colours)):
-        over_rho.whisker(i, mean, half, colour)
-        over_rho.runs(i, [100 * run["test_accuracy"] for run in groups[i]["runs"]], colour)
-    passes = max(len(mean_curve(g["runs"], "learned")) * g["gradients"] for g in groups)
-    x_label = "gradients taken of each image: epochs of SGD, twice those of SAM"
-    over_time = Axes(500, "Images with wrong labels", x_label, "%", [(0, "0"), (passes / 2, f"{passes / 2:g}"), (passes, f"{passes:g}")], range(0, 101, 20))
-    for group, (i, label), colour in zip(groups, x_ticks, colours):
-        for name, dashed in (("learned", False), ("memorised", True)):
-            curve = mean_curve(group["runs"], name)
-            over_time.line([((e + 1) * group["gradients"], 100 * v) for e, v in enumerate(curve)], colour, dashed)
-        over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 12 + 16 * i, label, colour=colour)
-    over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 28 + 16 * len(groups), "— as they are")
-    over_time.text(over_time.left + Axes.WIDTH + 10, over_time.top + 44 + 16 * len(groups), "- - as labelled")
-    seeds = len(result["seeds"])
-    title = f"{100 * result['noise']:g} % label noise: {result['subject']}, {seeds} seed{'s' * (seeds > 1)}; bars: 95 % t-intervals, rings: runs"
-    parts = [f'<text x="20" y="24" font-size="15" fill="#222">{html.escape(title)}</text>', *over_rho.parts, *over_time.parts]
-    head = '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="340" font-family="sans-serif">'
-    return "\n".join([head, '<rect width="960" height="340" fill="#fff"/>', *parts, "</svg>"]) + "\n"
 
 
 def report(result):
@@ -221,7 +128,9 @@ def main():
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     if args.figure:
-        args.figure.write_text(figure(result))
+        # The same code draws it as all other figures.
+        draw = ["cargo", "run", "--release", "-q", "--example", "figures", "--", "label-noise"]
+        subprocess.run([*draw, args.out.resolve(), args.figure.resolve()], cwd=measured.ROOT, check=True)
     report(result)
 
 
