@@ -186,7 +186,7 @@ pub fn usage_error(e: &clap::Error) -> Error {
     };
     let word = told(word).pop().unwrap_or_default();
     let what = if what == "flag" && !word.starts_with('-') { "argument" } else { what };
-    // Clap's idea of near is wider: for 'plot' it suggests 'completions'.
+    // Clap's idea of near is wider: without a command 'plot' it suggested 'completions' for it.
     let (suggested, plain) = (told(near), word.split('=').next().unwrap_or_default());
     let near = nearest(plain, suggested.iter().map(String::as_str));
     let hint = near.map_or("'--help' lists all".to_string(), |name| format!("did you mean '{name}'?"));
@@ -210,7 +210,7 @@ mod tests {
             ("samcore", &missing[..]),
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
-            ("samcore plot", "unknown command 'plot'; '--help' lists all"),
+            ("samcore compel", "unknown command 'compel'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
             ("samcore data", "an action is missing: list, fetch, verify, noise; 'samcore data --help' tells more"),
             ("samcore study", "an action is missing: corrupt, sharpness; 'samcore study --help' tells more"),

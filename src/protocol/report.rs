@@ -6,6 +6,7 @@ use super::results::{MEASURES, Measure, Results, Unit};
 use super::statistics::{CONFIDENCE, Estimate};
 use super::table::{Table, escape};
 use crate::bench::estimate;
+use crate::optim::OPTIMIZERS;
 use crate::recipe::{SETTINGS, Setting, Value};
 use crate::train::shell_word;
 use std::time::Duration;
@@ -223,9 +224,10 @@ pub fn repeat(plan: &Plan) -> String {
         _ => seeds.join(","),
     };
     let own = [("opt", request.optimizers.join(",")), ("seeds", seeds), ("budget", request.budget.name().to_owned())];
-    let same = |s: &&Setting| plan.runs.iter().all(|run| s.get(&run.recipe) == s.get(&request.recipe));
-    // Epochs differ by the budget.
-    let common = course().filter(|s| s.name == "epochs" || same(s));
+    // Of optimizers' own settings, those in which the runs differ are each optimizer's defaults.
+    let own_of_some = |s: &Setting| OPTIMIZERS.iter().any(|row| row.settings.contains(&s.name));
+    let same = |s: &Setting| plan.runs.iter().all(|run| s.get(&run.recipe) == s.get(&request.recipe));
+    let common = course().filter(|s| !own_of_some(s) || same(s));
     let settings = common.map(|s| (s.name, s.get(&request.recipe))).map(|(name, value)| match value {
         Value::List(v) if v.is_empty() => (name, String::new()),
         value => (name, value.to_string()),

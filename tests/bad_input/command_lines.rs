@@ -23,7 +23,7 @@ const WORDS: &[Row] = &[
     ("unknown optimizer", "train --opt samm --data none", 2, &["unknown optimizer 'samm'; did you mean 'sam'?"]),
     ("an optimizer of the field", "train --opt adamw --data none", 2, &["unknown optimizer 'adamw'; it is not built in, these are: sgd, sam"]),
     ("two letters swapped", "train --opt gasm --data none", 2, &["did you mean 'gsam'?"]),
-    ("unknown command like none", "plot", 2, &["unknown command 'plot'; '--help' lists all"]),
+    ("unknown command like none", "serve", 2, &["unknown command 'serve'; '--help' lists all"]),
     ("a model as a topic", "info resnet18", 2, &["it is a model, which --model takes: samcore info --model resnet18"]),
     ("a name beside a folder", "train --out a --name b", 2, &["'--out <DIR>' cannot be used with '--name <NAME>'"]),
     ("a text as a checkpoint", "eval typo.toml", 65, &["it is a text; the weights of a run are in best.safetensors and last.safetensors"]),
