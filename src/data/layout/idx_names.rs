@@ -40,7 +40,7 @@ pub fn part(name: &str) -> Option<IdxPart> {
             _ => continue,
         };
         let end = &words[at + 2..];
-        if end.is_empty() || !end.iter().all(|word| is_end(&word)) {
+        if end.is_empty() || !end.iter().all(is_end) {
             return None;
         }
         let before = words[..at].iter().map(|word| word.len() + 1).sum::<usize>().saturating_sub(1);

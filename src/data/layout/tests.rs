@@ -139,7 +139,7 @@ fn a_set_is_found_in_the_folders_that_people_give() {
         assert_eq!(set.folder, root.0.join(folder), "{what}");
         assert!(set.train.labels.iter().all(|label| *label == 1), "{what}");
         assert!(name.is_empty() || set.name == *name, "{what}: {}", set.name);
-        assert_eq!(all(&root.0.join("a")).unwrap().is_empty(), false, "{what}");
+        assert!(!all(&root.0.join("a")).unwrap().is_empty(), "{what}");
     }
 }
 
