@@ -22,7 +22,8 @@ use std::time::SystemTime;
 /// Runs the program in `folder` on the words of `line`, away from this machine's own data sets.
 fn samcore(folder: &Path, line: &str) -> Done {
     let mut command = common::command(folder, &line.split_whitespace().collect::<Vec<_>>());
-    Done::of(command.env_remove("SAMCORE_DATA").output().unwrap())
+    command.env_remove("SAMCORE_DATA").env_remove("XDG_DATA_HOME").env("HOME", folder);
+    Done::of(command.output().unwrap())
 }
 
 /// Checks that `line` ends with `code` and one message that contains all `words`, and changes nothing. `what` names the mistake.

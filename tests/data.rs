@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Folder, files, samcore};
+use common::{Done, Folder, files, samcore};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -27,6 +27,54 @@ fn known_sets_are_listed_with_size_place_and_origin() {
         assert_eq!(row["archives"][0]["sha256"], known.archives[0].id.sha256);
         assert!(text.contains(known.about));
     }
+}
+
+/// Runs the program in `folder` without this machine's own data sets; `home` is the user's folder.
+fn away(folder: &Path, home: &Path, line: &str) -> Done {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut command = common::command(folder, &words);
+    Done::of(command.env_remove("SAMCORE_DATA").env_remove("XDG_DATA_HOME").env("HOME", home).output().unwrap())
+}
+
+#[test]
+fn sets_are_looked_for_and_put_where_the_list_says() {
+    let folder = Folder::new("data-list");
+    let home = folder.path("home");
+    let sets = home.join(".local/share/samcore");
+    let list = |at: &Path| away(at, &home, "data list --json").well().json();
+    // Nowhere else: into the user's own folder, where each later run looks.
+    assert_eq!(list(&folder.0)["fetched_into"], sets.to_str().unwrap());
+    let into = |at: &Path| away(at, &home, "data fetch cifar-10 --url http://127.0.0.1:1").stderr;
+    assert!(into(&folder.0).contains(&format!("put it into {}, and run", sets.display())), "{}", into(&folder.0));
+    let wanted = away(&folder.0, &home, "data verify cifar-10");
+    for words in [
+        &format!("looked in data/cifar-10-batches-bin, {}/cifar-10-batches-bin", sets.display())[..],
+        "samcore data fetch cifar-10",
+    ] {
+        assert!(wanted.stderr.contains(words), "{}", wanted.stderr);
+    }
+    // Where ./data is there, that is the place.
+    fs::create_dir_all(folder.path("data/cifar-10-batches-bin")).unwrap();
+    assert_eq!(list(&folder.0)["fetched_into"], "data");
+    // A folder with files missing is said to be so, by the list and by what reads the set.
+    let wrong = "data/cifar-10-batches-bin has no data_batch_1.bin";
+    let row = |name: &str| {
+        let list = list(&folder.0);
+        list["data_sets"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone()
+    };
+    assert!(row("cifar-10")["wrong"].as_str().unwrap().contains(wrong), "{}", row("cifar-10"));
+    assert!(away(&folder.0, &home, "data list").well().stdout.contains(wrong));
+    away(&folder.0, &home, "data verify cifar-10").refused(66, wrong);
+    // A later folder with all files comes before an earlier one without.
+    common::write_cifar10(&sets.join("cifar-10-batches-bin"), 2);
+    assert_eq!(row("cifar-10")["folder"], sets.join("cifar-10-batches-bin").to_str().unwrap());
+    // Sets without a name are listed as --data takes them.
+    common::write_images(&sets.join("MNIST/raw"), 20, 10, 4);
+    let others = list(&folder.0)["others"].as_array().unwrap().clone();
+    assert!(others.contains(&json!(sets.join("MNIST/raw").to_str().unwrap())), "{others:?}");
+    away(&folder.0, &home, &format!("data verify {}", sets.join("MNIST/raw").display())).well();
+    let several = away(&folder.0, &home, &format!("data verify {}", sets.display()));
+    several.refused(66, "holds several data sets; give one of ");
 }
 
 #[test]

@@ -301,7 +301,7 @@ fn files_that_cannot_be_begun_with_are_refused_with_the_tensor() {
         (twice, "'fc.bias' and 'module.fc.bias' are the same tensor"),
         (
             renamed("encoder_"),
-            "it has no parameter of the model; its names begin with encoder_conv1, encoder_bn1, encoder_layer1 and 2 more, the \
+            "it has no parameter of the model; its names begin with encoder_bn1, encoder_layer1, encoder_layer2 and 5 more, the \
              model's with conv1, bn1, layer1 and 2 more",
         ),
         (

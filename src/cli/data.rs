@@ -4,6 +4,7 @@ use super::flags::{Named, apply, flag, flag_like, path, path_flag, switch, text,
 use super::{Subcommand, print, run_action, subcommands};
 use crate::data::fetch::{Order, Outcome, Patience, Progress, fetch};
 use crate::data::known::home;
+use crate::data::layout::{self, DataFiles};
 use crate::data::noise::Noise;
 use crate::data::verify::{FileReport, HalfReport, Report, Verdict, verify};
 use crate::data::{DATASETS, Known, known};
@@ -13,6 +14,7 @@ use crate::recipe::{Kind, Recipe, Value};
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
 use std::ops::Bound::{Excluded, Included};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What `samcore data` can do, in the order of its help text.
@@ -62,8 +64,8 @@ fn build_list(command: Command) -> Command {
 fn build_fetch(command: Command) -> Command {
     command.args([
         named("name", "NAME").help("data set, as 'samcore data list' shows them"),
-        path_flag("out", "DIR", "where its folder is made [$SAMCORE_DATA, or else data]"),
-        flag("url", Kind::Text, "address of the folder with its archives [that of its authors]", None),
+        path_flag("out", "DIR", "where its folder is made [as 'samcore data list' says]"),
+        flag("url", Kind::Text, "address of the folder with its archives [those of 'samcore data list --json']", None),
     ])
 }
 
@@ -84,34 +86,61 @@ fn build_noise(command: Command) -> Command {
 }
 
 fn run_list(matches: &ArgMatches) -> Result<()> {
-    let found = |known: &Known| known.find(&known::roots()).ok();
+    let roots = known::roots();
+    let found = |known: &Known| known.find(&roots).ok();
+    // The same answer as training gives for a folder with files missing.
+    let wrong = |known: &Known| found(known).and_then(|folder| layout::of_format(&folder, known.format).err());
     let size = |known: &Known| known.archives.iter().map(|archive| archive.id.len).sum::<u64>();
+    let others = others(&roots);
     if matches.get_flag("json") {
         let row = |known: &Known| {
             json!({
                 "name": known.name,
                 "about": known.about,
                 "folder": found(known).map(|folder| folder.display().to_string()),
+                "wrong": wrong(known).map(|e| e.to_string()),
                 "download_bytes": size(known),
-                "url": known.url,
+                "url": known.urls.first(),
+                "urls": known.urls,
                 "archives": known.archives.iter().map(|archive| {
                     json!({"name": archive.name, "bytes": archive.id.len, "sha256": archive.id.sha256})
                 }).collect::<Vec<_>>(),
             })
         };
-        let result = json!({"data_sets": DATASETS.iter().map(row).collect::<Vec<_>>()});
+        let paths = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let result = json!({
+            "data_sets": DATASETS.iter().map(row).collect::<Vec<_>>(),
+            "others": paths(&others),
+            "looked_in": paths(&roots),
+            "fetched_into": home().display().to_string(),
+        });
         return print(&format!("{result:#}\n"));
     }
     let mut text = String::new();
     for known in DATASETS {
-        let place = match found(known) {
-            Some(folder) => printable(&folder.display().to_string()).into_owned(),
-            None => format!("not here; samcore data fetch {}", known.name),
+        let place = match (found(known), wrong(known)) {
+            (_, Some(e)) => printable(&e.to_string()).into_owned(),
+            (Some(folder), None) => printable(&folder.display().to_string()).into_owned(),
+            (None, None) => format!("not here; samcore data fetch {}", known.name),
         };
         let megabytes = format!("{:.1} MB", size(known) as f64 / 1e6);
         text += &format!("{:<14} {}\n{:<14} download {megabytes}; {place}\n", known.name, known.about, "");
     }
+    let shown = |path: &PathBuf| printable(&path.display().to_string()).into_owned();
+    let listed = |paths: &[PathBuf]| paths.iter().map(shown).collect::<Vec<_>>().join(", ");
+    if !others.is_empty() {
+        text += &format!("\nother data sets: {}\n", listed(&others));
+    }
+    text += &format!("\nlooked in {}\n'samcore data fetch' puts data sets into {}\n", listed(&roots), shown(&home()));
     print(&text)
+}
+
+/// The data sets in `roots` that are in no known one's folder, as `--data` takes them.
+fn others(roots: &[PathBuf]) -> Vec<PathBuf> {
+    let is_known =
+        |set: &DataFiles| DATASETS.iter().any(|known| roots.iter().any(|r| r.join(known.folder) == set.folder));
+    let sets = roots.iter().flat_map(|root| layout::all(root).unwrap_or_default());
+    sets.filter(|set| !is_known(set)).map(|set| set.address()).collect()
 }
 
 fn run_fetch(matches: &ArgMatches) -> Result<()> {

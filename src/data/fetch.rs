@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Where a set comes from and goes to.
 pub struct Order<'a> {
     pub known: &'a Known,
-    /// Address of the folder with the archives; none: that of the authors.
+    /// Address of the folder with the archives; none: those of the table, one after the other.
     pub url: Option<&'a str>,
     /// Data root in which the set's folder is made. Archives wait there too, under their own names.
     pub out: &'a Path,
@@ -67,8 +67,7 @@ pub fn fetch(order: &Order<'_>, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<O
             continue;
         }
         let path = part_of(archive, out);
-        let url = format!("{}/{}", order.url.unwrap_or(known.url).trim_end_matches('/'), archive.name);
-        download::download(archive, &url, &path, order.patience, tell).map_err(|e| match e.kind {
+        download_from_any(order, archive, &path, tell).map_err(|e| match e.kind {
             Kind::Unavailable => by_hand(order, &archives, &e),
             _ => e,
         })?;
@@ -101,6 +100,29 @@ fn remove_own(known: &Known, out: &Path) {
     for archive in known.archives {
         let _ = fs::remove_file(part_of(archive, out));
     }
+}
+
+/// Downloads `archive` to `part` from the first address that has the original.
+fn download_from_any(
+    order: &Order<'_>,
+    archive: &Archive,
+    part: &Path,
+    tell: &mut dyn FnMut(&Progress<'_>),
+) -> Result<()> {
+    let addresses = order.url.map_or_else(|| order.known.urls.to_vec(), |url| vec![url]);
+    let mut causes: Vec<Error> = Vec::new();
+    for address in addresses {
+        let url = format!("{}/{}", address.trim_end_matches('/'), archive.name);
+        match download::download(archive, &url, part, order.patience, tell) {
+            Ok(()) => return Ok(()),
+            // Another address may have what this one has not, or has in another version.
+            Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Data) => causes.push(e),
+            Err(e) => return Err(e),
+        }
+    }
+    let kind = if causes.iter().any(|e| e.kind == Kind::Unavailable) { Kind::Unavailable } else { Kind::Data };
+    let texts: Vec<String> = causes.iter().map(Error::to_string).collect();
+    Err(Error::new(kind, texts.join("; ")))
 }
 
 /// Numbers of the set's files that `folder` lacks.
@@ -157,7 +179,7 @@ fn by_hand(order: &Order<'_>, archives: &[&Archive], cause: &Error) -> Error {
         .filter(|archive| !out.join(archive.name).exists())
         .map(|archive| format!("{} ({} bytes, SHA-256 {})", archive.name, archive.id.len, archive.id.sha256))
         .collect();
-    let (name, url, out) = (known.name, known.url, out.display());
+    let (name, url, out) = (known.name, known.urls.first().copied().unwrap_or_default(), out.display());
     let message = format!(
         "{cause}; without a network, get {} from {url} by other means, put it into {out}, and run 'samcore data fetch {name}' \
          again",

@@ -4,7 +4,7 @@ mod table;
 
 pub use table::DATASETS;
 
-use super::Format;
+use super::{Format, layout};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::files::sha256_hex;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub struct Known {
     pub name: &'static str,
     pub about: &'static str,
-    /// Folder under a data root (`$SAMCORE_DATA`, `./data`, `data` beside the program).
+    /// Folder under one of the [`roots`].
     pub folder: &'static str,
     pub format: Format,
     pub class_names: &'static [&'static str],
@@ -24,8 +24,8 @@ pub struct Known {
     pub std: [f32; 4],
     /// Those of the training images first.
     pub files: &'static [KnownFile],
-    /// Address of the folder from which its authors offer the archives, with a slash at its end.
-    pub url: &'static str,
+    /// Addresses of folders with the archives, each with a slash at its end, in the order in which they are tried.
+    pub urls: &'static [&'static str],
     pub archives: &'static [Archive],
 }
 
@@ -75,13 +75,14 @@ impl Known {
         DATASETS.iter().find(|known| known.name == name)
     }
 
-    /// Its folder under the first of `roots` that has it.
+    /// Its folder under the first of `roots` that has all its files, or else under the first that has the folder.
     ///
     /// # Errors
     /// NoInput: no root has it; the message says where it was looked for and how to get it.
     pub fn find(&self, roots: &[PathBuf]) -> Result<PathBuf> {
         let places: Vec<PathBuf> = roots.iter().map(|root| root.join(self.folder)).collect();
-        if let Some(found) = places.iter().find(|place| place.is_dir()) {
+        let complete = |place: &&PathBuf| layout::of_format(place, self.format).is_ok();
+        if let Some(found) = places.iter().find(complete).or_else(|| places.iter().find(|place| place.is_dir())) {
             return Ok(found.clone());
         }
         let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
@@ -165,17 +166,35 @@ pub fn no_such(word: &str) -> Error {
     Error::new(Kind::NoInput, format!("there is no data set and no folder '{word}'; {hint}"))
 }
 
-/// Where known data sets are looked for, in this order: `$SAMCORE_DATA`, `./data`, and the `data` folder beside an ancestor of
-/// the program, which finds a repository's data from `target/release/samcore` wherever it is started.
+/// Where known data sets are looked for, in this order: `$SAMCORE_DATA`; `./data`; the user's own data folder; the `data` folder
+/// beside an ancestor of the program, which finds a repository's data from `target/release/samcore` wherever it is started;
+/// and that of the source from which the program was built, if it is still there: an installed program finds Fashion-MNIST so.
 pub fn roots() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let beside = program.ancestors().skip(1).map(|folder| folder.join("data"));
-    named_root().into_iter().chain([PathBuf::from("data")]).chain(beside.filter(|folder| folder.is_dir())).collect()
+    let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/data"));
+    let found = beside.chain([source]).filter(|folder| folder.is_dir());
+    let mut roots = Vec::new();
+    for root in named_root().into_iter().chain([PathBuf::from("data")]).chain(users_root()).chain(found) {
+        if !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    roots
 }
 
-/// Where `samcore data fetch` puts sets unless told otherwise: the first of [`roots`].
+/// Where `samcore data fetch` puts sets unless told otherwise: `$SAMCORE_DATA`; or `./data` if it is there; or the user's own
+/// data folder, so that a set is found from every folder.
 pub fn home() -> PathBuf {
-    named_root().unwrap_or_else(|| PathBuf::from("data"))
+    let here = PathBuf::from("data");
+    named_root().or_else(|| here.is_dir().then(|| here.clone())).or_else(users_root).unwrap_or(here)
+}
+
+/// `$XDG_DATA_HOME/samcore`, by default `~/.local/share/samcore`.
+fn users_root() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("samcore"))
 }
 
 fn named_root() -> Option<PathBuf> {

@@ -221,7 +221,8 @@ pub struct Source {
 impl Source {
     /// Returns the sentence that figures begin their notes with.
     fn caption(&self) -> String {
-        format!("Checkpoint {}, step {}.", self.checkpoint, thousands(self.step))
+        let weights = if self.weights == "average" { ", averaged weights" } else { "" };
+        format!("Checkpoint {}, step {}{weights}.", self.checkpoint, thousands(self.step))
     }
 
     fn to_json(&self) -> Value {

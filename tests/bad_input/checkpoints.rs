@@ -20,7 +20,7 @@ type Row = (&'static str, fn(&Path, &[u8]), &'static [&'static str]);
 
 const DAMAGED: &str = "its SHA-256 does not match its content; it is damaged";
 const NO_SAFETENSORS: &str = "is not a sound safetensors file";
-const PICKLE: &str = "a Python pickle; save it anew in Python: safetensors.torch.save_file";
+const PICKLE: &str = "a Python pickle; if torch.save wrote it, convert it with python -c";
 const ZIP: &str = "a zip archive (torch.save and numpy.savez write these)";
 const CANNOT_BE: &str = "which cannot be";
 

@@ -160,7 +160,7 @@ fn a_noise_record_that_is_damaged_or_far_too_large_is_refused() {
         refused(&folder, text, "data verify noisy", 65, &words);
     }
     fs::File::create(&record).unwrap().set_len(1 << 32).unwrap();
-    refused(&folder, "4 GiB of zeros", "data verify noisy", 65, &["noisy/noise.json is not what"]);
+    refused(&folder, "4 GiB of zeros", "data verify noisy", 65, &["noisy/noise.json is 4294967296 bytes long"]);
 }
 
 #[test]

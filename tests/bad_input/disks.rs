@@ -106,7 +106,8 @@ fn a_limit_on_the_size_of_files_is_an_error_like_a_full_disk() {
     samcore(&folder.0, &format!("{RUN} --quiet --steps 4 --out run")).well();
     let sound = fs::read(folder.path("run/last.safetensors")).unwrap();
     for (line, place) in [
-        ("train --resume run --quiet".to_string(), "run/last.safetensors"),
+        // The epoch ends at the next step, and the best weights are written first.
+        ("train --resume run --quiet".to_string(), "run/best.safetensors"),
         (format!("{RUN} --quiet --out new"), "new/last.safetensors"),
     ] {
         let limited = format!("ulimit -f 64; exec {} {line}", env!("CARGO_BIN_EXE_samcore"));

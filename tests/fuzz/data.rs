@@ -67,7 +67,7 @@ const SET: Known = Known {
             id: Identity { len: 7, sha256: "ae448ac86c4e8e4dec645729708ef41873ae79c6dff84eff73360989487f08e5" },
         },
     ],
-    url: "",
+    urls: &[],
     archives: &[],
 };
 

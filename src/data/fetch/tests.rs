@@ -129,7 +129,7 @@ fn known(packed: &[u8]) -> Known {
         mean: [0.0; 4],
         std: [1.0; 4],
         files: leak(Box::new([file("train.bin"), file("test.bin")])),
-        url: "http://authors.invalid/data/",
+        urls: &["http://authors.invalid/data/"],
         archives: leak(Box::new([archive])),
     }
 }
@@ -437,6 +437,38 @@ fn a_set_of_packed_files_is_fetched_file_by_file() {
         assert!(fs::read(set.join(names[i])).unwrap() == contents[i]);
     }
     assert_eq!(run(&known, "http://127.0.0.1:9", &folder.0).unwrap(), Outcome::Complete(set));
+}
+
+#[test]
+fn the_next_address_is_tried_where_one_fails() {
+    let packed = good_archive();
+    let mut other = packed.clone();
+    other[5000] ^= 1;
+    let bad = [
+        Server::new(packed.clone(), &[Manner::Status("404 Not Found")]),
+        Server::new(other, &[Manner::Whole]),
+        Server::new(packed.clone(), &[Manner::Break(100), Manner::Break(0)]),
+    ];
+    let good = Server::new(packed.clone(), &[Manner::Whole]);
+    let fetch_from = |servers: &[&Server], out: &Path| {
+        let urls: Vec<&str> = servers.iter().map(|server| leak(server.url.clone().into_boxed_str())).collect();
+        let known = Known { urls: leak(urls.into_boxed_slice()), ..known(&packed) };
+        fetch(&Order { known: &known, url: None, out, patience: PATIENCE }, &mut |_| ())
+    };
+    let folder = TestFolder::new("mirrors");
+    fetch_from(&[&bad[0], &bad[1], &good], &folder.0).unwrap();
+    complete(&folder.0);
+    assert_eq!(good.requests(), ["/small.tar.gz all"]);
+    // What one has sent before it broke off need not be sent again.
+    let folder = TestFolder::new("mirrors");
+    fetch_from(&[&bad[2], &good], &folder.0).unwrap();
+    complete(&folder.0);
+    assert_eq!(good.requests()[1], "/small.tar.gz bytes=100-");
+    let folder = TestFolder::new("mirrors");
+    let says =
+        [&bad[0].url[..], "answered 404", &bad[1].url, "is not the original", "without a network, get small.tar.gz"];
+    refused(fetch_from(&[&bad[0], &bad[1]], &folder.0), Kind::Unavailable, &says);
+    assert!(list(&folder.0).is_empty());
 }
 
 /// Two images of 1x1, or their labels.

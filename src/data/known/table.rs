@@ -40,8 +40,13 @@ pub const DATASETS: &[Known] = &[
             ),
             file("t10k-labels-idx1-ubyte", 10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
         ],
-        // The bucket has no certificate of its own name, so there is no https; the SHA-256 guards what comes.
-        url: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        // The authors' repository, Keras's mirror, the authors' bucket. The bucket has no certificate of its own name, so
+        // there is no https; the SHA-256 guards what comes.
+        urls: &[
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        ],
         archives: &[
             archive(
                 "train-images-idx3-ubyte.gz",
@@ -86,7 +91,7 @@ pub const DATASETS: &[Known] = &[
             file("data_batch_5.bin", BATCH, "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
             file("test_batch.bin", BATCH, "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
         ],
-        url: "https://www.cs.toronto.edu/~kriz/",
+        urls: &["https://www.cs.toronto.edu/~kriz/"],
         archives: &[archive(
             "cifar-10-binary.tar.gz",
             Packing::TarGz,
@@ -107,7 +112,7 @@ pub const DATASETS: &[Known] = &[
             file("train.bin", 153_700_000, "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"),
             file("test.bin", 30_740_000, "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"),
         ],
-        url: "https://www.cs.toronto.edu/~kriz/",
+        urls: &["https://www.cs.toronto.edu/~kriz/"],
         archives: &[archive(
             "cifar-100-binary.tar.gz",
             Packing::TarGz,
