@@ -7,6 +7,7 @@
 //! first seed. Finished runs, comparisons and studies are drawn by `samcore plot`.
 
 use samcore::error::{Error, Result};
+use samcore::files::write_atomic;
 use samcore::plot::{Figure, Panel, Series};
 use samcore::recipe::{Recipe, Value as Setting, setting};
 use samcore::train::curves::{self, Caption};
@@ -32,7 +33,7 @@ fn draw(from: &str, to: &str, figure: fn(&Value) -> Option<Figure>) -> Result<()
     let bytes = std::fs::read(from).map_err(|e| Error::io("read", Path::new(from), &e))?;
     let json = serde_json::from_slice(&bytes).map_err(|e| Error::data(format!("{from}: {e}")))?;
     let figure = figure(&json).ok_or_else(|| Error::data(format!("{from} is not such a result")))?;
-    std::fs::write(to, figure.to_svg()).map_err(|e| Error::io("write", Path::new(to), &e))
+    write_atomic(Path::new(to), figure.to_svg().as_bytes())
 }
 
 fn numbers(list: &Value) -> Option<Vec<f64>> {
