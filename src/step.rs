@@ -12,13 +12,13 @@ mod scaling;
 mod terms;
 
 pub use division::{Division, Share};
-pub use recorder::{Program, ProgramId, Recorder};
+pub use recorder::{Program, ProgramId, RATES, Recorder};
 use scaling::OVERFLOW;
 pub use scaling::{FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, SKIPPED};
 pub use terms::{Expr, Sum, Term};
 
 use crate::error::{Error, Result};
-use crate::ops::call::{Call, Kernel, Loc, MAX_GROUPS, Memory, Ranges, Role, Term as CallTerm, Update};
+use crate::ops::call::{Call, Kernel, Loc, Memory, Ranges, Role, Term as CallTerm, Update};
 use crate::params::Param;
 use crate::plan::{Keep, Key, Wrt, everywhere};
 use std::sync::Arc;
@@ -484,10 +484,6 @@ impl Step<'_, '_> {
         }
     }
 }
-
-/// Slots of the learning rates, one for each group of parameters; the first is that of parameters in no other group.
-pub const RATES: [&str; MAX_GROUPS] =
-    ["lr", "group1_lr", "group2_lr", "group3_lr", "group4_lr", "group5_lr", "group6_lr", "group7_lr"];
 
 /// Most scalars that one guard watches.
 const GUARDED: usize = 8;

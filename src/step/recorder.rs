@@ -1,11 +1,11 @@
 //! The recorder: vectors, masks, slots and plans of all programs of one graph on one device.
 
-use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RATES, RUNNING, Scalar, Space, Step, Vector, W};
+use super::{At, C, Division, EMA, EMA_RUNNING, Mask, RUNNING, Scalar, Space, Step, Vector, W};
 use crate::device::{Device, Layout};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Statistics};
-use crate::ops::call::{BLOCK, Call, Cast, Ranges};
+use crate::ops::call::{BLOCK, Call, Cast, MAX_GROUPS, Ranges};
 use crate::params::Param;
 use crate::plan::{Key, Plan, nowhere, plan};
 use std::collections::HashMap;
@@ -20,6 +20,10 @@ const FIXED: [(&str, Space); 5] = [
     ("momentum", Space::Params),
     ("running", Space::Stats),
 ];
+
+/// Slots of the learning rates, one for each group of parameters; the first is that of parameters in no other group.
+pub const RATES: [&str; MAX_GROUPS] =
+    ["lr", "group1_lr", "group2_lr", "group3_lr", "group4_lr", "group5_lr", "group6_lr", "group7_lr"];
 
 /// Number of a recorded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
