@@ -18,7 +18,7 @@ const WORDS: &[Row] = &[
     ("a model unlike any", "train --data data --model vit", 2, &["unknown model 'vit'; it is not built in, these are: cnn"]),
     ("a model beyond counting", "info --model wrn-1000-1000", 2, &["more than 2147483648 parameters", "take a smaller one"]),
     ("a pyramid beyond counting", "info --model pyramidnet-2000-a10000", 2, &["more than 2147483648 parameters"]),
-    ("a batch beyond counting", "info --model cnn --batch 4294967295 --size 4096", 2, &["more than", "give a smaller batch"]),
+    ("a batch beyond counting", "info --model wrn-10-1 --batch 4294967295 --size 512", 2, &["more than", "give a smaller batch"]),
     ("unknown ResNet", "train --model resnet19", 2, &["unknown model 'resnet19'; did you mean 'resnet18'?"]),
     ("unknown optimizer", "train --opt samm --data none", 2, &["unknown optimizer 'samm'; did you mean 'sam'?"]),
     ("an optimizer of the field", "train --opt adamw --data none", 2, &["unknown optimizer 'adamw'; it is not built in, these are: sgd, sam"]),
