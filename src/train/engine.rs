@@ -337,8 +337,9 @@ pub fn restore(
     }
     // Images are normalised as the model has seen them in training, whatever data set they come from.
     let source = ImageSource { classes: of.classes, mean: of.mean, std: of.std, ..source(data, Augment::default()) };
-    let model = models::find(&of.model).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
-    let graph = models::classifier(&model, &source, &Setup::default())?;
+    let named = |e: Error| Error::data(format!("{}: {e}", file.display()));
+    let model = models::find(&of.model).map_err(named)?;
+    let graph = models::classifier(&model, &source, &Setup::default()).map_err(named)?;
     let vectors = opened.model(&graph, weights, file)?;
     Ok((graph, vectors))
 }
