@@ -210,7 +210,7 @@ fn checkpoints_of_other_models_and_images_are_refused_by_name() {
     let words = ["the data of run/last.safetensors, unless --data gives others", "no folder 'data'"];
     refused(&folder, "data that are gone", "eval run/last.safetensors", 66, &words);
     refused(&folder, "no file", "eval run/lost.safetensors", 66, &["cannot read run/lost.safetensors"]);
-    refused(&folder, "a folder", "eval run", 66, &["cannot read run: it is not a file"]);
+    refused(&folder, "no run's folder", "eval .", 66, &["is a folder without best.safetensors or last.safetensors"]);
     refused(&folder, "no run", "train --resume nowhere", 66, &["nowhere is not the folder of a run"]);
 }
 
