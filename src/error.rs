@@ -4,7 +4,7 @@ use crate::output::printable;
 use std::fmt;
 use std::path::Path;
 
-/// What sort of thing went wrong. Each kind is one process exit code; see [`KINDS`].
+/// Kind of an error. Each kind is one process exit code; see [`KINDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A command line that cannot be understood: unknown flag, model or optimizer, value out of range.
@@ -71,7 +71,7 @@ impl Error {
         use std::io::ErrorKind as E;
         let reading = what.starts_with("read") || what.starts_with("open") || what.starts_with("list");
         let kind = match e.kind() {
-            // What is no text, where text was to be read.
+            // A file that is no text, where text was expected.
             E::InvalidData if reading => Kind::Data,
             _ if !path_is_at_fault(e.kind()) => Kind::Io,
             _ if reading => Kind::NoInput,
@@ -79,12 +79,12 @@ impl Error {
         };
         Error::new(kind, format!("cannot {what} {}: {e}", path.display()))
     }
-    /// The same error with its circumstances put in front: `context: message`.
+    /// Returns the error with its circumstances in front: `context: message`.
     pub fn context(mut self, context: impl fmt::Display) -> Error {
         self.message = format!("{context}: {}", self.message);
         self
     }
-    /// The same error with what another program said about it, which is shown line by line.
+    /// Returns the error with another program's output about it, which is shown line by line.
     pub fn with_log(mut self, log: impl Into<String>) -> Error {
         self.log = log.into();
         self
@@ -108,7 +108,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Whether the path is wrong or closed to us, rather than the device or a disk that is full.
+/// Returns true if the path is wrong or closed to us, rather than the device failing or the disk being full.
 fn path_is_at_fault(e: std::io::ErrorKind) -> bool {
     use std::io::ErrorKind as E;
     matches!(e, E::NotFound | E::PermissionDenied | E::AlreadyExists | E::ReadOnlyFilesystem)

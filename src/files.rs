@@ -67,7 +67,7 @@ pub fn target(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// How a path is written.
+/// Way of writing to a path.
 enum Place {
     /// A regular file, there or not, which is replaced: its path without links.
     File(PathBuf),
@@ -144,7 +144,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], access: &Access) -> io::Result<
     }
     let mut file = options.open(&temporary)?;
     if let Access::Like(old) = access {
-        // Where a file system has no owners or permissions, there are none to keep.
+        // A file system without owners or permissions has none to keep.
         let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
         let _ = file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777));
     }
@@ -252,7 +252,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What a file that begins with `head` seems to be, for the message when it is not what was expected.
+/// Returns what a file that begins with `head` seems to be, for the message when something else was expected.
 pub fn looks_like(head: &[u8]) -> Option<&'static str> {
     const SIGNS: &[(&[u8], &str)] = &[
         (b"\x1f\x8b", "a gzip file"),

@@ -112,7 +112,7 @@ impl Figure {
         self.drawn(WIDTH, self.columns)
     }
 
-    /// The same for a narrow screen.
+    /// Returns the figure as SVG for a narrow screen.
     pub fn to_narrow_svg(&self) -> String {
         self.drawn(NARROW_WIDTH, 1)
     }

@@ -23,7 +23,7 @@ use crate::ops::call::Augment;
 use crate::optim::schedule::{Schedule, Shape};
 use crate::optim::{Corruption, Norm, Options};
 
-/// What fills the border of an image before it is cropped.
+/// Fill of the border of an image before it is cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
     /// Zeros after normalisation, which is the mean pixel.
@@ -59,13 +59,13 @@ impl Augmentation {
     pub const NAMES: [&'static str; 5] = ["own", "none", "basic", "cutout", "aa"];
 }
 
-/// What a model's logits are compared with.
+/// Training loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     CrossEntropy,
     /// Reed et al. 2015: part of each target is what the model says itself, as probabilities.
     ReedSoft,
-    /// The same with the class that the model finds most likely.
+    /// Reed et al. 2015: part of each target is the class that the model finds most likely.
     ReedHard,
 }
 
@@ -78,7 +78,7 @@ impl Loss {
 /// Value of a setting that names a file, where there is none.
 pub const NO_FILE: &str = "none";
 
-/// Which device a run is asked to use.
+/// Device that a run is asked to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The best that this machine has.
@@ -190,7 +190,7 @@ pub struct Recipe {
     pub clip: f64,
     /// Beginnings of dotted names: parameters and batch-norms below them stay as they are.
     pub freeze: Vec<String>,
-    /// What a running average of the weights keeps of itself each step; it is evaluated in their place. 0 is none.
+    /// Share of itself that a running average of the weights keeps each step; it is evaluated in their place. 0 is none.
     pub ema: f64,
     /// Share of the run behind which the weights at the end of each epoch are averaged; 0 is none.
     pub swa: f64,
@@ -202,7 +202,7 @@ pub struct Recipe {
     pub accumulate: usize,
     pub eval_batch: usize,
     pub epochs: usize,
-    /// Which of the named recipes gave the next five their values.
+    /// The named recipe that gave the next five their values.
     pub augmentation: Augmentation,
     /// Pixels an image is padded by on each side before a random crop; 0 is no crop.
     pub crop: usize,
@@ -215,7 +215,7 @@ pub struct Recipe {
     pub mixup: f64,
     pub seed: u64,
     pub device: Target,
-    /// What convolutions and linear layers multiply in.
+    /// Precision of the multiplications of convolutions and linear layers.
     pub dtype: DType,
     /// Direct convolution alone, where the CPU would take Winograd's method.
     pub exact: bool,
@@ -317,7 +317,7 @@ impl Recipe {
         }
     }
 
-    /// What the optimizer needs to know when its steps are recorded.
+    /// Returns the options of the optimizer's recording.
     pub fn options(&self) -> Options {
         Options {
             nesterov: self.nesterov,
@@ -328,7 +328,7 @@ impl Recipe {
         }
     }
 
-    /// What happens to training images on their way in.
+    /// Returns the augmentation of training images.
     pub fn augment(&self) -> Augment {
         let reflect = self.crop_padding == Padding::Reflect;
         Augment { crop: self.crop, reflect, flip: self.flip, cutout: self.cutout, mixup: self.mixup > 0.0 }
@@ -362,7 +362,7 @@ impl Recipe {
         self.check_together()
     }
 
-    /// That settings go together, as far as they alone can tell.
+    /// Checks that settings go together, as far as they alone can tell.
     ///
     /// # Errors
     /// Usage: the first two that do not, by their flags.

@@ -29,7 +29,7 @@ use std::ops::Bound::{Excluded, Included};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What the command line asks to be measured.
+/// The measurement that the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// Operations whose names contain this.
@@ -51,13 +51,13 @@ pub struct Args {
     /// Its device and threads count here.
     pub recipe: Recipe,
     pub dtypes: Vec<DType>,
-    /// Where the results go as JSON lines; "-" is stdout, which then holds nothing else.
+    /// File of the results as JSON lines; "-" is stdout, which then holds nothing else.
     pub json: Option<PathBuf>,
     /// An earlier such file.
     pub compare: Option<PathBuf>,
-    /// Where the table of the fastest kernels goes.
+    /// File of the table of the fastest kernels.
     pub tune: Option<PathBuf>,
-    /// Where the trace of a step's calls goes, if they are to be timed.
+    /// File of the trace of a step's calls, if they are to be timed.
     pub profile: Option<PathBuf>,
 }
 

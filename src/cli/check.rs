@@ -14,7 +14,7 @@ use crate::train::engine;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
-/// What the command line asks to be checked.
+/// The checks that the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args {
     /// Operations or models; empty: all.
@@ -90,7 +90,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     let models = chosen_models(&wanted)?;
     let chosen = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let make = || engine::device_with(&mut args.recipe.clone(), &args.emulation);
-    // That there is no such device is told once, not of the first case.
+    // A missing device is reported once, not as a failure of the first case.
     make()?;
     let (mut failed, mut found) = (0, models.len());
     let mut results = Vec::new();

@@ -19,10 +19,10 @@ use std::time::Duration;
 
 const BUDGET: Kind = Kind::Choice(&Budget::NAMES);
 
-/// What the command line asks of a comparison.
+/// The comparison that the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args {
-    /// Of --config or, on --resume, of the comparison's folder, with the flags on top.
+    /// The request of --config or, on --resume, of the comparison's folder, with the flags on top.
     pub request: Request,
     /// The settings of runs that were given, which stand above those of the model.
     pub given: Overrides,

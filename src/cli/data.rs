@@ -17,7 +17,7 @@ use std::ops::Bound::{Excluded, Included};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// What `samcore data` can do, in the order of its help text.
+/// The actions of `samcore data`, in the order of its help text.
 pub const ACTIONS: &[Subcommand] = &[
     Subcommand { name: "list", about: "Show the data sets known by name", build: build_list, run: run_list },
     Subcommand { name: "fetch", about: "Download a known data set", build: build_fetch, run: run_fetch },
@@ -88,7 +88,7 @@ fn build_noise(command: Command) -> Command {
 fn run_list(matches: &ArgMatches) -> Result<()> {
     let roots = known::roots();
     let found = |known: &Known| known.find(&roots).ok();
-    // The same answer as training gives for a folder with files missing.
+    // Gives the answer of training for a folder with files missing.
     let wrong = |known: &Known| found(known).and_then(|folder| layout::of_format(&folder, known.format).err());
     let size = |known: &Known| known.archives.iter().map(|archive| archive.id.len).sum::<u64>();
     let others = others(&roots);

@@ -19,20 +19,20 @@ use std::time::Instant;
 const SPLIT: Kind = Kind::Choice(&["test", "train", "val"]);
 const SUBSET: Kind = Kind::Choice(&["run", "all"]);
 const WEIGHTS: Kind = Kind::Choice(&["average", "raw"]);
-/// Which of a data set's labels, and which of an image's: the words exclude each other in no command that makes sense, for the
-/// model's number of classes decides between fine and coarse.
+/// Words for the labels of the images, and for those of CIFAR-100. No command needs one of each, because the model's number
+/// of classes decides between fine and coarse.
 const LABELS: Kind = Kind::Choice(&["run", "clean", "fine", "coarse"]);
 
-/// Which checkpoint a command is about, on which data, and where it computes.
+/// The checkpoint of a command, its data, and its device.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Given {
     pub checkpoint: PathBuf,
-    /// Whether --data names the data set; else the checkpoint does.
+    /// True if --data names the data set; else the checkpoint does.
     pub data_given: bool,
-    /// Which labels of CIFAR-100; None: as many as the model has classes.
+    /// The labels of CIFAR-100; None: as many as the model has classes.
     pub coarse: Option<data::Labels>,
     pub weights: Weights,
-    /// Which training images and labels.
+    /// The training images and labels that are asked for.
     pub wanted: Wanted,
     /// Its data, eval_batch, threads and device count here.
     pub recipe: Recipe,

@@ -79,7 +79,7 @@ pub fn flag(name: &'static str, kind: Kind, help: &str, default: Option<&Value>)
     }
 }
 
-/// What the value of flag `name` usually is one of.
+/// Returns the usual values of flag `name`.
 fn usual(name: &str, kind: Kind) -> Option<Vec<&'static str>> {
     match (kind, name) {
         (Kind::Switch, _) => Some(vec!["true", "false"]),
@@ -200,7 +200,7 @@ pub fn without_effect(matches: &ArgMatches, recipe: &Recipe, optimizers: &[&str]
     told
 }
 
-/// What the flags of [`setting_flags`] give; the command does not have those that are named in `but`.
+/// Returns the settings that the flags of [`setting_flags`] give; the command lacks the flags that are named in `but`.
 ///
 /// # Errors
 /// Usage: a flag's value is wrong.
@@ -240,7 +240,7 @@ fn with_checkpoints(mut given: Overrides) -> Result<Overrides> {
 pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     let given = &with_checkpoints(given.clone())?;
     let recipe = Recipe::default().with(given)?;
-    // What is misspelt or does not go together is told before the data are read.
+    // Reports a wrong name, or settings that do not go together, before the data are read.
     let own = Overrides::of_optimizer(optim::find(&recipe.opt)?, given)?;
     Recipe::default().with(&own)?.with(given)?.check_together()?;
     check_whole(&recipe)?;
@@ -254,7 +254,7 @@ pub fn resolve(given: &Overrides) -> Result<(Recipe, DataSet)> {
     Ok((recipe_of(&model, given, data.format)?, data))
 }
 
-/// That an optimizer which perturbs activations gets the batch as a whole.
+/// Checks that an optimizer which perturbs activations gets the batch as a whole.
 ///
 /// # Errors
 /// Usage: it would be divided; or there is no such optimizer.

@@ -19,7 +19,7 @@ use crate::train::{engine, environment};
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
-/// What the command line asks to know.
+/// The question of the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args {
     /// All models, with their recipes.
@@ -32,7 +32,7 @@ pub struct Args {
     /// Side of the square input in pixels.
     pub size: Option<usize>,
     pub batch: usize,
-    /// What a step is planned for: its device and dtype count here.
+    /// Settings of the planned step: its device and dtype count here.
     pub recipe: Recipe,
     pub json: bool,
 }
@@ -44,7 +44,7 @@ const COUNTS: [(&str, u64, Option<u64>, &str); 4] = [
     ("size", 4096, None, "side of an image in pixels [the model's usual one]"),
     ("batch", u32::MAX as u64, Some(128), "images a step, for memory and cost"),
 ];
-/// What may be listed beside the machine.
+/// Topics that may be listed beside the machine.
 const TOPICS: [&str; 1] = ["models"];
 
 pub fn build(command: Command) -> Command {
@@ -197,7 +197,7 @@ fn gpus() -> Result<Vec<String>> {
     (0..nvidia::count()?).map(nvidia::name).collect()
 }
 
-/// What an optimizer is, where it comes from, what a step costs and which settings are its own.
+/// Returns a line on an optimizer: its paper, the cost of a step, and its own settings.
 fn optimizer_line(row: &OptimizerRow) -> String {
     let own = own_settings(row);
     let own = if own.is_empty() { String::new() } else { format!("; {own}") };
@@ -234,7 +234,7 @@ fn layers(graph: &Graph) -> Vec<Layer> {
         .collect()
 }
 
-/// What a training step costs: bytes of memory planned, flops, bytes that must move.
+/// Cost of a training step: bytes of memory planned, flops, bytes that must move.
 struct Cost {
     optimizer: &'static str,
     memory: usize,

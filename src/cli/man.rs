@@ -88,7 +88,7 @@ fn actions(command: &str) -> &'static [Subcommand] {
     }
 }
 
-/// What each page is about: nothing for the program, a command, or a command and its action.
+/// Returns the subject of each page: nothing for the program, a command, or a command and its action.
 fn pages() -> Vec<Vec<&'static str>> {
     let of = |c: &Subcommand| {
         let own = names(actions(c.name)).into_iter().map(|action| vec![c.name, action]);

@@ -18,7 +18,7 @@ use clap::{ArgMatches, Command};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What `samcore study` can do, in the order of its help text.
+/// The actions of `samcore study`, in the order of its help text.
 pub const ACTIONS: &[Subcommand] = &[
     Subcommand {
         name: "corrupt",
@@ -144,14 +144,14 @@ fn choice(matches: &ArgMatches, name: &str, kind: Kind) -> Result<Option<String>
     })
 }
 
-/// Which of `all` the flag names; the first where it is not given.
+/// Returns the one of `all` that the flag names; the first where it is not given.
 fn one_of<T: Copy + Default>(matches: &ArgMatches, name: &str, kind: Kind, names: &[&str], all: &[T]) -> Result<T> {
     let word = choice(matches, name, kind)?;
     let found = word.and_then(|word| names.iter().position(|n| *n == word));
     Ok(found.map_or_else(T::default, |i| all[i]))
 }
 
-/// What the actions share: where from, where to, how loud.
+/// Options that the actions share: sources, outputs, progress.
 struct Order {
     given: Given,
     seed: u64,
@@ -223,7 +223,7 @@ impl Order {
     }
 }
 
-/// That results can go to this folder: it is empty or not there yet.
+/// Checks that results can go to this folder: it is empty or does not exist yet.
 ///
 /// # Errors
 /// CantCreate: it holds something, or is no folder.

@@ -19,10 +19,10 @@ use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// What the command line asks of a training run.
+/// The training run that the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Args {
-    /// What --config or, on --resume, the run's own config.toml gives, with the flags on top.
+    /// Settings of --config or, on --resume, of the run's own config.toml, with the flags on top.
     pub given: Overrides,
     /// Folder of the run; none: a new one below `runs`.
     pub out: Option<PathBuf>,
@@ -130,7 +130,7 @@ fn run_in(out: &Path, recipe: &Recipe) -> Result<Option<Recipe>> {
     if !RunFolder::has_run(out)? {
         return Ok(None);
     }
-    // That another process is at it is the better reason than any difference.
+    // That another process uses the folder is a better reason than any difference.
     drop(RunFolder::reopen(out)?);
     let mut begun = Recipe::default().with(&resume::settings(out)?)?;
     let exact =
@@ -245,7 +245,7 @@ fn report(s: &Summary) {
     note(&format!("test accuracy {accuracy:.2} %, loss {:.4}{best}; {folder}", s.test.loss));
 }
 
-/// The same as one JSON object.
+/// Returns the result as one JSON object.
 fn result(s: &Summary) -> serde_json::Value {
     json!({
         "folder": s.folder.display().to_string(),
@@ -297,7 +297,7 @@ mod tests {
         args(matches.subcommand().unwrap().1)
     }
 
-    /// What the words make of the defaults.
+    /// Returns the defaults with the settings of `words`.
     fn recipe(words: &[&str]) -> Recipe {
         Recipe::default().with(&parse(words).unwrap().given).unwrap()
     }

@@ -36,7 +36,7 @@ impl Bytes {
         Ok(Bytes { store: Store::Mapped(map), header: 0 })
     }
 
-    /// The same bytes, of which the first `header` are no values.
+    /// Returns the bytes behind the first `header`, which are no values.
     pub fn behind(self, header: usize) -> Bytes {
         Bytes { header, ..self }
     }

@@ -17,7 +17,7 @@ pub fn label_classes(format: Format) -> &'static [usize] {
     }
 }
 
-/// Which byte of a row holds the labels that are asked for.
+/// Returns the byte of a row that holds the labels that are asked for.
 pub fn label_place(format: Format, labels: Labels) -> usize {
     usize::from(format == Format::Cifar100 && labels == Labels::Fine)
 }
@@ -92,12 +92,12 @@ pub fn names(format: Format) -> &'static [&'static str] {
     }
 }
 
-/// Whether `folder` has at least one of the format's files.
+/// Returns true if `folder` has at least one of the format's files.
 pub fn is_in(folder: &Path, format: Format) -> bool {
     names(format).iter().any(|name| folder.join(name).exists())
 }
 
-/// Whether `folder` has the files of the Python version, which are the same without an ending.
+/// Returns true if `folder` has the files of the Python version, which have the same names without an ending.
 pub fn is_pickled(folder: &Path) -> bool {
     ["data_batch_1", "test_batch"].iter().any(|name| folder.join(name).is_file())
         || ["train", "test", "meta"].iter().all(|name| folder.join(name).is_file())

@@ -1,5 +1,5 @@
-//! Which classes have images. Labels of IDX files count from 0, so labels 1 to 26, as EMNIST's letters have them, make 27
-//! classes of which the first is empty.
+//! Classes with and without images. Labels of IDX files count from 0, so labels 1 to 26, as EMNIST's letters have them, make
+//! 27 classes of which the first is empty.
 
 /// Most classes that a line lists.
 const SHOWN: usize = 8;

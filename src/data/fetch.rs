@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-/// Where a set comes from and goes to.
+/// Source and destination of a set.
 pub struct Order<'a> {
     pub known: &'a Known,
     /// Address of the folder with the archives; none: those of the table, one after the other.
@@ -22,7 +22,7 @@ pub struct Order<'a> {
     pub patience: Patience,
 }
 
-/// What came of an order.
+/// Result of an order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The folder was complete before.
@@ -163,7 +163,7 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// That a file which somebody has put in place of a download is what it is taken for.
+/// Checks a file that somebody has put in place of a download.
 fn check_archive(archive: &Archive, path: &Path) -> Result<()> {
     let found = download::identity(path)?;
     archive.id.differs(found.0, &found.1).map_or(Ok(()), |found| {
@@ -191,7 +191,7 @@ fn by_hand(order: &Order<'_>, archives: &[&Archive], cause: &Error) -> Error {
 /// Unpacks the files that are missing into the new folder `to`, each compared with the original.
 fn unpack_all(known: &Known, archives: &[(&Archive, PathBuf)], to: &Path, missing: &[usize]) -> Result<()> {
     if to.exists() {
-        // Of a fetch that was killed while it unpacked.
+        // Left by a fetch that was killed while it unpacked.
         fs::remove_dir_all(to).map_err(|e| Error::io("remove folder", to, &e))?;
     }
     fs::create_dir(to).map_err(|e| Error::io("create folder", to, &e))?;

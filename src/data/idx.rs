@@ -79,7 +79,7 @@ pub fn read(path: &Path, rank: usize) -> Result<Idx> {
     header.take(map, rank, &place)
 }
 
-/// What is known of a content's length while its header is read.
+/// Bounds of a content's length while its header is read.
 #[derive(Clone, Copy)]
 enum KnownLength {
     Exactly(u64),
@@ -99,7 +99,7 @@ impl IdxHeader {
         4 + 4 * rank
     }
 
-    /// Where the content ends.
+    /// Returns the end of the content.
     fn end(&self) -> usize {
         IdxHeader::size(self.dims.len()) + self.len
     }
@@ -159,7 +159,7 @@ impl IdxHeader {
         if self.dims.len() == rank && self.element.code == ELEMENTS[0].code {
             return Ok(Idx { dims: self.dims, bytes: content.behind(header) });
         }
-        // Of several columns the first is the class.
+        // The first of several columns is the class.
         let row = self.element.size * self.dims[1..].iter().product::<usize>();
         let mut labels = Vec::with_capacity(self.dims[0]);
         for (i, entry) in content[header..].chunks_exact(row).enumerate() {
@@ -180,7 +180,7 @@ impl IdxHeader {
     }
 }
 
-/// What a file is that is not IDX.
+/// Describes a file that is not IDX.
 fn not_idx(head: &[u8], rank: usize) -> String {
     let found: Vec<String> = head.iter().take(4).map(|b| format!("{b:02x}")).collect();
     let hint = match head {
@@ -233,7 +233,7 @@ fn misfit(element: IdxElement, found: usize, dims: Option<&[usize]>, rank: usize
     }
 }
 
-/// Whether dimensions after the first are those of labels.
+/// Returns true if dimensions after the first are those of labels.
 fn is_labels(columns: &[usize]) -> bool {
     matches!(columns, [] | [1] | [QMNIST_COLUMNS])
 }

@@ -19,10 +19,10 @@ pub struct Known {
     pub class_names: &'static [&'static str],
     /// Names of the coarse classes, for sets that have two labels an image.
     pub coarse_names: &'static [&'static str],
-    /// Of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
+    /// Mean of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
     pub mean: [f32; 4],
     pub std: [f32; 4],
-    /// Those of the training images first.
+    /// The files, those of the training images first.
     pub files: &'static [KnownFile],
     /// Addresses of folders with the archives, each with a slash at its end, in the order in which they are tried.
     pub urls: &'static [&'static str],
@@ -35,7 +35,7 @@ pub struct KnownFile {
     pub id: Identity,
 }
 
-/// What a file must be to be the original.
+/// Identity of an original file.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     pub len: u64,
@@ -50,7 +50,7 @@ pub struct Archive {
     pub packing: Packing,
 }
 
-/// What an archive holds.
+/// Content of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
     /// `.gz`: the one file that bears the archive's name without the ending.
@@ -60,7 +60,7 @@ pub enum Packing {
 }
 
 impl Identity {
-    /// What keeps a file of this length and SHA-256 from being the original, if anything does.
+    /// Returns how a file of this length and SHA-256 differs from the original, if it does.
     pub fn differs(&self, len: u64, sha256: &str) -> Option<String> {
         match (len == self.len, sha256 == self.sha256) {
             (false, _) => Some(format!("it has {len} bytes instead of {}", self.len)),
@@ -97,7 +97,7 @@ impl Known {
         Err(Error::new(Kind::NoInput, message))
     }
 
-    /// What keeps unpacked `content` from being that of original file number `which`, if anything does.
+    /// Returns how unpacked `content` differs from that of original file number `which`, if it does.
     pub fn differs(&self, which: usize, content: &[u8]) -> Option<String> {
         let id = &self.files[which].id;
         // A file of another length need not be hashed.
@@ -105,7 +105,7 @@ impl Known {
         id.differs(content.len() as u64, &sha256)
     }
 
-    /// That unpacked `content` is that of original file number `which`; `path` is where it comes from.
+    /// Checks that unpacked `content` is that of original file number `which`; `path` is its source.
     ///
     /// # Errors
     /// Data: it is another file.
@@ -117,7 +117,7 @@ impl Known {
     }
 }
 
-/// Which known data set some files are.
+/// The known data set that some files are.
 #[derive(Clone, Copy)]
 pub struct Recognised {
     /// All files are the originals of this one.
@@ -166,9 +166,10 @@ pub fn no_such(word: &str) -> Error {
     Error::new(Kind::NoInput, format!("there is no data set and no folder '{word}'; {hint}"))
 }
 
-/// Where known data sets are looked for, in this order: `$SAMCORE_DATA`; `./data`; the user's own data folder; the `data` folder
-/// beside an ancestor of the program, which finds a repository's data from `target/release/samcore` wherever it is started;
-/// and that of the source from which the program was built, if it is still there: an installed program finds Fashion-MNIST so.
+/// Returns the folders in which known data sets are looked for, in order: `$SAMCORE_DATA`; `./data`; the user's own data folder;
+/// the `data` folder beside an ancestor of the program, which finds a repository's data from `target/release/samcore` wherever it
+/// is started; and that of the source from which the program was built, if it is still there, by which an installed program
+/// finds Fashion-MNIST.
 pub fn roots() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let beside = program.ancestors().skip(1).map(|folder| folder.join("data"));
@@ -183,8 +184,8 @@ pub fn roots() -> Vec<PathBuf> {
     roots
 }
 
-/// Where `samcore data fetch` puts sets unless told otherwise: `$SAMCORE_DATA`; or `./data` if it is there; or the user's own
-/// data folder, so that a set is found from every folder.
+/// Returns the folder into which `samcore data fetch` puts sets without --out: `$SAMCORE_DATA`; or `./data` if it exists; or the
+/// user's own data folder, so that a set is found from every folder.
 pub fn home() -> PathBuf {
     let here = PathBuf::from("data");
     named_root().or_else(|| here.is_dir().then(|| here.clone())).or_else(users_root).unwrap_or(here)

@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How far below a folder its data sets are looked for: `MNIST/raw` is two folders deep.
+/// Depth below a folder at which its data sets are looked for: `MNIST/raw` is two folders deep.
 const DEPTH: usize = 2;
 
 /// Folders that are looked into, and names read of each below the first; a tree of images has far more.
@@ -29,7 +29,7 @@ pub struct DataFiles {
     /// Holds the files themselves.
     pub folder: PathBuf,
     pub format: Format,
-    /// Those of the training images first.
+    /// The files, those of the training images first.
     pub files: Vec<PathBuf>,
     /// The beginning of all names, such as `emnist-letters`; mostly empty.
     pub prefix: String,
@@ -153,7 +153,7 @@ pub fn all(folder: &Path) -> Result<Vec<DataFiles>> {
     Ok(sets)
 }
 
-/// What a folder holds, by name.
+/// Content of a folder, by name.
 struct Inside {
     folder: PathBuf,
     /// Names of files, in order.
@@ -169,7 +169,7 @@ impl Inside {
         let mut inside = Inside { folder: folder.into(), files: Vec::new(), folders: Vec::new(), groups: Vec::new() };
         for entry in fs::read_dir(folder).map_err(unreadable)?.take(limit) {
             let path = entry.map_err(unreadable)?.path();
-            // What is hidden, such as the ._ files of macOS, is no data.
+            // Hidden files, such as the ._ files of macOS, are no data.
             let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'))
             else {
                 continue;
@@ -266,7 +266,7 @@ fn none_in(inside: &Inside) -> Error {
     })
 }
 
-/// What samcore reads, for messages.
+/// The formats that samcore reads, for messages.
 const READ: &str = "samcore reads IDX files as MNIST has them (train-images-idx3-ubyte, train-labels-idx1-ubyte, \
                     t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, also .gz) and the binary files of CIFAR";
 

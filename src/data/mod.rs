@@ -24,7 +24,7 @@ use known::{Recognised, recognise};
 use layout::DataFiles;
 use std::path::{Path, PathBuf};
 
-/// How the files of a set are laid out.
+/// File format of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Two files for each half, as MNIST has them: images and labels.
@@ -35,7 +35,7 @@ pub enum Format {
     Cifar100,
 }
 
-/// Which labels of CIFAR-100 are learned.
+/// Choice of CIFAR-100's labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Labels {
     /// 100 classes; the only labels of other sets.
@@ -85,7 +85,7 @@ pub struct DataSet {
     pub name: String,
     /// Holds the files themselves.
     pub folder: PathBuf,
-    /// Those of the training images first.
+    /// The files, those of the training images first.
     pub files: Vec<PathBuf>,
     pub format: Format,
     pub labels: Labels,
@@ -94,7 +94,7 @@ pub struct DataSet {
     /// As many as the format says; of IDX files one more than the largest label of both splits, at least 2.
     pub classes: usize,
     pub class_names: Vec<String>,
-    /// Of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
+    /// Mean of each channel over the training images scaled to 0..1; unused channels have mean 0 and deviation 1.
     pub mean: [f32; 4],
     pub std: [f32; 4],
     /// The row of [`DATASETS`] that this set was recognised as, by its name or by its files' SHA-256.
@@ -111,12 +111,12 @@ impl DataSet {
 }
 
 impl Format {
-    /// Whether file number `which` holds training labels.
+    /// Returns true if file number `which` holds training labels.
     pub fn has_training_labels(self, which: usize) -> bool {
         if self == Format::Idx { which == 1 } else { which < self.training_files() }
     }
 
-    /// How many of the files are those of the training images.
+    /// Returns how many of the files are those of the training images.
     pub fn training_files(self) -> usize {
         match self {
             Format::Idx => 2,
@@ -302,7 +302,7 @@ pub fn subset(seed: u64, images: usize, count: usize) -> Result<Vec<u32>> {
     Ok(drawn(seed, "train-images", images, count).1)
 }
 
-/// What is left of `0..count`, and `taken` of them drawn without replacement, both ascending.
+/// Draws `taken` of `0..count` without replacement; returns the rest and the drawn ones, both ascending.
 fn drawn(seed: u64, name: &str, taken: usize, count: usize) -> (Vec<u32>, Vec<u32>) {
     let mut order: Vec<u32> = (0..count as u32).collect();
     let mut draws = Draws::new(seed, stream(name), 0, 0);

@@ -15,7 +15,7 @@ pub const NOISE_FILE: &str = "noise.json";
 /// Largest such file that is read: a million wrong labels take 10 MB.
 const LARGEST: u64 = 16 << 20;
 
-/// Which labels become wrong, and how. Each draw is keyed by the image's number alone.
+/// Label noise. Each draw is keyed by the image's number alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
     /// Probability that an image's label is drawn anew.
@@ -24,11 +24,11 @@ pub struct Noise {
     /// Draw from all classes that occur, the right one among them (Zhang et al., 2017), so that fewer labels than `rate` are
     /// wrong; instead of from the others that occur, so that all that are drawn are wrong (symmetric noise, as in the SAM paper).
     pub all_classes: bool,
-    /// Which labels of CIFAR-100; the others stay right.
+    /// The labels of CIFAR-100 that get noise; the others stay right.
     pub labels: Labels,
 }
 
-/// Which labels were right before, as [`NOISE_FILE`] tells.
+/// Record of the right labels, as [`NOISE_FILE`] holds it.
 pub struct Record {
     labels: Labels,
     /// Numbers of the images, ascending, and their labels.
@@ -100,7 +100,7 @@ impl Record {
     }
 }
 
-/// What [`Noise::write`] did.
+/// Result of [`Noise::write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     pub images: usize,

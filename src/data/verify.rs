@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::files::sha256_hex;
 use std::path::{Path, PathBuf};
 
-/// What a file was found to be.
+/// Verdict on a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// That of the known set, byte for byte.
+    /// The known set's file, byte for byte.
     Original,
-    /// That of the known set, but for the labels that the record of noise lists.
+    /// The known set's file, but for the labels that the record of noise lists.
     Noisy,
     /// Sound, but not that of the known set.
     Different,
@@ -49,7 +49,7 @@ pub struct Report {
     pub class_names: Vec<String>,
     /// Lines on classes that have no image, or none among the training images.
     pub missing: Vec<String>,
-    /// What the set is; or what is wrong with it.
+    /// Description of the set, or the error in it.
     pub conclusion: Result<String>,
 }
 
@@ -129,7 +129,7 @@ fn examine(
     FileReport { path, len, sha256, verdict }
 }
 
-/// What sound files are as a set. One that has some files of a known set and some others is taken for damaged.
+/// Describes sound files as a set. A set with some files of a known set and some others counts as damaged.
 fn conclude(folder: &Path, named: bool, known: Option<&Known>, noise: bool, files: &[FileReport]) -> Result<String> {
     let noise = if noise { format!("; training labels are noisy, as {NOISE_FILE} tells") } else { String::new() };
     let Some(known) = known else {

@@ -125,7 +125,7 @@ pub trait Device {
     fn dtype(&self) -> DType {
         DType::F32
     }
-    /// Whether the device has memory of its own, apart from the host's.
+    /// Returns true if the device has memory of its own, apart from the host's.
     fn own_memory(&self) -> bool {
         false
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     pub bytes: usize,
-    /// What limits it, as messages put it: "by MemAvailable of /proc/meminfo".
+    /// Its limit, in the words of messages: "by MemAvailable of /proc/meminfo".
     pub limit: String,
 }
 
@@ -36,8 +36,8 @@ fn address_space(limits: &str, statm: &str) -> Option<usize> {
     Some(limit.saturating_sub(pages.saturating_mul(PAGE)))
 }
 
-/// What the process's cgroups of memory leave, version 1 and 2, with those above them; `own` is the text of
-/// /proc/self/cgroup, `mount` where they lie.
+/// Returns the memory left by the process's cgroups, version 1 and 2, and by those above them; `own` is the text of
+/// /proc/self/cgroup, `mount` their folder.
 fn cgroups(own: &str, mount: &Path) -> Vec<Room> {
     let mut rooms = vec![];
     for line in own.lines() {
@@ -60,7 +60,7 @@ fn cgroups(own: &str, mount: &Path) -> Vec<Room> {
     rooms
 }
 
-/// What one cgroup leaves; its file cache is given back when memory is short.
+/// Returns the memory left by one cgroup; its file cache is given back when memory is short.
 fn left(group: &Path, [max, current, cache]: [&str; 3]) -> Option<Room> {
     let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<usize>().ok();
     let (limit, used) = (number(max)?, number(current)?);

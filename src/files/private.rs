@@ -78,7 +78,7 @@ pub fn read(path: &Path, user: u32) -> Result<Option<Vec<u8>>> {
     if !named.is_file() {
         return Err(Error::data(format!("{} is no regular file", path.display())));
     }
-    // What was opened is checked, and that it is what the name stood for: no link was followed.
+    // Checks the opened file, and that the name still leads to it: no link was followed.
     let mut file = File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if (meta.dev(), meta.ino()) != (named.dev(), named.ino()) {

@@ -106,13 +106,13 @@ impl Axis {
         axis
     }
 
-    /// Those of the values that lie on the axis, as ticks.
+    /// Returns ticks for the values that lie on the axis.
     fn put(&self, values: impl Iterator<Item = (f64, String)>) -> Vec<Tick> {
         let on = values.filter_map(|(value, label)| Some(Tick { place: self.place(value)?, label }));
         on.filter(|tick| (-1e-9..=1.0 + 1e-9).contains(&tick.place)).collect()
     }
 
-    /// Where `value` lies, 0 at the low end and 1 at the high one; None if it cannot be drawn.
+    /// Returns the place of `value`, 0 at the low end and 1 at the high one; None if it cannot be drawn.
     pub fn place(&self, value: f64) -> Option<f64> {
         let value = if self.log { value.log10() } else { value };
         usable(value).then(|| (value - self.low) / (self.high - self.low))

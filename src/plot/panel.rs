@@ -118,7 +118,7 @@ fn lay_out(widths: &[f64], width: f64, column: impl Fn(usize) -> Option<f64>) ->
 }
 
 impl Panel {
-    /// Whether a point can be drawn on the axes' scales.
+    /// Returns true if a point can be drawn on the axes' scales.
     fn drawable(&self, (x, y): (f64, f64)) -> bool {
         x.is_finite() && y.is_finite() && (!self.log_x || x > 0.0) && (!self.log_y || y > 0.0)
     }

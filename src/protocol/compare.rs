@@ -15,7 +15,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Where, resume, shell_word, signals};
 use std::path::{Path, PathBuf};
 
-/// Where a comparison goes.
+/// Folder and output of a comparison.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Place {
     /// Its folder: new, or one that an equal comparison has begun; None: a new one below `runs`.

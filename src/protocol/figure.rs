@@ -14,15 +14,15 @@ const VIEWS: [View; 3] = [
     ("Test loss", "cross-entropy", "test_loss", 1.0, "loss"),
 ];
 
-/// Whether a run of `epochs` epochs ended before them or has an epoch without finite losses, as one that diverges does.
-/// Figures show such a run by itself, up to where it ends, and leave it out of means.
+/// Returns true if a run of `epochs` epochs ended early or has an epoch without finite losses, as one that diverges does.
+/// Figures show such a run by itself, up to its end, and leave it out of means.
 pub fn ended_early(outcome: &Outcome, epochs: usize) -> bool {
     let finite = |column| outcome.column(column).iter().filter(|v| f64::is_finite(**v)).count();
     ["train_loss", "test_loss", "test_accuracy"].into_iter().any(|column| finite(column) < epochs)
 }
 
-/// Of each optimizer the mean over its finished seeds as a line, and from the lowest to the highest seed as a band; of
-/// runs that ended early a fine line each.
+/// Draws for each optimizer the mean over its finished seeds as a line, a band from the lowest to the highest seed, and a fine
+/// line for each run that ended early.
 pub fn curves(results: &Results<'_>) -> Figure {
     let plan = results.plan;
     let most = plan.shares.iter().map(Share::gradients).fold(0.0, f64::max);
@@ -77,7 +77,7 @@ fn lines(results: &Results<'_>, share: usize, column: &str, factor: f64) -> Vec<
     lines
 }
 
-/// What lines, bands and marks are, and the settings: those of all runs, then those in which optimizers differ.
+/// Returns notes on lines, bands and marks, and on settings: those of all runs, then those in which optimizers differ.
 fn notes(results: &Results<'_>) -> Vec<String> {
     let plan = results.plan;
     let seeds = plan.request.seeds.len();

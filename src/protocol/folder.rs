@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 /// Holds what was asked.
 pub const REQUEST: &str = "compare.toml";
-/// What a comparison writes beside it, anew after each run.
+/// Files that a comparison writes beside it after each run.
 pub const OUTPUTS: [&str; 4] = ["table.md", "report.html", RESULTS, "curves.svg"];
 pub const RESULTS: &str = "results.json";
 const METRICS: &str = "metrics.csv";
 
-/// How far a run of the plan has come.
+/// State of a run of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// Nothing is there.
@@ -54,7 +54,7 @@ impl State {
     }
 }
 
-/// What the folder `path` holds of `run`.
+/// Returns the state of `run` in the folder `path`.
 ///
 /// # Errors
 /// CantCreate: something else lies there, or a run with another setting, which is named. Data: damaged files.
@@ -153,7 +153,7 @@ fn last_epoch(path: &Path, share: &Share) -> Result<usize> {
     Ok(epochs.last().copied().unwrap_or(0))
 }
 
-/// Whether the run in `path` has recorded a step.
+/// Returns true if the run in `path` has recorded a step.
 fn steps_told(path: &Path) -> bool {
     std::fs::metadata(path.join("steps.jsonl")).is_ok_and(|m| m.len() > 0)
 }
@@ -187,7 +187,7 @@ pub fn request_of(path: &Path) -> Result<Request> {
     Err(Error::new(Kind::NoInput, message))
 }
 
-/// That `plan` may use the folder `path`: it is new, or was begun by an equal request, or holds nothing but runs.
+/// Checks that `plan` may use the folder `path`: it is new, or was begun by an equal request, or holds nothing but runs.
 ///
 /// # Errors
 /// CantCreate: what speaks against it.

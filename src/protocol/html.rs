@@ -32,7 +32,7 @@ th, td { padding: 0.3rem 0.45rem; }
 }
 ";
 
-/// What each run's env.json says that a reader may ask for.
+/// Entries of each run's env.json that a reader may ask for.
 const ENVIRONMENT: [(&str, &str); 8] = [
     ("samcore", "samcore"),
     ("commit", "commit"),

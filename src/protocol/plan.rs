@@ -12,7 +12,7 @@ use crate::train::checkpoint::Remembered;
 use crate::train::origin::Content;
 use crate::train::{beginning, engine, labels, memory, orders};
 
-/// What a comparison is going to do.
+/// Plan of a comparison.
 pub struct Plan {
     /// As asked, the model resolved.
     pub request: Request,
@@ -23,7 +23,7 @@ pub struct Plan {
     pub runs: Vec<Run>,
     pub data: Subject,
     pub steps_per_epoch: u64,
-    /// What is wrong with the file of --init, which only runs that are yet to begin need.
+    /// The error of the file of --init, which only runs that are yet to begin need.
     pub init: Result<()>,
 }
 
@@ -32,13 +32,13 @@ pub struct Plan {
 pub struct Subject {
     /// The known set's name, or the folder's.
     pub name: String,
-    /// Whether it is a known set: its name then stands for its content.
+    /// True if it is a known set, whose name identifies its content.
     pub known: bool,
     /// Images trained on, held out, and tested on.
     pub images: [usize; 3],
 }
 
-/// What an optimizer gets of the budget in each run.
+/// An optimizer's share of the budget in each run.
 pub struct Share {
     pub optimizer: &'static OptimizerRow,
     /// Gradients of a batch in one of its steps.
@@ -64,7 +64,7 @@ impl Share {
 pub struct Run {
     /// Its folder below that of the comparison: "sam-seed0".
     pub name: String,
-    /// Of its data, with the noise among its labels, but without the predictions of --relabel.
+    /// Content of its data, with the noise among its labels, but without the predictions of --relabel.
     pub content: Content,
     /// Whose share of the plan it uses.
     pub share: usize,
@@ -82,7 +82,7 @@ impl Plan {
         Plan::on(&data, request)
     }
 
-    /// The same on data that are loaded.
+    /// Plans a comparison on data that are loaded.
     ///
     /// # Errors
     /// As for `new`.

@@ -1,4 +1,4 @@
-//! What a comparison says in words and tables, and table.md.
+//! Report of a comparison in words and tables, and table.md.
 
 use super::plan::Plan;
 use super::request::{Budget, course};
@@ -157,7 +157,7 @@ fn runs(results: &Results<'_>) -> Table {
     table
 }
 
-/// What the optimizers' own settings were, of those that have any.
+/// Returns the optimizers' own settings, if any has some.
 fn own_settings(plan: &Plan) -> Option<String> {
     let told = plan.shares.iter().enumerate().filter_map(|(i, share)| {
         let recipe = &plan.runs.iter().find(|run| run.share == i)?.recipe;
@@ -169,7 +169,7 @@ fn own_settings(plan: &Plan) -> Option<String> {
     (!told.is_empty()).then(|| format!("Optimizers' own settings: {}.", told.join("; ")))
 }
 
-/// How the numbers are to be read.
+/// Returns notes on how to read the numbers.
 pub fn notes(results: &Results<'_>) -> Vec<String> {
     let plan = results.plan;
     let percent = 100.0 * CONFIDENCE;
@@ -224,7 +224,7 @@ pub fn repeat(plan: &Plan) -> String {
         _ => seeds.join(","),
     };
     let own = [("opt", request.optimizers.join(",")), ("seeds", seeds), ("budget", request.budget.name().to_owned())];
-    // Of optimizers' own settings, those in which the runs differ are each optimizer's defaults.
+    // Own settings of optimizers in which the runs differ are each optimizer's defaults.
     let own_of_some = |s: &Setting| OPTIMIZERS.iter().any(|row| row.settings.contains(&s.name));
     let same = |s: &Setting| plan.runs.iter().all(|run| s.get(&run.recipe) == s.get(&request.recipe));
     let common = course().filter(|s| !own_of_some(s) || same(s));
@@ -433,7 +433,7 @@ mod tests {
         assert!(code.contains("--data $'a\\x0a```\\x0a<script>'"), "{code}");
     }
 
-    /// Of sgd's three runs one ends after two epochs, of sam's one has a last epoch without a finite loss.
+    /// One of sgd's three runs ends after two epochs, and one of sam's has a last epoch without a finite loss.
     #[test]
     fn runs_that_end_early_are_drawn_up_to_there_and_are_in_no_mean() {
         let plan = plan(&["sgd", "sam"], 3);

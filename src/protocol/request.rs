@@ -1,4 +1,4 @@
-//! What is asked of a comparison, and compare.toml, which holds it.
+//! The request of a comparison, and compare.toml, which holds it.
 
 use crate::error::{Error, Kind, Result};
 use crate::files::{MAX_SETTINGS, read_text};
@@ -7,7 +7,7 @@ use crate::recipe::{Overrides, RESUMABLE, Recipe, SETTINGS, Setting, setting};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
-/// What optimizers have in equal measure.
+/// Budget that all optimizers share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
     /// Gradients of a batch: whoever takes one a step gets twice the epochs of who takes two.
@@ -134,10 +134,10 @@ impl Request {
 
     /// Takes what is not a setting of a run out of `text`. Returns the rest, and the names of the settings that `given` lists.
     fn take_own(&mut self, text: &str, origin: &str) -> Result<(String, Option<Vec<&'static str>>)> {
-        // What is not TOML at all is for the reader of settings to say.
+        // The reader of settings reports a text that is not TOML at all.
         let Ok(table) = DeTable::parse(text) else { return Ok((text.to_owned(), None)) };
         let mut given = None;
-        // What is not a recipe's is blanked out, so that the recipe's reader still counts lines as the file has them.
+        // Keys that are not a recipe's are blanked out, so that the recipe's reader still counts the file's lines.
         let mut rest = text.as_bytes().to_vec();
         for (key, value) in table.get_ref() {
             let line = 1 + text[..key.span().start].matches('\n').count();
@@ -247,7 +247,7 @@ impl Request {
         Ok(None)
     }
 
-    /// That `self`, asked of the folder `path`, is what the comparison there began with.
+    /// Checks that `self`, asked of the folder `path`, is the request that the comparison there began with.
     ///
     /// # Errors
     /// Of `kind`: the difference.
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(plain.difference(&turned).unwrap(), Some(["opt".into(), "sgd,sam".into(), "sam,sgd".into()]));
         let epochs = Request { budget: Budget::EqualEpochs, ..plain.clone() };
         assert_eq!(read(&epochs.to_toml()), epochs);
-        // What a machine is asked to do changes no result, and each run has its own optimizer and seed.
+        // Settings of the machine change no result, and each run has its own optimizer and seed.
         let recipe = Recipe { threads: 7, checkpoint_steps: 3, opt: "sam".into(), seed: 9, ..Recipe::default() };
         assert_eq!(plain.difference(&Request { recipe, ..plain.clone() }), Ok(None));
     }

@@ -1,4 +1,4 @@
-//! What the runs of a plan have come to, read from their folders: results.json, and the numbers that tables show.
+//! Results of the runs of a plan, read from their folders: results.json, and the numbers of tables.
 
 use super::plan::{Plan, Share};
 use super::request::course;
@@ -96,7 +96,7 @@ pub struct Measure {
     pub key: &'static str,
     pub title: &'static str,
     pub unit: Unit,
-    /// Whether differences of it are told.
+    /// True if its paired differences are shown.
     pub paired: bool,
     pub of: fn(&Outcome) -> Option<f64>,
 }
@@ -119,7 +119,7 @@ const fn measure(
     Measure { key, title, unit, paired, of }
 }
 
-/// Of the last epoch, but for the best and the sum of seconds.
+/// Measures of the last epoch, but for the best and the sum of seconds.
 #[rustfmt::skip]
 pub const MEASURES: &[Measure] = &[
     measure("test_accuracy", "test accuracy", Unit::Share, true, |o| o.last("test_accuracy")),
@@ -193,7 +193,7 @@ impl Results<'_> {
         runs.filter_map(|(run, divergence)| Some((run.recipe.seed, divergence.as_ref()?)))
     }
 
-    /// Of each optimizer with diverged runs how many seeds are left, and where the others diverged: "sam: 2 of 3 seeds;
+    /// Returns for each optimizer with diverged runs how many seeds are left, and where the others diverged: "sam: 2 of 3 seeds;
     /// seed 1 diverged in step 17 of 96".
     pub fn divergences(&self) -> Vec<String> {
         let (plan, seeds) = (self.plan, self.plan.request.seeds.len());
@@ -420,7 +420,7 @@ pub(crate) mod tests {
         assert_eq!((&json["runs"][0]["best_epoch"], &json["best_epoch_chosen_on"]), (&json!(5), &json!("test")));
         assert_eq!(json["runs"][1]["epochs"]["epoch"], json!([1, 2, 3]));
         assert_eq!((&sgd["gradient_evaluations"], &sam["gradient_evaluations"]), (&json!(2808.0), &json!(2808.0)));
-        // What was written is read back to the same, and a column that lost a row is no table.
+        // Reading gives back what was written, and a column that lost a row is no table.
         assert_eq!(Results::from_json(&plan, &json).unwrap().to_json(), json);
         let mut short = json.clone();
         short["runs"][1]["epochs"]["test_loss"].as_array_mut().unwrap().pop();

@@ -30,8 +30,8 @@ impl Overrides {
         }
     }
 
-    /// The same settings with those of `other` on top. Another preset of augmentation than the one here takes its settings
-    /// out: what the earlier one gave is not what the later one stands for.
+    /// Returns the settings with those of `other` on top. If `other` has another preset of augmentation, the settings that the
+    /// earlier preset gave are dropped.
     pub fn with(mut self, other: Overrides) -> Overrides {
         let preset = other.get("augment").filter(|value| **value != Value::Text(Augmentation::NAMES[0].into()));
         if preset.is_some() && preset != self.get("augment") {

@@ -18,7 +18,7 @@ pub struct Setting {
     pub kind: Kind,
     /// One line for help and config.toml.
     pub help: &'static str,
-    /// Where the recipe keeps it.
+    /// Its field in the recipe.
     pub field: fn(&mut Recipe) -> Field<'_>,
 }
 
@@ -100,7 +100,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Whether `value` may stand here.
+    /// Checks that the setting may have this value.
     ///
     /// # Errors
     /// Usage: "lr must be a number above 0, not -1".

@@ -16,7 +16,7 @@ pub enum Value {
     Names(Vec<String>),
 }
 
-/// What values a setting may have.
+/// Kind of a setting's values.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// true or false.
@@ -60,7 +60,7 @@ impl Kind {
         value.ok_or_else(|| self.refusal(&format!("'{text}'"), text))
     }
 
-    /// Whether `value` is of this kind and within its range.
+    /// Checks that `value` is of this kind and within its range.
     ///
     /// # Errors
     /// Usage, phrased to stand behind the setting's name.
@@ -73,9 +73,9 @@ impl Kind {
     pub(super) fn refusal(&self, shown: &str, word: &str) -> Error {
         let hint = match self {
             Kind::Choice(names) => nearest(word, names.iter().copied()),
-            // What people call it.
+            // The usual name.
             Kind::Device if word == "gpu" => Some("cuda"),
-            // Of "cuda:x" the number is wrong.
+            // In "cuda:x" only the number is wrong.
             Kind::Device => nearest(word.split(':').next().unwrap_or_default(), Target::NAMES),
             _ => None,
         };
@@ -116,7 +116,7 @@ impl Kind {
     }
 }
 
-/// What is allowed, in words: "a number from 0 to below 1".
+/// Shows the allowed values in words: "a number from 0 to below 1".
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -69,7 +69,7 @@ impl Dtype {
     }
 }
 
-/// What the header says of one tensor.
+/// The header's entry of one tensor.
 #[derive(Debug)]
 pub struct Entry {
     pub name: String,
@@ -97,7 +97,7 @@ pub struct Header {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What is wrong; the caller knows where.
+/// Result whose error says what is wrong; the caller knows where.
 type Outcome<T> = Result<T, String>;
 
 /// Parses the header of a file with `data_len` bytes of data. Its tensors then cover the data exactly once.

@@ -30,7 +30,7 @@ impl Entries {
         read.ok_or_else(|| Error::usage(format!("{shown}, not '{word}'")))
     }
 
-    /// Of a layer of `len` parameters.
+    /// Returns the number for a layer of `len` parameters.
     pub fn of(self, len: usize) -> usize {
         match self {
             Entries::All => len,

@@ -33,7 +33,7 @@ pub struct Probe {
     programs: Vec<Programs>,
 }
 
-/// What is recorded for one size of batch.
+/// Programs for one size of batch.
 struct Programs {
     evaluator: Evaluator,
     gradient: ProgramId,
@@ -167,7 +167,7 @@ impl Layer {
         layers
     }
 
-    /// Those of `layers` that are named, in the order of `layers`; all if no name is given.
+    /// Returns the layers that are named, in the order of `layers`; all if no name is given.
     ///
     /// # Errors
     /// Usage: there is no layer of that name.
@@ -201,7 +201,7 @@ pub fn norm(v: &[f32]) -> f64 {
     v.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt()
 }
 
-/// What was studied, for titles and results.
+/// Subject of a study, for titles and results.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Source {
     pub checkpoint: String,
@@ -213,7 +213,7 @@ pub struct Source {
     pub classes: usize,
     /// "raw" or "average".
     pub weights: &'static str,
-    /// Which training images were measured, with which labels.
+    /// The measured training images, and their labels.
     pub training_images: Value,
     pub device: String,
 }

@@ -25,7 +25,7 @@ const OWN_KEYS: &str = "samcore.";
 const VERSION_KEY: &str = "samcore.format_version";
 const HASH_KEY: &str = "samcore.sha256";
 
-/// What the file says of the model, enough to build it again.
+/// Description of a checkpoint's model, enough to build it again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Subject {
     pub model: String,
@@ -48,7 +48,7 @@ impl fmt::Display for Subject {
 }
 
 impl Subject {
-    /// Whether there are such images: nothing is computed or allocated by sizes that a file makes up.
+    /// Returns true if there can be such images: no size that a file makes up decides what is computed or allocated.
     fn can_be(&self) -> bool {
         const MOST: usize = 1 << 16;
         let Subject { h, w, c, classes, mean, std, .. } = self;
@@ -57,7 +57,7 @@ impl Subject {
     }
 }
 
-/// How far a run has come, the sums of an epoch that is under way included.
+/// Position of a run, with the sums of the current epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Position {
     /// Steps done since the run began.
@@ -69,7 +69,7 @@ pub struct Position {
     pub gain_sum: f64,
     /// Steps so far with |g| = 0, or too small to divide by.
     pub dropped: u64,
-    /// What an f16 run multiplies its losses by, 0 in others, and steps since it last changed; steps that it has skipped.
+    /// Loss scale of an f16 run, 0 in others; steps since it last changed; steps that were skipped.
     pub loss_scale: f32,
     pub good_steps: u64,
     pub skipped: u64,
@@ -80,7 +80,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// The same at the beginning of the next epoch.
+    /// Returns the position at the beginning of the next epoch.
     pub fn next_epoch(&self) -> Position {
         Position { loss_sum: 0.0, hits: 0, norm_sum: 0.0, gain_sum: 0.0, seconds: 0.0, ..*self }
     }
@@ -91,7 +91,7 @@ impl Position {
 pub struct Vectors {
     pub weights: Vec<f32>,
     pub running: Vec<f32>,
-    /// What the optimizer remembers, by the vector's name.
+    /// State of the optimizer, by the vector's name.
     pub optimizer: Vec<(String, Vec<f32>)>,
     /// Running averages of weights and statistics, where the run keeps them.
     pub average: Option<(Vec<f32>, Vec<f32>)>,
@@ -107,7 +107,7 @@ impl Vectors {
     }
 }
 
-/// Which vectors a run keeps beside weights and running statistics.
+/// Vectors that a run keeps beside weights and running statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Remembered {
     /// The optimizer's, by name.
@@ -116,13 +116,13 @@ pub struct Remembered {
     pub average: bool,
 }
 
-/// Which weights of a checkpoint are taken.
+/// Choice of a checkpoint's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weights {
-    /// Those that the run was evaluated by: its running average where it made one.
+    /// The weights that the run was evaluated by: its running average where it made one.
     #[default]
     Evaluated,
-    /// Those that the optimizer moves.
+    /// The weights that the optimizer moves.
     Raw,
     Average,
 }
@@ -185,7 +185,7 @@ const POSITION: &[Field<Position>] = &[
     Field { key: "samcore.best_epoch", get: |p| p.best_epoch.to_string(), set: |p, t| parse(&mut p.best_epoch, t) },
 ];
 
-/// Those that only an f16 run has.
+/// Fields that only an f16 run has.
 const SCALING: &[Field<Position>] = &[
     Field { key: "samcore.loss_scale", get: |p| p.loss_scale.to_string(), set: |p, t| parse(&mut p.loss_scale, t) },
     Field { key: "samcore.good_steps", get: |p| p.good_steps.to_string(), set: |p, t| parse(&mut p.good_steps, t) },

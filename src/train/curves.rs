@@ -8,7 +8,7 @@ use crate::plot::{Figure, Panel, Series};
 use crate::recipe::{RESUMABLE, Recipe, SETTINGS, Value};
 use std::path::Path;
 
-/// What the figure of a run says beside its numbers.
+/// Words of a run's figure.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Caption {
     pub title: String,

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Its name in the folder of the run.
 pub const FILE: &str = "diverged.json";
 
-/// Where a run diverged.
+/// The point at which a run diverged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence {
     /// From 1; the step whose loss, gradient or weights were not finite.

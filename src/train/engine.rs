@@ -50,7 +50,7 @@ pub fn device(recipe: &mut Recipe) -> Result<Box<dyn Device>> {
     device_with(recipe, &Emulation::default())
 }
 
-/// The same with convolutions on one rung wherever they can be: of a GPU or the emulator.
+/// Returns the recipe's device, a GPU or the emulator, with convolutions on one rung wherever that fits.
 ///
 /// # Errors
 /// If this machine does not have it; Usage: a CPU has no rungs.
@@ -66,7 +66,7 @@ pub fn device_on_rung(recipe: &mut Recipe, rung: Rung) -> Result<Box<dyn Device>
     }
 }
 
-/// The same with an emulator that runs as told.
+/// Returns the recipe's device, with an emulator of these settings.
 ///
 /// # Errors
 /// If this machine does not have it.
@@ -93,7 +93,7 @@ pub fn device_with(recipe: &mut Recipe, emulation: &Emulation) -> Result<Box<dyn
     Ok(device)
 }
 
-/// What `auto` stands for on this machine.
+/// Returns the device that `auto` chooses on this machine.
 fn resolved(target: Target) -> Target {
     match target {
         Target::Auto if cuda::ready() => Target::Cuda(0),
@@ -108,7 +108,7 @@ pub fn source(data: &DataSet, augment: Augment) -> ImageSource {
     ImageSource { h, w, c, classes: data.classes, mean: data.mean, std: data.std, augment }
 }
 
-/// How `recipe` sets up its model.
+/// Returns the setup of the recipe's model.
 ///
 /// # Errors
 /// Usage: an unknown optimizer, beta without a loss that has it.
@@ -129,15 +129,15 @@ pub fn setup(recipe: &Recipe) -> Result<Setup> {
     Ok(Setup { dropout: recipe.dropout as f32, smoothing: recipe.label_smoothing as f32, bootstrap, taps })
 }
 
-/// What a checkpoint says of a model on `source`, the images of `data`.
+/// Returns a checkpoint's description of a model on `source`, the images of `data`.
 pub fn subject(model: &str, data: &DataSet, source: &ImageSource) -> Subject {
     let ImageSource { h, w, c, classes, mean, std, .. } = *source;
-    // What --data takes: a folder's bare name would find nothing.
+    // A path that --data takes: a folder's bare name would find nothing.
     let data = data.known.map_or_else(|| data.folder.display().to_string(), |known| known.name.into());
     Subject { model: model.into(), data, h, w, c, classes, mean, std }
 }
 
-/// Whether the device that a recipe asks for is a GPU.
+/// Returns true if the device that a recipe asks for is a GPU.
 pub fn gpu(recipe: &Recipe) -> bool {
     matches!(resolved(recipe.device), Target::Cuda(_))
 }
@@ -165,9 +165,9 @@ pub struct Programs {
     /// A step, one for each phase of the optimizer.
     pub steps: Vec<ProgramId>,
     pub evaluator: Evaluator,
-    /// The same evaluation of the weights themselves, whatever the run averages: what tries them before they are saved.
+    /// The evaluation of the weights themselves, whatever the run averages: it tries them before they are saved.
     pub trial: ProgramId,
-    /// Where the run averages weights.
+    /// The average of weights, where the run has one.
     pub swa: Option<Swa>,
     pub remembered: Remembered,
     /// Parameters with learning rates of their own.
@@ -396,7 +396,7 @@ pub fn set_numbers(exec: &mut Exec, recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-/// The same vectors back from the device.
+/// Downloads the vectors from the device.
 ///
 /// # Errors
 /// Those of the device.

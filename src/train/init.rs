@@ -15,13 +15,13 @@ use std::path::Path;
 /// No model here comes near it: 109 million parameters with an optimizer's vectors are 2 GB.
 const LARGEST: u64 = 4 << 30;
 
-/// What wrappers put in front of every name: DataParallel, Lightning, torch.compile.
+/// Prefixes that wrappers put in front of every name: DataParallel, Lightning, torch.compile.
 const WRAPPERS: [&str; 3] = ["module.", "model.", "_orig_mod."];
 
 /// Names that a line on the terminal lists.
 const SHOWN: usize = 3;
 
-/// What was taken from a file, and what was not.
+/// Tensors that were taken from a file, and those that were not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Init {
     pub file: String,
@@ -35,7 +35,7 @@ pub struct Init {
     pub parameters: [usize; 2],
     /// Batch-norms whose statistics are the file's, and how many there are.
     pub norms: [usize; 2],
-    /// What stands in front of all names in the file and not in the model; mostly empty.
+    /// Prefix of all names in the file that the model lacks; mostly empty.
     pub prefix: String,
     /// Tensors of the model that the file does not have.
     pub missing: Vec<String>,
@@ -78,7 +78,7 @@ pub fn load(path: &Path, graph: &Graph, vectors: &mut Vectors) -> Result<Init> {
 /// The tensors of a file by the names that the model would have for them.
 struct Named<'a> {
     tensors: BTreeMap<&'a str, &'a Tensor>,
-    /// What was left out in front of every name beside the wrappers, such as `backbone.`.
+    /// Prefix that was left out of every name beside the wrappers, such as `backbone.`.
     prefix: String,
     /// Tensors that hold the values of another one.
     copies: Vec<String>,
@@ -308,7 +308,7 @@ impl Init {
         lines
     }
 
-    /// Which file it was, for env.json.
+    /// Returns the file's identity, for env.json.
     pub fn origin(&self) -> Value {
         json!({ "file": self.file, "bytes": self.bytes, "sha256": self.sha256 })
     }

@@ -19,7 +19,7 @@ use crate::recipe::{NO_FILE, Recipe};
 use serde_json::json;
 use std::path::Path;
 
-/// What is known of the labels of the images that a run trains on.
+/// Counts of the labels of a run's training images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub images: usize,
@@ -28,7 +28,7 @@ pub struct Counts {
     pub relabelled: Option<Relabelled>,
 }
 
-/// What predictions in the place of labels have changed.
+/// Changes by predictions that replace labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relabelled {
     pub changed: usize,
@@ -67,7 +67,7 @@ impl Counts {
     }
 }
 
-/// That the settings that make labels belong together.
+/// Checks that the settings of labels go together.
 ///
 /// # Errors
 /// Usage: one that does nothing by itself.
@@ -128,7 +128,7 @@ impl Labels {
         self.counts
     }
 
-    /// Whether the run is evaluated on right and wrong labels.
+    /// Returns true if the run is evaluated on right and wrong labels.
     pub fn noisy(&self) -> bool {
         self.truth.is_some()
     }

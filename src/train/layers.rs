@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, nearest};
 use crate::graph::Graph;
 
-/// Whether a dotted name is `prefix` or stands below it: "block1.conv" below "block1", "block10" not.
+/// Returns true if a dotted name is `prefix` or is below it: "block1.conv" is below "block1", "block10" is not.
 pub fn below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

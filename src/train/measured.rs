@@ -1,4 +1,4 @@
-//! What of a checkpoint's run is measured: the weights that it was evaluated by, the images and labels that it trained on.
+//! The measured parts of a checkpoint's run: the weights that it was evaluated by, the images and labels that it trained on.
 
 use super::checkpoint::{Opened, Weights};
 use super::labels;
@@ -10,19 +10,19 @@ use crate::recipe::Recipe;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Which training images are measured.
+/// Choice of training images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subset {
-    /// Those that the run trained on.
+    /// The images that the run trained on.
     Run,
     /// All of the data set.
     All,
 }
 
-/// Which labels training images have.
+/// Choice of training labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelsOf {
-    /// Those that the run trained on: noise and predictions included.
+    /// The labels that the run trained on, with noise and predictions.
     Run,
     /// The right ones, as far as they are known.
     Clean,
@@ -33,7 +33,7 @@ impl LabelsOf {
     pub const NAMES: [(&'static str, LabelsOf); 2] = [("run", LabelsOf::Run), ("clean", LabelsOf::Clean)];
 }
 
-/// What is asked of the training images; None is the run's own where the run is known and the data are its own.
+/// Wanted training images and labels; None is the run's own where the run is known and the data are its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     pub subset: Option<Subset>,
@@ -49,7 +49,7 @@ pub struct CheckpointRun {
     recipe: std::result::Result<Recipe, String>,
 }
 
-/// Which weights were taken from a file.
+/// Weights that were taken from a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     pub average: bool,

@@ -21,7 +21,7 @@ pub struct Batch<'a> {
     pub part: Option<usize>,
 }
 
-/// What is needed: the programs of different batches share one arena, and all else is there for any batch.
+/// Memory that is needed: the programs of different batches share one arena, and all else is there for any batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need<'a> {
     pub fixed: usize,

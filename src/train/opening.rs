@@ -55,7 +55,7 @@ pub(crate) fn orders(recipe: &Recipe, data: &DataSet) -> Result<(Vec<u32>, Vec<u
     Ok((train, held_out))
 }
 
-/// What a run begins with: initial weights, or what the file that `recipe` names has of them, with what that was.
+/// Returns the vectors that a run begins with: initial weights, or those of the file that `recipe` names, with a report on it.
 ///
 /// # Errors
 /// Those of [`init::load`].
@@ -116,7 +116,7 @@ pub(super) struct Resumed {
     pub subject: Subject,
     /// The instruction set that the run began with, if its environment says.
     pub isa: Option<String>,
-    /// What was lost, and what follows.
+    /// Losses, and their consequences.
     pub notes: Vec<String>,
 }
 

@@ -1,5 +1,4 @@
-//! What a checkpoint says of the run that made it, beside the model and how far it had come: its settings, and the SHA-256
-//! of its data.
+//! Origin of a checkpoint: the settings of the run that made it, and the SHA-256 of its data.
 
 use crate::data::DataSet;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Where a run goes, how it ended, and what it says when it ended early.
+//! Destination and end of a run, and its last message when it ended early.
 
 use super::divergence::Divergence;
 use super::labels::Counts;
@@ -7,7 +7,7 @@ use super::run_folder::RunFolder;
 use crate::error::{Error, Kind};
 use std::path::{Path, PathBuf};
 
-/// Where a run goes and when it ends, beside its recipe.
+/// Options of a run beside its recipe: its folder, and when it ends.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Where {
     /// Folder of the run; None: a new one below `runs`.
@@ -21,7 +21,7 @@ pub struct Where {
     pub quiet: bool,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     pub folder: PathBuf,
@@ -29,12 +29,12 @@ pub struct Summary {
     pub steps: u64,
     /// Steps of the whole recipe.
     pub total: u64,
-    /// Of `steps`, those that earlier processes did.
+    /// The part of `steps` that earlier processes did.
     pub before: u64,
     /// Epochs that are complete.
     pub epochs: u64,
     pub test: Scores,
-    /// What became of wrong labels, if some are known.
+    /// Scores on wrong labels, if some are known.
     pub noise: Option<NoiseScores>,
     pub labels: Counts,
     /// 0 while no epoch is complete, as is the epoch.
@@ -44,14 +44,14 @@ pub struct Summary {
     pub best_on: &'static str,
     /// Steps whose perturbation was left out because |g| was 0, or too small to divide by.
     pub dropped: u64,
-    /// Of this process.
+    /// Seconds of this process.
     pub seconds: f64,
     /// The command line that trains it for longer than its recipe says.
     pub way_on: String,
 }
 
 impl Summary {
-    /// Whether all steps of the recipe are done.
+    /// Returns true if all steps of the recipe are done.
     pub fn complete(&self) -> bool {
         self.steps == self.total
     }

@@ -1,4 +1,4 @@
-//! What a run shows on stderr while it goes on; stdout stays free for data.
+//! Progress of a run on stderr; stdout stays free for data.
 //!
 //! On a terminal one line is redrawn in place, elsewhere a plain line is added now and then. Either way each epoch ends
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
@@ -19,7 +19,7 @@ const SHORTEST_BAR: usize = 4;
 /// Columns behind the line: the ^C that a terminal echoes must not wrap, for only one line is erased.
 const FREE: usize = 3;
 
-/// How progress is shown.
+/// Style of progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Not at all.
@@ -66,7 +66,7 @@ fn terminal_width() -> Option<usize> {
     (columns > 0).then_some(columns)
 }
 
-/// How long a run is.
+/// Length of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Length {
     pub epochs: u64,
@@ -173,7 +173,7 @@ impl Progress {
     }
 
     fn evaluating_at(&mut self, now: Instant, step: u64) {
-        // Of several, on images held out and on test images, the first.
+        // The first of several evaluations, on held-out images and on test images.
         self.evaluating.get_or_insert(now);
         let epoch = self.epoch_of(step);
         self.draw(&epoch, "  evaluating");
@@ -318,7 +318,7 @@ const CELLS: &[Cell] = &[
     cell("|g|", 7, 4, |r| short(r.grad_norm)),
     cell("gain", 7, 5, |r| r.sharpness_gain.map_or_else(String::new, short)),
     cell("time", 7, 2, |r| clock_face(r.seconds)),
-    // Where training waits for AutoAugment, one sees it.
+    // Shows where training waits for AutoAugment.
     cell("waited", 7, 0, |r| r.waited.map_or_else(String::new, |w| format!("{w:.2} s"))),
     cell("images/s", 8, 1, |r| format!("{:.0}", r.images_per_s)),
 ];

@@ -1,5 +1,5 @@
-//! What a run leaves behind in numbers: metrics.csv with one row an epoch, steps.jsonl with one object a step, and on
-//! request the same once more for TensorBoard.
+//! Records of a run: metrics.csv with a row for each epoch, steps.jsonl with an object for each step, and on request the
+//! same for TensorBoard.
 //!
 //! A run that was stopped and resumed writes the same bytes as one that was not, but for the columns that tell time.
 
@@ -24,19 +24,19 @@ pub struct Scores {
     pub accuracy: f64,
 }
 
-/// What a model makes of training images whose labels are known to be right or wrong: shares from 0 to 1, as it would be
-/// evaluated, without augmentation. None where there are no such images.
+/// A model's predictions on training images whose labels are known to be right or wrong: shares from 0 to 1, as in an
+/// evaluation, without augmentation. None where there are no such images.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NoiseScores {
-    /// Of the images with right labels, those that it predicts so.
+    /// Share of the images with right labels that are predicted so.
     pub clean: Option<f64>,
-    /// Of the images with wrong labels, those that it predicts as what they are all the same.
+    /// Share of the images with wrong labels that are predicted as their right class.
     pub learned: Option<f64>,
-    /// Of the same images, those that it predicts as their wrong labels say.
+    /// Share of the same images that are predicted as their wrong labels say.
     pub memorised: Option<f64>,
 }
 
-/// Which columns a run has beside those of all runs.
+/// Columns of a run beside those of all runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     /// It holds images out.
@@ -49,7 +49,7 @@ pub struct Extras {
     pub loss_kind: bool,
 }
 
-/// What is known at the end of an epoch.
+/// Figures at the end of an epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EpochRow {
     /// From 1.
@@ -58,14 +58,14 @@ pub struct EpochRow {
     pub step: u64,
     /// Over the epoch's steps, as they went; the loss is the one that is trained with.
     pub train: Scores,
-    /// Of the training loss, as [`Recipe::loss_kind`](crate::recipe::Recipe::loss_kind) names it; empty for cross-entropy.
+    /// Kind of the training loss, by [`Recipe::loss_kind`](crate::recipe::Recipe::loss_kind); empty for cross-entropy.
     pub loss_kind: String,
     /// Over the images held out, if there are any; the loss is plain cross-entropy, as that of `test`.
     pub validation: Option<Scores>,
     pub test: Scores,
     /// If some labels are known to be wrong.
     pub noise: Option<NoiseScores>,
-    /// Of the epoch's last step.
+    /// Learning rate of the epoch's last step.
     pub lr: f32,
     /// 2-norm of the gradient at w, the mean over the epoch's steps.
     pub grad_norm: f32,
@@ -73,13 +73,13 @@ pub struct EpochRow {
     pub sharpness_gain: Option<f32>,
     /// Training and evaluation together.
     pub seconds: f64,
-    /// Of these, waited for images that AutoAugment had not yet finished; `None` in runs without it.
+    /// Seconds of waiting for images that AutoAugment had not finished; `None` in runs without it.
     pub waited: Option<f64>,
-    /// Of training alone.
+    /// Images a second of training alone.
     pub images_per_s: f64,
 }
 
-/// What is known after a step; nothing that depends on time, machine or number of threads.
+/// Figures of a step; nothing that depends on time, machine or number of threads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepRow<'a> {
     /// From 1.
@@ -92,14 +92,14 @@ pub struct StepRow<'a> {
     pub hits: u32,
     pub lr: f32,
     pub grad_norm: f32,
-    /// What the optimizer has to tell beside: "sharpness_gain". Names are plain words, in the same order each step.
+    /// Figures of the optimizer, such as "sharpness_gain". Names are plain words, in the same order each step.
     pub scalars: &'a [(&'static str, f32)],
 }
 
 /// A column of metrics.csv.
 pub struct Column {
     pub name: &'static str,
-    /// Whether a run has it.
+    /// Returns true if a run has it.
     pub there: fn(Extras) -> bool,
     pub text: fn(&EpochRow) -> String,
 }

@@ -1,5 +1,5 @@
-//! What a resumed run must have in common with itself as it began: the settings that decide its course, and the content of
-//! its data, wherever they lie by now.
+//! Checks of a resumed run: the settings that decide its course, and the content of its data, wherever they are now, must be
+//! those that it began with.
 
 use super::checkpoint::Checkpoint;
 use super::origin::{Content, Origin};
@@ -38,7 +38,7 @@ pub fn settings(folder: &Path) -> Result<Overrides> {
 /// Checks that the settings in config.toml are those that the checkpoint beside it was made with.
 fn check_unedited(folder: &Path, recipe: &Recipe) -> Result<()> {
     let last = RunFolder::last_in(folder);
-    // What is wrong with a damaged checkpoint is said when it is opened.
+    // A damaged checkpoint is reported when it is opened.
     let Ok(metadata) = safetensors::metadata(&last) else { return Ok(()) };
     let difference = match Origin::read(&metadata).recipe(&last) {
         Ok(None) => return Ok(()),
@@ -134,7 +134,7 @@ pub fn data(folder: &Path, recipe: &Recipe) -> Result<DataSet> {
         None => false,
     };
     match (here, data::load_as(&before, recipe.labels)) {
-        // Where the names of known sets are found depends on the folder that the program is started in.
+        // The folder that the program is started in decides where the names of known sets are found.
         (Err(_), Ok(there)) => Ok(there),
         (Ok(here), Ok(there)) if !fits(&here) && fits(&there) => Ok(there),
         (here, _) => here.map_err(moved),

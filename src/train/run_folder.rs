@@ -211,11 +211,11 @@ impl RunFolder {
     pub fn config(&self) -> PathBuf {
         RunFolder::config_path(&self.path)
     }
-    /// What the run was made with and on.
+    /// Software and machine of the run.
     pub fn environment(&self) -> PathBuf {
         RunFolder::environment_in(&self.path)
     }
-    /// What a run took from the file that it began with, where there was one.
+    /// Tensors that a run took from the file that it began with, where there was one.
     pub fn init(&self) -> PathBuf {
         self.path.join("init.json")
     }
@@ -227,7 +227,7 @@ impl RunFolder {
     pub fn steps(&self) -> PathBuf {
         self.path.join(STEPS)
     }
-    /// Where event files for TensorBoard go, if there are any.
+    /// Folder of event files for TensorBoard, if there are any.
     pub fn tensorboard(&self) -> PathBuf {
         self.path.join("tensorboard")
     }
@@ -235,15 +235,15 @@ impl RunFolder {
     pub fn labels(&self) -> PathBuf {
         RunFolder::labels_in(&self.path)
     }
-    /// The same of a run's folder that need not be held.
+    /// Returns the labels' file in a run's folder that need not be held.
     pub fn labels_in(folder: &Path) -> PathBuf {
         folder.join("labels.idx1-ubyte")
     }
-    /// How many labels are wrong or predicted, where some are.
+    /// Counts of wrong and predicted labels, where there are some.
     pub fn label_counts(&self) -> PathBuf {
         self.path.join("labels.json")
     }
-    /// Whether the run in `folder`, which need not be held, has a checkpoint.
+    /// Returns true if the run in `folder`, which need not be held, has a checkpoint.
     pub fn has_begun(folder: &Path) -> bool {
         folder.join(LAST).exists()
     }

@@ -31,7 +31,7 @@ use crate::step::{DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, Recorder, S
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What best is chosen on where images are held out.
+/// Images that choose the best epoch where some are held out.
 const VALIDATION: &str = "validation";
 
 /// A run that is ready to go.
@@ -46,7 +46,7 @@ pub struct Session {
     subject: Subject,
     content: Content,
     position: Position,
-    /// Where AutoAugment makes the images of each epoch, and how long this one waited for it.
+    /// Maker of the images of each epoch with AutoAugment, and how long this epoch waited for it.
     loader: Option<Loader>,
     waited: f64,
     train_order: Vec<u32>,
@@ -59,7 +59,7 @@ pub struct Session {
     /// Steps of an epoch, and of the whole run.
     per_epoch: u64,
     total: u64,
-    /// Where this process found the run, and where it ends it.
+    /// Steps at which this process found the run, and at which it ends it.
     before: u64,
     last_step: u64,
     schedule: Schedule,
@@ -318,7 +318,7 @@ impl Session {
         self.programs.evaluator.run(&mut self.exec, dataset, count)
     }
 
-    /// What the model makes of right and wrong labels, if some are known to be wrong.
+    /// Evaluates the model on right and wrong labels, if some are known to be wrong.
     fn judge_noise(&mut self) -> Result<Option<NoiseScores>> {
         let Some(judge) = &self.judge else { return Ok(None) };
         self.progress.evaluating(self.position.step);
@@ -354,7 +354,7 @@ impl Session {
                 ahead += 1;
             }
             self.finish_step()?;
-            // What was started must end before the run does.
+            // Steps that were started must end before the run does.
             if signals::requested().is_some() {
                 end = ahead;
             }

@@ -241,7 +241,7 @@ fn a_broken_download_goes_on_where_it_ended() {
         assert_eq!(server.requests(), expected);
     }
 
-    // What an earlier process left is gone on with, be it right, wrong or too long.
+    // The part of an earlier process is continued, be it right, wrong or too long.
     for (left, requests) in [
         (packed[..7000].to_vec(), vec!["bytes=7000-"]),
         (vec![1; 7000], vec!["bytes=7000-", "all"]),
@@ -357,7 +357,7 @@ fn only_named_files_of_the_right_length_leave_an_archive() {
     let (train, test) = (content("train.bin"), content("test.bin"));
     let file = |name: &str, content: &[u8]| entry(&format!("small-binary/{name}"), b'0', content);
     let good = || vec![file("train.bin", &train), file("test.bin", &test)];
-    // What the archive holds, and what is said against it.
+    // The archive's entries, and the words of the message.
     type Entries = Vec<Vec<u8>>;
     let cases: &[(&str, Entries, Option<&str>)] = &[
         (
@@ -459,7 +459,7 @@ fn the_next_address_is_tried_where_one_fails() {
     fetch_from(&[&bad[0], &bad[1], &good], &folder.0).unwrap();
     complete(&folder.0);
     assert_eq!(good.requests(), ["/small.tar.gz all"]);
-    // What one has sent before it broke off need not be sent again.
+    // Bytes that one server has sent before it broke off need not be sent again.
     let folder = TestFolder::new("mirrors");
     fetch_from(&[&bad[2], &good], &folder.0).unwrap();
     complete(&folder.0);

@@ -13,7 +13,7 @@ pub const TO_IDX: &str = "open(NAME, 'wb').write(bytes([0, 0, 8, a.ndim]) + np.a
 struct Stranger {
     ends: &'static [&'static str],
     what: &'static str,
-    /// What to do before the images can be written as IDX files.
+    /// Steps before the images can be written as IDX files.
     first: &'static str,
 }
 

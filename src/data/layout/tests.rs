@@ -60,7 +60,7 @@ fn idx_files_are_known_by_any_usual_name() {
 #[test]
 fn a_set_is_found_in_the_folders_that_people_give() {
     type Make = fn(&Path);
-    // What is made, the path that is given, the folder where the set is found, and its name.
+    // The files, the path that is given, the folder where the set is found, and its name.
     let cases: &[(&str, Make, &str, &str, &str)] = &[
         ("its own folder", |f| write(&f.join("a"), 1, &usual), "a", "a", "a"),
         ("the parent", |f| write(&f.join("a/b"), 1, &usual), "a", "a/b", "b"),
@@ -146,7 +146,7 @@ fn a_set_is_found_in_the_folders_that_people_give() {
 #[test]
 fn a_folder_without_one_set_is_answered_by_what_it_holds() {
     type Make = fn(&Path);
-    // What is made, the path that is given, and what the message says.
+    // The files, the path that is given, and the words of the message.
     let cases: &[(&str, Make, &str, &[&str])] = &[
         ("empty", |f| touch(&f.join("a"), &[]), "a", &["/a has no train-images-idx3-ubyte", "it is empty", "CIFAR"]),
         ("other files", |f| touch(&f.join("a"), &["notes.txt", "x"]), "a", &["it holds notes.txt, x"]),

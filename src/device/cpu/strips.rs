@@ -19,7 +19,7 @@ pub fn lanes<const W: usize, T>(from: &[T], first: usize) -> &[T; W] {
     from[first..first + W].first_chunk().expect("a slice of W elements")
 }
 
-/// The same to be written.
+/// `W` elements from `first` on, to be written.
 #[inline(always)]
 pub fn lanes_mut<const W: usize, T>(from: &mut [T], first: usize) -> &mut [T; W] {
     from[first..first + W].first_chunk_mut().expect("a slice of W elements")

@@ -31,7 +31,7 @@ impl Arg {
 #[repr(C, align(64))]
 pub struct TensorMap(pub [u64; 16]);
 
-/// What a tiled tensor map describes: a dense tensor of 2-byte elements, innermost dimension first, of which boxes are copied
+/// The subject of a tiled tensor map: a dense tensor of 2-byte elements, innermost dimension first, of which boxes are copied
 /// to shared memory with the 128-byte swizzle. Elements of a box outside the tensor read as 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapShape {

@@ -13,14 +13,14 @@ use crate::optim::Norm;
 use crate::train::engine::{TEST, TRAIN};
 use crate::train::records::Scores;
 
-/// What is measured.
+/// Settings of the study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Norms, and of each the grid of eps, ascending.
     pub norms: Vec<(Norm, Vec<f64>)>,
     /// Numbers of entries; the first one is that of the map of layers.
     pub entries: Vec<Entries>,
-    /// Of random corruptions.
+    /// Seeds of random corruptions.
     pub seeds: Vec<u64>,
     pub draw: Draw,
     /// Layers that are corrupted by themselves, by their gradients; none for no map.
@@ -40,14 +40,14 @@ pub struct Row {
     /// Parameters that were really changed.
     pub changed: usize,
     pub eps: f64,
-    /// Of a random corruption; None for the gradient-based one.
+    /// Seed of a random corruption; None for the gradient-based one.
     pub seed: Option<u64>,
     pub scores: Scores,
     /// a . g
     pub first_order: f64,
 }
 
-/// What gradient-based and random corruption of the whole model cost at one eps.
+/// Costs of gradient-based and of random corruption of the whole model at one eps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Damage {
     pub norm: Norm,
@@ -73,9 +73,9 @@ pub const HARM: f64 = 0.1;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Study {
     pub settings: Settings,
-    /// Of the test images at the trained weights.
+    /// Scores of the test images at the trained weights.
     pub clean: Scores,
-    /// Of the training images there.
+    /// Loss of the training images there.
     pub train_loss: f64,
     pub gradient_norm: f64,
     pub weight_norm: f64,

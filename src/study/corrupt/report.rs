@@ -11,7 +11,7 @@ fn name(norm: Norm) -> &'static str {
     Norm::NAMES[Norm::ALL.iter().position(|n| *n == norm).unwrap_or(0)]
 }
 
-/// The same for titles of figures.
+/// Returns the norm's sign for titles of figures.
 fn sign(norm: Norm) -> &'static str {
     match norm {
         Norm::Two => "2",
@@ -178,7 +178,7 @@ impl Study {
         Figure { columns: self.settings.norms.len(), notes, ..Figure::new(&title, panels) }
     }
 
-    /// What was measured on, for the notes of figures.
+    /// Returns the measured images, for the notes of figures.
     fn images(&self) -> String {
         let [tested, gradient] = [&self.settings.test_images, &self.settings.gradient_images];
         let [tested, gradient] = [tested, gradient].map(|images| thousands(images.len() as u64));

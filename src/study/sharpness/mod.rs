@@ -32,13 +32,13 @@ impl Kind {
     }
 }
 
-/// Which parameters the adaptive kind scales by their magnitudes.
+/// Parameters that the adaptive kind scales by their magnitudes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scaled {
     /// All, as in the paper's formula: a parameter that is 0 stays.
     #[default]
     All,
-    /// Those named `.weight`, batch-norm's among them; biases have T = 1, as in the authors' code.
+    /// Parameters named `.weight`, batch-norm's among them; biases have T = 1, as in the authors' code.
     Weights,
 }
 
@@ -48,7 +48,7 @@ impl Scaled {
     pub const NAMES: [&'static str; 2] = ["all", "weights"];
 }
 
-/// What is measured.
+/// Settings of the study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Kinds, and of each the grid of rho, ascending.
@@ -81,7 +81,7 @@ pub struct Row {
     pub kind: Kind,
     pub m: usize,
     pub groups: usize,
-    /// Of these, those whose gradient is 0: e has no direction there, so that they add 0 whatever the loss does around w.
+    /// Groups whose gradient is 0: e has no direction there, so that they add 0 whatever the loss does around w.
     pub flat: usize,
     pub rho: f64,
     /// Mean over the groups of L(w + e) - L(w); None where all gradients are 0.

@@ -4,7 +4,7 @@ use super::*;
 use crate::train::records::Scores;
 use std::sync::{Arc, Mutex};
 
-/// What a run of 2 epochs of 50 steps shows, a step every 200 ms and a second for each evaluation.
+/// Returns the output of a run of 2 epochs of 50 steps, a step every 200 ms and a second for each evaluation.
 fn shown(style: Style, validation: bool) -> String {
     let (screen, begin) = (Arc::new(Mutex::new(String::new())), Instant::now());
     let shown = screen.clone();
@@ -54,7 +54,7 @@ fn a_terminal_has_one_line_redrawn_and_a_table_of_epochs() {
 fn without_colour_a_terminal_gets_no_escape_and_the_same_lines() {
     let styles = [true, false].map(|colour| shown(Style::Terminal { width: 80, colour }, true));
     assert!(styles[1].chars().all(|c| c == '\n' || c == '\r' || !c.is_control()), "{}", styles[1]);
-    // What stands on the screen in the end.
+    // The screen in the end.
     let rows = |text: &str| {
         let last = |line: &str| line.rsplit('\r').next().unwrap_or_default().trim().to_owned();
         text.lines().map(last).collect::<Vec<_>>()

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom};
 use std::path::PathBuf;
 
-/// What both record files hold up to a checkpoint. Nothing is changed before [`Kept::open`].
+/// Content of both record files up to a checkpoint. Nothing is changed before [`Kept::open`].
 pub struct Kept {
     metrics: Part,
     steps: Part,

@@ -68,7 +68,7 @@ impl Session {
 
     /// Records that the run has diverged, and returns the error that says so.
     fn diverged(&mut self, what: &str, step: u64, culprit: String) -> Error {
-        // What led there is worth keeping; an error in keeping it is not the one to report.
+        // The records that led there are worth keeping; a failure to keep them is not the error to report.
         let _ = self.records.flush();
         let divergence = Divergence { step, total: self.total, culprit };
         let _ = divergence.write(self.folder.path());

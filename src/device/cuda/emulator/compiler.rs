@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// What all libraries are compiled with. Contraction off: the same bits on every CPU. Aliasing: kernels read floats as vectors.
+/// Flags of all libraries. Contraction off: the same bits on every CPU. Aliasing: kernels read floats as vectors.
 const FLAGS: &[&str] = &["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"];
 /// Guards of stacks are met even by large frames; CUDA's pragmas are unknown to C++.
 const MODULE_FLAGS: &[&str] = &["-DCUDA_EMU", "-fstack-clash-protection", "-w"];
 /// Calls for the checker to be linked to, and traps; line numbers to name the place.
 const CHECKED: &[&str] = &["-O1", "-g", "-fsanitize=thread,alignment,bounds", "-fsanitize-undefined-trap-on-error"];
-/// How `emu/cuda.h` marks kernels.
+/// Mark of kernels in `emu/cuda.h`.
 const KERNEL_MARK: &str = "section(\".text.emu_kernel\")";
 
 /// The C++ compiler: $CXX, else `c++`.
 pub struct Compiler {
     command: Vec<String>,
-    /// What it says of itself; part of every key.
+    /// The compiler's version line; part of every key.
     version: String,
     /// "g++ 12.2".
     pub name: String,
@@ -131,7 +131,7 @@ impl Compiler {
         })
     }
 
-    /// What a library is kept under: everything that it depends on.
+    /// Returns the key of a library: a hash of everything that it depends on.
     fn key(&self, files: &[(String, String)], flags: &[String]) -> String {
         let mut all = vec![self.command.join(" "), self.version.clone(), flags.join(" ")];
         all.extend(files.iter().flat_map(|(name, text)| [name.clone(), text.clone()]));
@@ -207,7 +207,7 @@ fn kernels(text: &str) -> Vec<String> {
     names
 }
 
-/// What is appended to a source: an entry a kernel, the table of them, and where the module lies in memory.
+/// Returns the code appended to a source: an entry for each kernel, their table, and the module's place in memory.
 fn exports(names: &[String]) -> String {
     let mut text = String::from("\n# 1 \"exports\"\n");
     for name in names {

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// What to do about a library that is missing or too old.
+/// Advice for a library that is missing or too old.
 pub const INSTALL: &str = "pip install 'nvidia-cuda-nvrtc==13.0.*' or install the CUDA toolkit 13; SAMCORE_NVRTC=/path/libnvrtc.so.13 names a file";
 /// Names to look for, the best first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
@@ -103,7 +103,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// What lies in `folder` with a name that begins so, the highest first.
+/// Lists the files in `folder` whose names begin so, the highest first.
 fn listed(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let begins = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(begin));

@@ -8,11 +8,11 @@ use super::sources;
 use crate::error::{Error, Kind, Result};
 use library::{INSTALL, Program, library};
 
-/// What a module compiles to for one architecture.
+/// A module compiled for one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cubin {
     pub image: Vec<u8>,
-    /// What the compiler said: warnings, and what each kernel uses; see [`usage`].
+    /// The compiler's log: warnings, and each kernel's resources; see [`usage`].
     pub log: String,
 }
 
@@ -117,7 +117,7 @@ pub fn compile(source: &Source, arch: &str) -> Result<Cubin> {
     Ok(Cubin { image: program.cubin()?, log })
 }
 
-/// What one kernel uses, by ptxas' own account.
+/// Resources of one kernel, by ptxas' own account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub kernel: String,
