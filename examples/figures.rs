@@ -8,6 +8,7 @@
 
 use samcore::error::{Error, Result};
 use samcore::files::write_atomic;
+use samcore::output::note;
 use samcore::plot::{Figure, Panel, Series};
 use samcore::recipe::{Recipe, Value as Setting, setting};
 use samcore::train::curves::{self, Caption};
@@ -24,7 +25,7 @@ fn main() {
         _ => Err(Error::usage("give 'label-noise' or 'run', a JSON file and the SVG file to write")),
     };
     if let Err(e) = done {
-        eprintln!("figures: {e}");
+        note(&format!("figures: {e}"));
         std::process::exit(e.exit_code());
     }
 }

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind, Result};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
 /// The first failure of stdout in words printed amid work; [`finish`] reports it.
@@ -24,6 +25,16 @@ pub fn draw(text: &str) {
 /// Returns true if stderr is a terminal, on which lines can be redrawn.
 pub fn draws() -> bool {
     io::stderr().is_terminal()
+}
+
+/// Returns true if stdout is a terminal, on which text is read and not kept.
+pub fn prints_to_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Returns the terminal that stderr is, for programs that ask about it.
+pub fn terminal() -> Option<OwnedFd> {
+    io::stderr().as_fd().try_clone_to_owned().ok()
 }
 
 /// Writes the last words of a command to stdout: text of whole lines, or JSON. A reader that has seen enough and left, as

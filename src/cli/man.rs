@@ -4,10 +4,11 @@ use super::flags::{Named, path, path_flag, text};
 use super::{COMMANDS, Subcommand, command, data, print, study};
 use crate::error::{Error, KINDS, Result, unknown};
 use crate::files::write_atomic;
+use crate::output::prints_to_terminal;
 use clap::{Arg, ArgMatches, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::{Command as Process, Stdio};
 
 /// Command lines worth knowing, and what they do.
@@ -111,7 +112,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 
 /// Writes a page to stdout: formatted on a terminal, by man where there is one, and as it is to a file or pipe.
 fn show(page: &str) -> Result<()> {
-    if !std::io::stdout().is_terminal() {
+    if !prints_to_terminal() {
         return print(page);
     }
     if formatted(page).is_some() { Ok(()) } else { print(&plain_text(page)) }

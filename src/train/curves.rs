@@ -107,7 +107,7 @@ pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> F
             let points: Vec<(f64, f64)> =
                 epochs.iter().zip(values).filter_map(|(x, y)| Some((*x, factor * y?))).collect();
             let label = match column {
-                "train_loss" if !caption.loss_kind.is_empty() => format!("{label}, {}", caption.loss_kind),
+                "train_loss" if !caption.loss_kind.is_empty() => format!("{label}: {}", caption.loss_kind),
                 _ => label.to_owned(),
             };
             (!points.is_empty()).then(|| Series::new(&label, style, points))

@@ -5,7 +5,6 @@
 
 use super::records::{EpochRow, NoiseScores};
 use crate::output;
-use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,7 +59,7 @@ impl Style {
 /// Columns of the terminal that stderr is, as `stty size` has them: shells keep COLUMNS to themselves, and asking the system
 /// directly would take unsafe code.
 fn terminal_width() -> Option<usize> {
-    let terminal = std::io::stderr().as_fd().try_clone_to_owned().ok()?;
+    let terminal = output::terminal()?;
     let told = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output().ok()?;
     let columns = String::from_utf8(told.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()?;
     (columns > 0).then_some(columns)

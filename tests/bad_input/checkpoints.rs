@@ -46,7 +46,11 @@ const ROWS: &[Row] = &[
     ("torch.save", |p, b| put(p, &[b"PK\x03\x04\0\0\x08\x08", &b[8..]].concat()), &[ZIP]),
     ("an old torch.save", |p, b| put(p, &[b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", &b[8..]].concat()), &[PICKLE]),
     ("a NumPy array", |p, _| put(p, b"\x93NUMPY\x01\0v\0{'descr': '<f4'}"), &[NO_SAFETENSORS, "a NumPy array"]),
-    ("a text", |p, _| put(p, b"epoch,step\n1,2\n"), &[NO_SAFETENSORS, "fetch it again"]),
+    (
+        "a text",
+        |p, _| put(p, b"epoch,step\n1,2\n"),
+        &[NO_SAFETENSORS, "it is a text", "last.safetensors of its folder"],
+    ),
     ("of images of 0 x 14", |p, _| edit(p, "height", "0"), &["0x14x1 images", CANNOT_BE]),
     ("of 10^18 classes", |p, _| edit(p, "classes", "1000000000000000000"), &[CANNOT_BE]),
     ("of no deviation", |p, _| edit(p, "std", "0 1 1 1"), &[CANNOT_BE]),
