@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread::{Builder, ScopedJoinHandle};
 
 /// Links that are followed one after the other; Linux follows as many.
 const MOST_LINKS: usize = 40;
@@ -229,6 +230,20 @@ pub fn outlive_size_limit() -> Result<()> {
     registered.map(|_| ()).map_err(|e| Error::new(Kind::Unavailable, format!("cannot handle SIGXFSZ: {e}")))
 }
 
+/// Returns `work` of each item in their order, computed by a thread each; by this one where the system has no more threads.
+pub fn in_threads<T: Copy + Send, R: Send>(items: &[T], work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let start = |&item: &T| Builder::new().spawn_scoped(scope, move || work(item)).map_err(|_| item);
+        let started: Vec<_> = items.iter().map(start).collect();
+        let end = |thread: std::result::Result<ScopedJoinHandle<'_, R>, T>| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(item) => work(item),
+        };
+        started.into_iter().map(end).collect()
+    })
+}
+
 /// SHA-256 as 64 lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -280,6 +295,7 @@ pub struct TestFolder(pub PathBuf);
 impl TestFolder {
     pub fn new(name: &str) -> TestFolder {
         use std::sync::atomic::{AtomicU64, Ordering};
+
         static FOLDERS: AtomicU64 = AtomicU64::new(0);
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("samcore-{}-{number}-{name}", std::process::id()));

@@ -6,7 +6,7 @@ pub use table::DATASETS;
 
 use super::{Format, layout};
 use crate::error::{Error, Kind, Result, nearest};
-use crate::files::sha256_hex;
+use crate::files::{in_threads, sha256_hex};
 use std::path::{Path, PathBuf};
 
 /// One data set with a name.
@@ -142,12 +142,8 @@ pub fn recognise(
     let candidate = expected.or_else(|| candidates().find(|known| known.files[0].id.len == contents[0].len() as u64));
     let Some(known) = candidate else { return Ok(Recognised { known: None, like: by_format }) };
     // CIFAR-10 has 184 MB to be hashed, half a second on one old core.
-    let checked: Vec<Result<()>> = std::thread::scope(|threads| {
-        let check = |(i, content)| threads.spawn(move || known.check(i, &paths[i], content));
-        let running: Vec<_> = contents.iter().copied().enumerate().map(check).collect();
-        let died = || Err(Error::internal("a thread that hashes data died"));
-        running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
-    });
+    let numbered: Vec<(usize, &[u8])> = contents.iter().copied().enumerate().collect();
+    let checked: Vec<Result<()>> = in_threads(&numbered, |(i, content)| known.check(i, &paths[i], content));
     let same_images = checked[0].is_ok();
     match checked.into_iter().collect::<Result<()>>() {
         Ok(()) => Ok(Recognised { known: Some(known), like: Some(known) }),
