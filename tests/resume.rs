@@ -307,7 +307,7 @@ fn best_is_there_after_the_first_epoch_and_checked_on_resume() {
 fn what_is_given_to_resume_is_recognised() {
     let folder = small("given");
     samcore(&folder.0, &format!("{RUN} --bootstrap --epochs 1 --out both")).well();
-    let message = "both is not the folder of a run: it has no config.toml; resume what is there with: samcore ";
+    let message = "both is not the folder of a run: it has no config.toml; it holds 2 runs, such as both/first; resume";
     let done = samcore(&folder.0, "train --resume both");
     assert!(done.code == 66 && done.stderr.contains(message), "{}", done.stderr);
     let (_, line) = done.stderr.split_once("resume what is there with: samcore ").unwrap();

@@ -11,7 +11,6 @@ use crate::error::{Error, Kind, Result};
 use crate::models;
 use crate::optim::OPTIMIZERS;
 use crate::output::note;
-use crate::protocol::folder::REQUEST;
 use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Value};
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume, resume_line, shell_word, signals};
@@ -87,17 +86,14 @@ pub fn args(matches: &ArgMatches) -> Result<Args> {
     Ok(Args { given, out: path(matches, "out"), name: text(matches, "name"), resume, steps, bootstrap, json, quiet })
 }
 
-/// Adds to an error on a folder without a run the command line that fits what is there.
+/// Adds to an error on a folder that holds the two runs of a bootstrap the command line that resumes them.
 fn hinted(e: Error, folder: &Path) -> Error {
     let word = |path: &Path| shell_word(&path.display().to_string());
     let first = RunFolder::config_path(&folder.join("first"));
-    let line = if e.kind == Kind::NoInput && first.is_file() {
-        format!("train --bootstrap --config {} --out {}", word(&first), word(folder))
-    } else if e.kind == Kind::NoInput && folder.join(REQUEST).is_file() {
-        format!("compare --resume {}", word(folder))
-    } else {
+    if e.kind != Kind::NoInput || !first.is_file() {
         return e;
-    };
+    }
+    let line = format!("train --bootstrap --config {} --out {}", word(&first), word(folder));
     Error::new(e.kind, format!("{e}; resume what is there with: samcore {line}"))
 }
 

@@ -16,6 +16,7 @@ use samcore::graph::{Graph, ImageSource, Var};
 use samcore::models::{self, Model, Spec};
 use samcore::ops::call::Augment;
 use samcore::optim;
+use samcore::output::printable;
 use samcore::recipe::{Kind, Recipe, SETTINGS, Value, setting};
 use samcore::train::checkpoint::{self, Checkpoint, Position, Remembered, Subject};
 use samcore::train::origin::Origin;
@@ -322,7 +323,7 @@ fn parse_records(path: &Path, bytes: &[u8], header: &str) -> bool {
 fn parse_names(_: &Path, bytes: &[u8]) -> bool {
     let name = text(bytes);
     let message = known::no_such(&name).to_string();
-    assert!(message.contains(&name));
+    assert!(message.contains(&*printable(&name)));
     let found = [models::find(&name).is_ok(), optim::find(&name).is_ok(), Known::by_name(&name).is_some()];
     found.contains(&true) || setting(&name).is_ok()
 }
