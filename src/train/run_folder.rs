@@ -265,7 +265,14 @@ fn lock(folder: &Path) -> Result<Lock> {
     is_regular(&path)?;
     let options = File::options().create(true).write(true).truncate(false).open(&path);
     let file = options.map_err(|e| Error::io("create lock file", &path, &e))?;
-    let locked = has_locked(file.try_lock(), folder)?;
+    // A signal that arrives meanwhile says nothing about the lock.
+    let tried = loop {
+        match file.try_lock() {
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            other => break other,
+        }
+    };
+    let locked = has_locked(tried, folder)?;
     Ok(Lock { _file: file, locked })
 }
 

@@ -133,7 +133,11 @@ impl Session {
                 engine::put(&mut exec, &resumed.vectors)?;
                 Divergence::clear(path)?;
                 began_with = resumed.isa.filter(|before| before != isa);
-                told.extend(resumed.notes);
+                match place.quiet {
+                    // A loss is no progress: it is named even where that is not wanted.
+                    true => resumed.notes.iter().for_each(|line| crate::output::note(line)),
+                    false => told.extend(resumed.notes),
+                }
                 (resumed.folder, resumed.records, resumed.subject, resumed.position)
             }
         };
