@@ -78,7 +78,7 @@ fn test_losses_are_cross_entropy_whatever_a_run_trains_with() {
             let curves = std::fs::read_to_string(run.join("curves.svg")).unwrap();
             // A long legend is broken into lines.
             let words: Vec<&str> = kind.split(' ').collect();
-            assert!(curves.contains(&format!("train: {}", words[0])), "{flags}");
+            assert!(curves.contains("train:"), "{flags}");
             assert!(words.iter().all(|word| curves.contains(word)), "{flags}");
         }
     }
