@@ -76,7 +76,7 @@ fn test_losses_are_cross_entropy_whatever_a_run_trains_with() {
         if !kind.is_empty() {
             assert_eq!(metrics(&run, "train_loss_kind"), [kind]);
             let curves = std::fs::read_to_string(run.join("curves.svg")).unwrap();
-            // A long legend is broken into lines.
+            // The legend may cut a long name off; the note below the figure has all of it, in lines.
             let words: Vec<&str> = kind.split(' ').collect();
             assert!(curves.contains("train:"), "{flags}");
             assert!(words.iter().all(|word| curves.contains(word)), "{flags}");

@@ -22,8 +22,13 @@ impl Caption {
     /// The caption of a run of `recipe` on the data set called `data`.
     pub fn of(recipe: &Recipe, data: &str) -> Caption {
         let title = format!("{} with {} on {data}", recipe.model, recipe.opt);
-        let settings = format!("Settings: {}.", settings(recipe).join(", "));
-        Caption { title, settings, loss_kind: recipe.loss_kind() }
+        let mut settings = format!("Settings: {}.", settings(recipe).join(", "));
+        let loss_kind = recipe.loss_kind();
+        if !loss_kind.is_empty() {
+            // The legend has no room for the longest names.
+            settings += &format!(" Training loss: {loss_kind}; all others: cross-entropy.");
+        }
+        Caption { title, settings, loss_kind }
     }
 }
 
