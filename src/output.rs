@@ -56,7 +56,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints one line, in which names out of files and from a user may be.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub fn print_line(line: &str) -> Result<()> {
     print(&format!("{}\n", printable(line)))
 }

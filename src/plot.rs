@@ -87,7 +87,7 @@ pub struct Level {
     pub dotted: bool,
 }
 
-/// Width of a figure; all lengths are in these units. A larger [`FONT`] would leave no room for two panels side by side.
+/// Width of a figure; all lengths are in these units. A larger font would leave no room for two panels side by side.
 pub const WIDTH: f64 = 640.0;
 /// Width of a figure for a narrow screen, whose panels lie one below the other.
 pub const NARROW_WIDTH: f64 = 430.0;

@@ -155,7 +155,7 @@ pub fn resume_line(folder: &Path) -> String {
 /// Writes the report of the comparison in `folder` to the folder `to`, from its results.json alone: no run needs to be there.
 ///
 /// # Errors
-/// NoInput, Data: `folder` is not that of a comparison, or has no sound results.json. Those of [`Plan::new`] and [`write`].
+/// NoInput, Data: `folder` is not that of a comparison, or has no sound results.json. Those of [`Plan::new`] and [`write()`].
 pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
     let plan = Plan::new(folder::request_of(folder)?)?;
     let path = folder.join(RESULTS);
