@@ -310,13 +310,21 @@ set(const f32 *v0, const f32 *v1, const f32 *v2, const f32 *v3, const f32 *v4, c
     });
 }
 
-// One step of descent (see `Kernel::Update` for the formula); nothing where *fault > 0. Rates are those of up to eight groups.
+// One step of descent (see `Kernel::Update` for the formula); only c = w where *fault > 0. Rates are those of up to eight groups.
 extern "C" __global__ void __launch_bounds__(THREADS)
 update(const f32 *g, f32 *w, f32 *m, void *c, const Chunk *chunks, int count, const f32 *fault, const f32 *norm,
        const f32 *momentum, const f32 *clip, const f32 *lr0, const f32 *decay0, const f32 *lr1, const f32 *decay1, const f32 *lr2,
        const f32 *decay2, const f32 *lr3, const f32 *decay3, const f32 *lr4, const f32 *decay4, const f32 *lr5, const f32 *decay5,
        const f32 *lr6, const f32 *decay6, const f32 *lr7, const f32 *decay7, int nesterov, int whole) {
-    if (*fault > 0.f) return;
+    if (*fault > 0.f) {
+        // The next step begins at w, where this one may have left the compute copy perturbed.
+        each_group<1>(chunks, count, [&](int i, int left, const Chunk& chunk) {
+            float weight[4];
+            take(w + i, left, whole, weight);
+            put_cast(c, chunk.first, i, left, whole, weight);
+        });
+        return;
+    }
     float factor = *clip > 0.f ? fminf(*clip / *norm, 1.f) : 1.f;
     float keep = *momentum;
     each_group<1>(chunks, count, [&](int i, int left, const Chunk& chunk) {

@@ -439,11 +439,11 @@ impl Step<'_, '_> {
     }
 
     /// Ends the step: clips `g` to the norm in slot "clip" (0 is off), descends with momentum and decay from the slots "lr",
-    /// "momentum" and "weight_decay" (of [`RATES`] for the groups of [`Recorder::rates`]), re-casts the compute copy, folds
-    /// `stats` into the running statistics.
+    /// "momentum" and "weight_decay" (of [`RATES`] for the groups of [`Recorder::rates`]), casts the weights into the compute
+    /// copy, folds `stats` into the running statistics.
     ///
-    /// All of it happens only if every loss of the step and |g| are finite; else the slot [`FAULT`] becomes 1 and no later
-    /// `finish` moves anything. Clipping comes before decay and momentum, once. Returns |g| before clipping.
+    /// If a loss of the step or |g| is not finite, only the cast happens: the slot [`FAULT`] becomes 1, and no later `finish`
+    /// moves weights. Clipping comes once, before decay and momentum. Returns |g| before clipping.
     pub fn finish(&mut self, g: Vector, stats: &[PassStats], nesterov: bool) -> Scalar {
         let norm = self.norm(g);
         let fault = self.slot(FAULT);

@@ -340,7 +340,7 @@ pub enum Kernel {
     Guard,
     /// reads g, w, m, then the scalars fault, norm (of g), momentum, clip, and lr, decay of each group; writes w, m, c.
     ///
-    /// Nothing where fault > 0. Else, with f = min(1, clip / norm) where clip > 0, else 1:
+    /// Only c = w where fault > 0. Else, with f = min(1, clip / norm) where clip > 0, else 1:
     /// d = f g + decay w; m = momentum m + d; u = d + momentum m if nesterov else m; w -= lr u; c = w.
     Update(Update),
     /// reads statistics `[3, c]` of a batch and the scalar fault, updates running statistics `[3, c]` where fault is 0:

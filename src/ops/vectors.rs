@@ -223,6 +223,7 @@ fn update_spec(kernel: &Kernel, reads: &[Vec<f64>], writes: &[Vec<f64>]) -> Vec<
     let [fault, norm, momentum, clip] = [3, 4, 5, 6].map(|i: usize| reads[i][0]);
     let (mut w, mut m, mut c) = (writes[0].clone(), writes[1].clone(), writes[2].clone());
     if fault > 0.0 {
+        elements(&update.ranges).for_each(|i| c[i] = w[i]);
         return vec![w, m, c];
     }
     let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };

@@ -290,9 +290,7 @@ pub fn update(
     c: CastMut<'_>,
 ) {
     let [fault, norm, momentum, clip] = scalars;
-    if fault > 0.0 {
-        return;
-    }
+    let halted = fault > 0.0;
     let factor = if clip > 0.0 { (clip / norm).min(1.0) } else { 1.0 };
     let common = [factor, momentum];
     split(workers, [(w, CHUNK), (m, CHUNK)], |job, [w, m]| {
@@ -303,6 +301,9 @@ pub fn update(
             let local = r.start - base..r.end - base;
             let (g, w, m) = (&g[r], &mut w[local.clone()], &mut m[local]);
             match c {
+                // The next step begins at w, where this one may have left the compute copy perturbed.
+                PlaceMut::Wide(c) if halted => c.copy_from_slice(w),
+                PlaceMut::Low(c) if halted => c.iter_mut().zip(w).for_each(|(c, w)| *c = Stored::round(*w)),
                 PlaceMut::Wide(c) => update_run(workers.isa, u.nesterov, common, rates, groups, g, w, m, c),
                 PlaceMut::Low(c) => update_run(workers.isa, u.nesterov, common, rates, groups, g, w, m, c),
             }
