@@ -163,6 +163,18 @@ fn sharpness_is_the_slope_for_small_radii_and_more_steps_never_find_less() {
     assert_eq!(csv.lines().next(), Some("kind,m,groups,rho,sharpness,standard_error,loss,zero_gradients"));
     assert_eq!(csv.lines().count(), 1 + rows.len());
 
+    // A folder with all its files is refused; one that a study could not finish is finished.
+    let same =
+        "study sharpness run/last.safetensors --images 0 --m 8,96 --rho 0,0.001,0.1 --adaptive-rho 0,0.1 --out result";
+    samcore(&folder.0, same).refused(73, "--out: result is not empty; give another folder");
+    fs::remove_file(folder.path("result/sharpness.json")).unwrap();
+    fs::write(folder.path("result/sharpness.svg"), "").unwrap();
+    samcore(&folder.0, same).well();
+    assert_eq!(fs::read_to_string(folder.path("result/sharpness.svg")).unwrap(), figure);
+    fs::remove_file(folder.path("result/sharpness.json")).unwrap();
+    fs::write(folder.path("result/notes.txt"), "mine").unwrap();
+    samcore(&folder.0, same).refused(73, "--out: result is not empty; give another folder");
+
     let more = study("--m 8,96 --rho 0,0.001,0.1 --adaptive-rho 0,0.1 --steps 3");
     for (one, three) in rows.iter().zip(more["rows"].as_array().unwrap()) {
         assert!(number(three, "sharpness") >= number(one, "sharpness"), "{one} {three}");

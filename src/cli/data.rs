@@ -1,6 +1,7 @@
 //! `samcore data`: known data sets, fetching and verifying them, and label noise.
 
 use super::flags::{Named, apply, flag, flag_like, path, path_flag, switch, text, value};
+use super::meter::Meter;
 use super::{Subcommand, print, run_action, subcommands};
 use crate::data::fetch::{Order, Outcome, Patience, Progress, fetch};
 use crate::data::known::home;
@@ -9,13 +10,13 @@ use crate::data::noise::Noise;
 use crate::data::verify::{FileReport, HalfReport, Report, Verdict, verify};
 use crate::data::{DATASETS, Known, known};
 use crate::error::{Error, Kind as ErrorKind, Result, unknown};
-use crate::output::{draw, draws, note, print_line, printable};
+use crate::output::{print_line, printable};
 use crate::recipe::{Kind, Recipe, Value};
+use crate::train::progress::Style;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use serde_json::json;
 use std::ops::Bound::{Excluded, Included};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 /// The actions of `samcore data`, in the order of its help text.
 pub const ACTIONS: &[Subcommand] = &[
@@ -153,7 +154,7 @@ fn run_fetch(matches: &ArgMatches) -> Result<()> {
     }
     let out = path(matches, "out").unwrap_or_else(home);
     let order = Order { known, url: url.as_deref(), out: &out, patience: Patience::default() };
-    let mut meter = Meter::new();
+    let mut meter = DownloadMeter::new();
     let outcome = fetch(&order, &mut |progress| meter.show(progress));
     meter.end();
     match outcome? {
@@ -164,41 +165,30 @@ fn run_fetch(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// Shows how far a download has come on stderr: one line that changes on a terminal, else a line now and then.
-struct Meter {
-    terminal: bool,
-    begun: Instant,
-    shown: Option<Instant>,
+/// Shows how far a download has come: a line for each file.
+struct DownloadMeter {
+    meter: Meter,
     name: String,
 }
 
-impl Meter {
-    fn new() -> Meter {
-        Meter { terminal: draws(), begun: Instant::now(), shown: None, name: String::new() }
+impl DownloadMeter {
+    fn new() -> DownloadMeter {
+        DownloadMeter { meter: Meter::new(Style::detect(false)), name: String::new() }
     }
 
     fn show(&mut self, progress: &Progress<'_>) {
-        if self.name != progress.name {
+        let begins = self.name != progress.name;
+        if begins {
             self.end();
-            *self = Meter { name: progress.name.into(), ..Meter::new() };
+            *self = DownloadMeter { name: progress.name.into(), ..DownloadMeter::new() };
         }
-        let every = Duration::from_secs_f64(if self.terminal { 0.2 } else { 10.0 });
-        if progress.done < progress.total && self.shown.is_some_and(|shown| shown.elapsed() < every) {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let line = progress_line(progress, self.begun.elapsed().as_secs_f64());
-        match self.terminal {
-            true => draw(&format!("\r\x1b[K{line}")),
-            false => note(&line),
+        if begins || progress.done == progress.total || self.meter.is_due() {
+            self.meter.show(&progress_line(progress, self.meter.seconds()));
         }
     }
 
-    /// Leaves the line that changes.
-    fn end(&self) {
-        if self.terminal && self.shown.is_some() {
-            note("");
-        }
+    fn end(&mut self) {
+        self.meter.keep();
     }
 }
 

@@ -9,6 +9,7 @@ mod eval;
 pub mod flags;
 mod info;
 mod man;
+mod meter;
 mod plot;
 mod study;
 mod train;

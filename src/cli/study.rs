@@ -3,11 +3,12 @@
 use super::bench::check_place;
 use super::eval::{self, Given, Loaded};
 use super::flags::{count, flag, flag_like, path, path_flag, switch, value};
+use super::meter::Meter;
 use super::{Subcommand, run_action, subcommands};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::write_atomic;
 use crate::optim::Norm;
-use crate::output::{draw, note, show};
+use crate::output::{printable, show};
 use crate::recipe::{Kind, Value};
 use crate::study::sharpness::Scaled;
 use crate::study::{Draw, Entries, Layer, Probe, Source, corrupt, sharpness, some_images, some_of};
@@ -16,7 +17,6 @@ use crate::train::measured::Images;
 use crate::train::progress::Style;
 use clap::{ArgMatches, Command};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// The actions of `samcore study`, in the order of its help text.
 pub const ACTIONS: &[Subcommand] = &[
@@ -162,15 +162,17 @@ struct Order {
 }
 
 impl Order {
+    /// Reads the flags of an action that writes `files` to the folder of --out.
+    ///
     /// # Errors
     /// Usage: a wrong value. CantCreate: nothing can be written there.
-    fn of(matches: &ArgMatches) -> Result<Order> {
+    fn of(matches: &ArgMatches, files: &[&str]) -> Result<Order> {
         let (csv, out) = (path(matches, "csv"), path(matches, "out"));
         if let Some(file) = &csv {
             check_place("--csv", file)?;
         }
         if let Some(folder) = &out {
-            check_folder(folder)?;
+            check_folder(folder, files)?;
         }
         let seed = count(matches, "seed", 0, u64::MAX)?.unwrap_or(0);
         let (json, style) = (matches.get_flag("json"), Style::detect(matches.get_flag("quiet")));
@@ -200,47 +202,55 @@ impl Order {
         Ok((probe, source))
     }
 
-    /// Writes the result wherever it was asked for; `files` are those of --out beside CSV and JSON.
+    /// Writes the result wherever it was asked for; `figures` are those of --out. In that folder the JSON comes last, once all
+    /// else was written: without it the study is unfinished, see [`check_folder`].
     fn write(
         &self,
         text: &str,
         csv: &str,
         json: &serde_json::Value,
         name: &str,
-        files: &[(&str, String)],
+        figures: &[(&str, String)],
     ) -> Result<()> {
         // A place that cannot be written costs no other its result, which took minutes; the first is reported at the end.
-        let mut written = self.csv.as_ref().map_or(Ok(()), |file| write_atomic(file, csv.as_bytes()));
-        if let Some(folder) = &self.out {
-            let own = [(format!("{name}.csv"), csv.to_owned()), (format!("{name}.json"), format!("{json:#}\n"))];
-            let files = files.iter().map(|(name, content)| ((*name).to_owned(), content.clone()));
-            for (name, content) in own.into_iter().chain(files) {
+        let csv_file = self.csv.as_ref().map_or(Ok(()), |file| write_atomic(file, csv.as_bytes()));
+        let folder = self.out.as_ref().map_or(Ok(()), |folder| {
+            let mut written = write_atomic(&folder.join(format!("{name}.csv")), csv.as_bytes());
+            for (name, content) in figures {
                 written = written.and(write_atomic(&folder.join(name), content.as_bytes()));
             }
-        }
+            written?;
+            write_atomic(&folder.join(format!("{name}.json")), format!("{json:#}\n").as_bytes())
+        });
         show(&if self.json { format!("{json}\n") } else { text.to_owned() });
-        written
+        csv_file.and(folder)
     }
 }
 
-/// Checks that results can go to this folder: it is empty or does not exist yet.
+/// Checks that results can go to this folder: it does not exist yet, is empty, or holds only what an unfinished study of this
+/// kind wrote, which is all of `files` but the last.
 ///
 /// # Errors
-/// CantCreate: it holds something, or is no folder.
-fn check_folder(folder: &Path) -> Result<()> {
+/// CantCreate: it holds something else, or is no folder.
+fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
     let refuse = |what: &str| {
         let message = format!("--out: {} {what}; give another folder", folder.display());
         Err(Error::new(ErrorKind::CantCreate, message))
     };
+    let unfinished = &files[..files.len() - 1];
     match std::fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().map_or(Ok(()), |_| refuse("is not empty")),
+        Ok(mut entries) => {
+            let stranger = |name: std::ffi::OsString| unfinished.iter().all(|file| name != **file);
+            let other = entries.any(|entry| entry.map_or(true, |entry| stranger(entry.file_name())));
+            if other { refuse("is not empty") } else { Ok(()) }
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => refuse(&format!("cannot be used: {e}")),
     }
 }
 
 fn run_corrupt(matches: &ArgMatches) -> Result<()> {
-    let mut order = Order::of(matches)?;
+    let mut order = Order::of(matches, &["layers.svg", "corrupt.svg", "corrupt.csv", "corrupt.json"])?;
     let norm = choice(matches, "norm", NORM)?.unwrap_or_else(|| "both".into());
     let grids = [(Norm::Two, grid(matches, "eps", EPS)?), (Norm::Infinity, grid(matches, "eps-inf", EPS_INF)?)];
     let named = |(_, name): &((Norm, Vec<f64>), &str)| norm == "both" || norm == *name;
@@ -276,10 +286,12 @@ fn run_corrupt(matches: &ArgMatches) -> Result<()> {
     let about = about(&loaded, &training, &settings.gradient_images);
     let rows = order.given.recipe.eval_batch;
     let (mut probe, source) = order.probe(&loaded, &training, &settings.gradient_images, &[rows])?;
-    let mut meter = Meter::new("corruptions", order.style);
+    let mut meter = Meter::new(order.style);
     let weights = &loaded.vectors.weights;
-    let study = corrupt::run(&mut probe, &loaded.graph, weights, settings, &mut |done, total| meter.show(done, total));
-    meter.end();
+    let study = corrupt::run(&mut probe, &loaded.graph, weights, settings, &mut |done, total| {
+        show_count(&mut meter, "corruptions", done, total);
+    });
+    meter.erase();
     let study = study?;
     let mut files = vec![("corrupt.svg", study.curves(&source).to_svg())];
     files.extend(study.map(&source).map(|map| ("layers.svg", map.to_svg())));
@@ -288,7 +300,7 @@ fn run_corrupt(matches: &ArgMatches) -> Result<()> {
 
 fn run_sharpness(matches: &ArgMatches) -> Result<()> {
     use sharpness::Kind::{Adaptive, Plain};
-    let mut order = Order::of(matches)?;
+    let mut order = Order::of(matches, &["sharpness.svg", "sharpness.csv", "sharpness.json"])?;
     let kind = choice(matches, "kind", KIND)?.unwrap_or_else(|| "both".into());
     let grids = [(Plain, grid(matches, "rho", RHO)?), (Adaptive, grid(matches, "adaptive-rho", ADAPTIVE_RHO)?)];
     let kinds = grids.into_iter().filter(|(own, _)| kind == "both" || kind == own.name()).collect();
@@ -311,11 +323,12 @@ fn run_sharpness(matches: &ArgMatches) -> Result<()> {
     let most = order.given.recipe.eval_batch;
     let rows: Vec<usize> = settings.m.iter().map(|m| *m.min(&most)).chain([most.min(settings.images.len())]).collect();
     let (mut probe, source) = order.probe(&loaded, &training, &settings.images, &rows)?;
-    let mut meter = Meter::new("groups", order.style);
+    let mut meter = Meter::new(order.style);
     let weights = &loaded.vectors.weights;
-    let study =
-        sharpness::run(&mut probe, &loaded.graph, weights, settings, &mut |done, total| meter.show(done, total));
-    meter.end();
+    let study = sharpness::run(&mut probe, &loaded.graph, weights, settings, &mut |done, total| {
+        show_count(&mut meter, "groups", done, total);
+    });
+    meter.erase();
     let study = study?;
     let files = [("sharpness.svg", study.curves(&source).to_svg())];
     order.write(&(about + &study.to_text()), &study.to_csv(), &study.to_json(&source), "sharpness", &files)
@@ -324,47 +337,13 @@ fn run_sharpness(matches: &ArgMatches) -> Result<()> {
 /// The lines above the tables: which weights, and which training images with which labels.
 fn about(loaded: &Loaded, images: &Images, measured: &[u32]) -> String {
     let weights = loaded.taken.sentence().map_or_else(String::new, |line| line + "\n");
-    format!("{weights}{}\n", images.sentence(&loaded.data, measured, "training images"))
+    format!("{weights}{}\n", printable(&images.sentence(&loaded.data, measured, "training images")))
 }
 
-/// Shows on stderr how many measurements are done: one line that changes on a terminal, else a line now and then.
-struct Meter {
-    what: &'static str,
-    style: Style,
-    begun: Instant,
-    shown: Instant,
-    stands: bool,
-}
-
-impl Meter {
-    fn new(what: &'static str, style: Style) -> Meter {
-        let now = Instant::now();
-        Meter { what, style, begun: now, shown: now, stands: false }
-    }
-
-    fn show(&mut self, done: usize, total: usize) {
-        let seconds = match self.style {
-            Style::Quiet => return,
-            Style::Plain => 10.0,
-            Style::Terminal { .. } => 0.2,
-        };
-        if self.shown.elapsed() < Duration::from_secs_f64(seconds) {
-            return;
-        }
-        self.shown = Instant::now();
-        let left = self.begun.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
-        let line = format!("{done} of {total} {}, {left:.0} s left", self.what);
-        match self.style {
-            Style::Terminal { .. } => draw(&format!("\r\x1b[K{line}")),
-            _ => note(&line),
-        }
-        self.stands = matches!(self.style, Style::Terminal { .. });
-    }
-
-    /// Wipes the line that changes: the result stands for it.
-    fn end(&self) {
-        if self.stands {
-            draw("\r\x1b[K");
-        }
+/// Shows how many measurements are done, once in a while.
+fn show_count(meter: &mut Meter, what: &str, done: usize, total: usize) {
+    if meter.is_due() {
+        let left = meter.seconds() / done as f64 * (total - done) as f64;
+        meter.show(&format!("{done} of {total} {what}, {left:.0} s left"));
     }
 }

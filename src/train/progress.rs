@@ -46,7 +46,7 @@ impl Style {
             return Style::Quiet;
         }
         let plain = |term: &str| term.is_empty() || term == "dumb";
-        if !terminal || variable("TERM").is_some_and(|term| plain(term.trim())) {
+        if !terminal || variable("TERM").is_none_or(|term| plain(term.trim())) {
             return Style::Plain;
         }
         let positive = |text: String| text.trim().parse().ok().filter(|w| *w > 0);
