@@ -118,6 +118,22 @@ fn the_average_that_a_run_was_evaluated_by_is_what_is_measured() {
     eval("plain/last", "--weights average").refused(2, "plain/last.safetensors has no running average");
 }
 
+/// A file of weights that have diverged is sound, and evaluating it is no success.
+#[test]
+fn weights_that_have_diverged_are_evaluated_to_no_success() {
+    let folder = Folder::with_images("eval-nan", 64, 40, 2);
+    samcore(&folder.0, "train --data data --model cnn --epochs 1 --batch 32 --quiet --out run").well();
+    let file = folder.path("run/best.safetensors");
+    let mut contents = safetensors::read(&file).unwrap();
+    let bias = contents.tensors.iter_mut().find(|t| t.name == "fc2.bias").unwrap();
+    let safetensors::Data::F32(values) = &mut bias.data else { panic!("{:?}", bias.name) };
+    values[0] = f32::NAN;
+    safetensors::write(&file, &contents.tensors, &signed(&contents.metadata, &contents.tensors)).unwrap();
+    let done = samcore(&folder.0, "eval run --json");
+    assert_eq!((done.code, &done.json()["loss"]), (76, &serde_json::Value::Null), "{}", done.stderr);
+    assert!(done.stderr.ends_with("the loss of run/best.safetensors is not finite: its weights have diverged\n"));
+}
+
 /// Training images are those that the run trained on, under the labels that it had for them, and the result says so.
 #[test]
 fn training_images_are_the_runs_own_with_its_own_labels() {
@@ -178,6 +194,32 @@ fn training_images_are_the_runs_own_with_its_own_labels() {
             .refused(2, "run: the run of alone/last.safetensors is not known");
     }
     samcore(&folder.0, "eval run/last.safetensors --split val").refused(2, "it trained without --val-fraction");
+    // The run's data are known by their content: wherever they lie, and not if they have changed.
+    std::fs::rename(folder.path("data"), folder.path("moved")).unwrap();
+    let train =
+        |flags: &str| samcore(&folder.0, &format!("eval run/last.safetensors --data moved --split train {flags}"));
+    let moved = train("--json").well().json();
+    assert_eq!((&moved["loss"], &moved["images"]), (&own["loss"], &100.into()));
+    let labels = folder.path("moved/train-labels-idx1-ubyte");
+    let original = std::fs::read(&labels).unwrap();
+    let mut changed = original.clone();
+    changed[8..].iter_mut().for_each(|label| *label = 9 - *label);
+    std::fs::write(&labels, changed).unwrap();
+    let text = train("").well().stdout;
+    let says = "labels as in the files (moved has other training labels than the run's)\n";
+    assert!(text.contains("images: 100 of the run's own") && text.ends_with(says), "{text}");
+    train("--labels run")
+        .refused(65, "--labels run: moved has other training labels than those that the run trained on");
+    std::fs::write(&labels, original).unwrap();
+    let images = folder.path("moved/t10k-images-idx3-ubyte");
+    let mut changed = std::fs::read(&images).unwrap();
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&images, &changed).unwrap();
+    let text = train("").well().stdout;
+    assert!(text.ends_with("labels as in the files (moved is not the data that the run trained on)\n"), "{text}");
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&images, changed).unwrap();
+    std::fs::rename(folder.path("moved"), folder.path("data")).unwrap();
     // Predicted labels are those of the run too.
     let line = format!("train --data data {settings} --relabel run/last.safetensors --out second");
     samcore(&folder.0, &line).well();

@@ -5,7 +5,7 @@ use super::print;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::graph::Graph;
-use crate::output::note;
+use crate::output::{note, printable};
 use crate::recipe::{Kind, Recipe, Value};
 use crate::train::checkpoint::{Checkpoint, Subject, Vectors, Weights};
 use crate::train::engine::{self, TEST};
@@ -194,8 +194,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         print(&format!("{result}\n"))?;
         return finite(&given, scores.loss);
     }
-    let mut text = format!(
-        "{} after step {step} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)\n",
+    let scored = format!(
+        "{} after step {step} on {} {which} images of {}: accuracy {:.2} %, loss {:.4} ({:.0} images/s)",
         of.model,
         order.len(),
         data.name,
@@ -203,9 +203,9 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         scores.loss,
         order.len() as f64 / seconds
     );
-    text.extend(taken.sentence().map(|line| line + "\n"));
-    text.extend(images.map(|images| images.sentence(data, &order, "images") + "\n"));
-    print(&text)?;
+    let images = images.map(|images| images.sentence(data, &order, "images"));
+    let lines = [Some(scored), taken.sentence(), images].into_iter().flatten();
+    print(&lines.map(|line| format!("{}\n", printable(&line))).collect::<String>())?;
     finite(&given, scores.loss)
 }
 

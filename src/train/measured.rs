@@ -3,8 +3,9 @@
 use super::checkpoint::{Opened, Weights};
 use super::labels;
 use super::opening;
+use super::origin::Content;
 use super::run_folder::RunFolder;
-use crate::data::DataSet;
+use crate::data::{Bytes, DataSet};
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use serde_json::{Value, json};
@@ -47,6 +48,8 @@ pub struct CheckpointRun {
     folder: PathBuf,
     /// The run's settings, or why they are not known.
     recipe: std::result::Result<Recipe, String>,
+    /// What the run's data hold, where the file says so.
+    content: Option<Content>,
 }
 
 /// Weights that were taken from a file.
@@ -153,7 +156,7 @@ impl CheckpointRun {
             Ok(None) => beside(),
             Err(e) => Err(e.to_string()),
         };
-        CheckpointRun { file: file.to_path_buf(), folder, recipe }
+        CheckpointRun { file: file.to_path_buf(), folder, recipe, content: opened.origin.content.clone() }
     }
 
     /// Returns which weights of the file are taken where `weights` are asked for.
@@ -181,13 +184,15 @@ impl CheckpointRun {
         }
     }
 
-    /// Gives the training images in `data` the labels that are asked for and returns which images these are. `own` says
-    /// whether the data are those of the run.
+    /// Gives the training images in `data` the labels that are asked for and returns which images these are. The data are
+    /// the run's own if their content is; `same_name` decides for a file that does not record it.
     ///
     /// # Errors
     /// Usage: the run's own are asked for and the run is not known. Data, NoInput: labels or a record of noise cannot be
-    /// used.
-    pub fn images(&self, data: &mut DataSet, own: bool, wanted: Wanted) -> Result<Images> {
+    /// used, or those of the run cannot be had from this data.
+    pub fn images(&self, data: &mut DataSet, same_name: bool, wanted: Wanted) -> Result<Images> {
+        let content = self.content.as_ref();
+        let own = content.map_or(same_name, |own| own.differences_but_train_labels(&Content::of(data)).is_empty());
         let asked = |what: &str, reason: &str| {
             let message = format!("--{what} run: the run of {} is not known: {reason}", self.file.display());
             Err(Error::usage(message))
@@ -202,8 +207,25 @@ impl CheckpointRun {
             (Subset::Run, Ok(recipe)) => opening::orders(recipe, data)?,
             (Subset::Run, Err(reason)) => return asked("subset", reason),
         };
+        let mut relabelled = false;
         let (truth, labels) = match (labels, known) {
-            (Some(LabelsOf::Run), Ok(recipe)) => (labels::of_run(data, recipe, &self.folder)?, "run"),
+            (Some(LabelsOf::Run), Ok(recipe)) => {
+                let files = data.train.labels.to_vec();
+                let truth = labels::of_run(data, recipe, &self.folder)?;
+                relabelled =
+                    own && content.is_some_and(|content| *content != content.with_train_labels(&data.train.labels));
+                match (relabelled, wanted.labels) {
+                    (false, _) => (truth, "run"),
+                    (true, Some(_)) => {
+                        let message = "has other training labels than those that the run trained on";
+                        return Err(Error::data(format!("--labels run: {} {message}", data.name)));
+                    }
+                    (true, None) => {
+                        data.train.labels = Bytes::owned(files, 0);
+                        (labels::recorded(data)?, "files")
+                    }
+                }
+            }
             (Some(LabelsOf::Run), Err(reason)) => return asked("labels", reason),
             (Some(LabelsOf::Clean), _) => (labels::clean(data)?, "clean"),
             (None, _) => (labels::recorded(data)?, "files"),
@@ -211,7 +233,8 @@ impl CheckpointRun {
         let reason = match known {
             _ if wanted.subset.is_some() && wanted.labels.is_some() => None,
             Err(reason) => Some(reason.to_owned()),
-            Ok(_) if !own => Some("--data is another set than the run's".to_owned()),
+            Ok(_) if !own => Some(format!("{} is not the data that the run trained on", data.name)),
+            Ok(_) if relabelled => Some(format!("{} has other training labels than the run's", data.name)),
             Ok(_) => None,
         };
         Ok(Images { train, held_out, subset, labels, truth, reason })
