@@ -105,6 +105,14 @@ fn a_noisy_copy_is_the_same_for_the_same_seed_and_is_trained_on() {
     assert!(files(&folder.path("noisy")) == files(&folder.path("again")));
     samcore(&folder.0, &format!("{noise} --out again")).refused(73, "again is there already; give --out a new folder");
     samcore(&folder.0, "train --data noisy --model cnn --batch 20 --epochs 1 --out run").well();
+    // What a process that was killed has left is removed, and what a living one writes is not.
+    let (dead, alive) = (format!(".x.{}.part", u32::MAX), format!(".x.{}.part", std::process::id()));
+    for part in [&dead, &alive] {
+        fs::create_dir(folder.path(part)).unwrap();
+    }
+    samcore(&folder.0, &format!("{noise} --out x")).well();
+    assert_eq!((folder.path(&dead).exists(), folder.path(&alive).exists()), (!Path::new("/proc/self").exists(), true));
+    fs::remove_dir_all(folder.path("x")).unwrap();
     samcore(&folder.0, "data noise data --rate 1.5 --out x").refused(2, "--rate must be a number above 0 to 1");
     samcore(&folder.0, "data noise data --rate 1 --labels coarse --out x")
         .refused(2, "--labels coarse is for CIFAR-100");

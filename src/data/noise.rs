@@ -169,6 +169,7 @@ impl Noise {
         let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().ok_or_else(|| Error::usage(format!("{} is no name for a folder", to.display())))?;
         fs::create_dir_all(parent).map_err(|e| Error::io("create folder", parent, &e))?;
+        remove_leftovers(parent, &name.to_string_lossy());
         let part = parent.join(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
         let written = self.write_files(&set, &part).and_then(|written| {
             // A rename replaces an empty folder, and nothing else.
@@ -249,6 +250,22 @@ pub fn labels_file(labels: &[u8]) -> Vec<u8> {
     content.extend((labels.len() as u32).to_be_bytes());
     content.extend(labels);
     content
+}
+
+/// Removes the unfinished copies that processes which were killed have left for the folder `name` in `parent`.
+fn remove_leftovers(parent: &Path, name: &str) {
+    // Without this folder nobody can be asked which processes are alive.
+    let processes = Path::new("/proc");
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten().filter(|_| processes.join("self").exists()) {
+        let own = entry.file_name();
+        let process = own.to_str().and_then(|own| own.strip_prefix(&format!(".{name}."))?.strip_suffix(".part"));
+        let Some(process) = process.filter(|id| id.parse::<u32>().is_ok()) else { continue };
+        if !processes.join(process).exists() {
+            // What cannot be removed is only untidy.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
