@@ -41,6 +41,13 @@ fn operations_are_compared_with_an_earlier_result_by_name() {
 
     fs::write(folder.path("cut.json"), "{\"name\": \"a\"").unwrap();
     samcore(&folder.0, &format!("{bench} --compare cut.json")).refused(65, "cut.json: line 1: no whole JSON value");
+    // A name is an operation's own where there is one: 'relu' times no batch-norm that has a relu in it.
+    let json = samcore(&folder.0, "bench relu --seconds 0.001 --threads 1 --json -").well().stdout;
+    let timed: Vec<String> = lines(&json).iter().map(|line| line["name"].as_str().unwrap().to_owned()).collect();
+    assert!(
+        timed.len() > 3 && timed.iter().all(|name| name.starts_with("limit: ") || name.starts_with("relu ")),
+        "{timed:?}"
+    );
     samcore(&folder.0, "bench conv3d").refused(2, "no case has 'conv3d' in its name");
 }
 

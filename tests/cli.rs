@@ -99,6 +99,12 @@ fn info_tells_of_the_machine_and_of_models() {
     for layer in layers {
         assert!(text.lines().any(|line| line.starts_with(layer["name"].as_str().unwrap())), "{text}");
     }
+    // One number of parameters: that of these images, and not of those that the model is usually given.
+    assert!(text.lines().take(2).all(|line| !line.contains("parameters")), "{text}");
+    // Long names move the columns of all lines, the header's included.
+    let text = run(&folder.0, "info --model shake-shake-26-2x32d").well().stdout;
+    let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("layer")).take_while(|l| !l.is_empty()).collect();
+    assert!(rows.len() > 50 && rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
     // Without sizes, a model is shown on the images that it is made for.
     let model = run(&folder.0, "info --model wrn-28-10 --json").well().json();
     assert_eq!((&model["parameters"], &model["input"]), (&36_479_194.into(), &serde_json::json!([32, 32, 3])));
@@ -355,5 +361,37 @@ fn names_out_of_files_reach_no_terminal_as_commands() {
         let shown = done.stdout + &done.stderr;
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{arguments:?}: {shown:?}");
         assert!(done.code == 0 || done.stderr.lines().count() == 1, "{arguments:?}: {}", done.stderr);
+    }
+}
+
+/// Memory is planned before it is taken: what does not fit is refused with the need, what there is, and what would fit.
+#[test]
+fn a_run_that_needs_more_memory_than_there_is_says_which_batch_would_fit() {
+    let folder = Folder::with_images("memory", 200, 150, 1);
+    let limited = |kilobytes: u32, line: &str| {
+        let script = format!("ulimit -v {kilobytes}; exec \"$0\" {line}");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_samcore")]).current_dir(&folder.0).stdin(Stdio::null());
+        common::Done::of(command.output().unwrap())
+    };
+    let train = "train --data data --threads 1 --quiet --out run";
+    for (flags, advice, other) in [
+        ("--model wrn-16-4 --batch 200 --eval-batch 16", "about --batch ", "eval-batch"),
+        ("--model wrn-16-4 --batch 2 --eval-batch 4000", "about --eval-batch ", "--accumulate"),
+    ] {
+        let done = limited(500_000, &format!("{train} {flags}"));
+        assert!(!done.stderr.contains(other), "{flags}: {}", done.stderr);
+        assert!(
+            done.stderr.contains("of memory are needed, ") && done.stderr.contains("(ulimit -v)"),
+            "{}",
+            done.stderr
+        );
+        done.refused(69, advice);
+        assert!(!folder.path("run").exists(), "{flags}");
+    }
+    // Too little for anything is one line as well, whatever finds it out.
+    for kilobytes in [60_000, 80_000, 100_000, 150_000] {
+        let done = limited(kilobytes, train);
+        assert_eq!((done.code, done.stderr.lines().count()), (69, 1), "{kilobytes}: {}", done.stderr);
     }
 }

@@ -145,6 +145,9 @@ fn runs_that_train_has_made_are_taken_and_what_differs_is_named() {
     assert!(plan.contains("| sam-seed0 | done "), "{plan}");
     let plan = samcore(&folder.0, &format!("{line} --dry-run --json")).well().json();
     assert_eq!((&plan["runs"][0]["epochs"], &plan["runs"][1]["state"]), (&4.into(), &"done".into()));
+    // What is done takes no more time.
+    let seconds = |run: usize| plan["runs"][run]["estimated_seconds_left"].as_f64().unwrap();
+    assert!(seconds(0) > 0.0 && seconds(1) == 0.0, "{plan}");
     assert_eq!(files_of(&folder.path("all")), ["sam-seed0", "sgd-seed0"], "a dry run writes nothing");
 
     samcore(&folder.0, &format!("{line} --rho 0.2")).refused(73, "sam-seed0 is a run with --rho 0.1, not 0.2");

@@ -368,6 +368,23 @@ fn tensors(file: &Path) -> Vec<Tensor> {
     safetensors::read(file).unwrap().tensors
 }
 
+/// `conv` freezes every layer whose name begins so, as the list of all of them does.
+#[test]
+fn the_beginning_of_names_freezes_all_layers_that_have_it() {
+    let folder = first_run("finetune-prefix");
+    let line = format!("{COMMON} --init first/best.safetensors --epochs 1");
+    samcore(&folder.0, &format!("{line} --freeze conv --out short")).well();
+    samcore(&folder.0, &format!("{line} --freeze conv1,conv2,conv3,conv4 --out whole")).well();
+    let weights = |run: &str| tensors(&folder.path(run).join("best.safetensors"));
+    assert!(weights("short") == weights("whole"));
+    let first = weights("first");
+    for tensor in weights("short").iter().filter(|t| t.name.ends_with("weight")) {
+        let same = first.iter().any(|t| t.name == tensor.name && t.data == tensor.data);
+        assert_eq!(same, tensor.name.starts_with("conv"), "{}", tensor.name);
+    }
+    samcore(&folder.0, &format!("{line} --freeze cinv --out none")).refused(2, "cinv");
+}
+
 #[test]
 fn frozen_layers_keep_the_files_weights_and_statistics_and_the_others_learn() {
     let folder = first_run("finetune-frozen");

@@ -148,7 +148,8 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn describe(&self) -> String {
-        format!("cpu ({}, {} threads)", self.instructions(), self.threads())
+        let threads = self.threads();
+        format!("cpu ({}, {threads} thread{})", self.instructions(), if threads == 1 { "" } else { "s" })
     }
 
     fn instructions(&self) -> String {

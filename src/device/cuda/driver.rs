@@ -78,7 +78,7 @@ pub struct Module {
 /// Description of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
-    /// "NVIDIA H200 (sm_90a)", "emulator (c++ 12.2, 2 threads)".
+    /// "NVIDIA H200 (sm_90a)", "emulator (c++ 12.2, threads: 2)".
     pub name: String,
     /// Compute capability as a number: 75, 80, 90.
     pub arch: u32,

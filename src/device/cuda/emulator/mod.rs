@@ -114,7 +114,7 @@ impl Emulator {
         let compiler = compiler::find()?;
         let runtime = library::runtime()?;
         let properties = Properties {
-            name: format!("emulator ({}, {} threads)", compiler.name, options.threads),
+            name: format!("emulator ({}, threads: {})", compiler.name, options.threads),
             arch: options.arch,
             processors: options.processors,
         };
