@@ -292,6 +292,19 @@ fn best_is_there_after_the_first_epoch_and_checked_on_resume() {
     let done = samcore(&folder.0, "train --resume run").well();
     says(&done, &["run/best.safetensors, of epoch", "is missing; no epoch is left"]);
 
+    // What cannot be read is not given up for that.
+    fs::remove_dir_all(folder.path("run")).unwrap();
+    stopped(&folder, "");
+    let kept = fs::read(&best).unwrap();
+    fs::remove_file(&best).unwrap();
+    fs::create_dir(&best).unwrap();
+    let done = samcore(&folder.0, "train --resume run --json");
+    assert!([66, 74].contains(&done.code), "{}", done.stderr);
+    says(&done, &["run/best.safetensors", "without this file the run can be resumed too"]);
+    fs::remove_dir(&best).unwrap();
+    fs::write(&best, kept).unwrap();
+    samcore(&folder.0, "train --resume run").well();
+
     // Tested on a class that it never sees.
     let labels = |name: &str, count: usize, label: u8| {
         fs::write(folder.path("data").join(name), common::idx(&[count as u32], &vec![label; count])).unwrap();

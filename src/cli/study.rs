@@ -220,7 +220,9 @@ impl Order {
                 written = written.and(write_atomic(&folder.join(name), content.as_bytes()));
             }
             written?;
-            write_atomic(&folder.join(format!("{name}.json")), format!("{json:#}\n").as_bytes())
+            let last = folder.join(format!("{name}.json"));
+            // A file in place that may not outlive a power cut counts as not written.
+            write_atomic(&last, format!("{json:#}\n").as_bytes()).inspect_err(|_| _ = std::fs::remove_file(&last))
         });
         show(&if self.json { format!("{json}\n") } else { text.to_owned() });
         csv_file.and(folder)

@@ -153,7 +153,7 @@ pub(super) fn resume(
     }
     let kept = Kept::read(&folder, about.extras, position.step)?;
     let mut notes = kept.losses(about.steps_per_epoch);
-    if let Some(loss) = best_lost(&folder, &position) {
+    if let Some(loss) = best_lost(&folder, &position)? {
         let left = position.step < total;
         let follows = if left { "the best of the epochs that are left takes its place" } else { "no epoch is left" };
         notes.push(format!("{loss}; {follows}"));
@@ -222,19 +222,26 @@ fn subject_of(
 }
 
 /// Returns what is wrong with the best checkpoint of a run at `position`, if it should have one.
-fn best_lost(folder: &RunFolder, position: &Position) -> Option<String> {
+///
+/// # Errors
+/// NoInput, Io: whether it is sound cannot be found out. That is no reason to give it up.
+fn best_lost(folder: &RunFolder, position: &Position) -> Result<Option<String>> {
     let (best, epoch) = (folder.best(), position.best_epoch);
     if epoch == 0 {
-        return None;
+        return Ok(None);
     }
     let (path, percent) = (best.display(), 100.0 * position.best_accuracy);
-    match Checkpoint::open(&best) {
+    let loss = match Checkpoint::open(&best) {
         // Where the run was killed before its next checkpoint, the best may be of a later epoch, which is done again.
-        Ok(found) if found.position.best_epoch >= epoch => None,
-        Ok(found) => Some(format!("{path} is of epoch {}, not of epoch {epoch}", found.position.best_epoch)),
-        Err(_) if !best.exists() => Some(format!("{path}, of epoch {epoch} with {percent:.2} %, is missing")),
-        Err(e) => Some(e.to_string()),
-    }
+        Ok(found) if found.position.best_epoch >= epoch => return Ok(None),
+        Ok(found) => format!("{path} is of epoch {}, not of epoch {epoch}", found.position.best_epoch),
+        Err(_) if best.try_exists().is_ok_and(|there| !there) => {
+            format!("{path}, of epoch {epoch} with {percent:.2} %, is missing")
+        }
+        Err(e) if e.kind == Kind::Data => e.to_string(),
+        Err(e) => return Err(Error::new(e.kind, format!("{e}; without this file the run can be resumed too"))),
+    };
+    Ok(Some(loss))
 }
 
 /// Writes config.toml where it is lost or has another place of the data or length of the run than `recipe`.

@@ -255,10 +255,13 @@ impl Records {
     }
 }
 
+/// Most bytes of a line that are read at once: a damaged file may have no other line.
+const LONGEST_LINE: u64 = 1 << 16;
+
 /// The names in the first line of the file; None where it has none.
 fn header(path: &Path) -> Option<Vec<String>> {
     let mut line = String::new();
-    BufReader::new(File::open(path).ok()?).take(1 << 16).read_line(&mut line).ok()?;
+    BufReader::new(File::open(path).ok()?).take(LONGEST_LINE).read_line(&mut line).ok()?;
     let names = line.strip_suffix('\n')?;
     Some(names.split(',').map(String::from).collect())
 }
@@ -282,9 +285,12 @@ pub fn rates(path: &Path) -> Vec<(f64, f64)> {
         let (_, rest) = line.split_once(key)?;
         rest[..rest.find([',', '}'])?].parse().ok()
     };
-    let point = |line: String| Some((number(&line, "\"step\":")?, number(&line, "\"lr\":")?));
-    let lines = BufReader::new(file).lines().map_while(|line| line.ok());
-    let points: Vec<(f64, f64)> = lines.filter_map(point).collect();
+    let point = |line: &str| Some((number(line, "\"step\":")?, number(line, "\"lr\":")?));
+    let (mut reader, mut line, mut points) = (BufReader::new(file), String::new(), Vec::new());
+    while let Ok(1..) = reader.by_ref().take(LONGEST_LINE).read_line(&mut line) {
+        points.extend(point(&line));
+        line.clear();
+    }
     let every = points.len().div_ceil(CURVE_POINTS).max(1);
     let last = points.len().saturating_sub(1);
     points.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, point)| point).collect()

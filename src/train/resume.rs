@@ -6,6 +6,7 @@ use super::origin::{Content, Origin};
 use super::run_folder::RunFolder;
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
+use crate::files::{MAX_JSON, read_bytes};
 use crate::optim::schedule::Shape;
 use crate::recipe::{Overrides, RESUMABLE, Recipe, SETTINGS, Setting};
 use crate::safetensors;
@@ -143,7 +144,7 @@ pub fn data(folder: &Path, recipe: &Recipe) -> Result<DataSet> {
 
 /// Returns the folder of the data that the run in `folder` began with, if its environment says.
 pub fn data_before(folder: &Path) -> Option<String> {
-    let environment = std::fs::read(RunFolder::environment_in(folder)).ok()?;
+    let environment = read_bytes(&RunFolder::environment_in(folder), MAX_JSON).ok()?;
     let environment = serde_json::from_slice::<serde_json::Value>(&environment).ok()?;
     Some(environment.get(DATA_FOLDER)?.as_str()?.to_owned())
 }

@@ -1,10 +1,10 @@
 //! The records of a run that is resumed: how far they reach up to its checkpoint, and cutting off what is behind that.
 
-use super::{Appender, Extras, LOSS_KIND, Records, columns, csv_line, start};
+use super::{Appender, Extras, LONGEST_LINE, LOSS_KIND, Records, columns, csv_line, start};
 use crate::error::{Error, Result};
 use crate::train::run_folder::RunFolder;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 /// Content of both record files up to a checkpoint. Nothing is changed before [`Kept::open`].
@@ -84,12 +84,17 @@ impl Part {
         let (mut reader, mut bytes) = (BufReader::new(file), Vec::new());
         for number in 1.. {
             bytes.clear();
-            let size = reader.read_until(b'\n', &mut bytes).map_err(failed)? as u64;
-            let Some(line) = bytes.strip_suffix(b"\n") else { break };
-            let line = std::str::from_utf8(line).unwrap_or_default();
+            let size = reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes).map_err(failed)? as u64;
+            // The last line may be torn; only a file of something else has such a long one.
+            let line = match bytes.strip_suffix(b"\n") {
+                None if size < LONGEST_LINE => break,
+                None => "a line without an end",
+                Some(line) => std::str::from_utf8(line).unwrap_or_default(),
+            };
             let (at, way) = (format!("{} line {number}", path.display()), "restore the file, or move it away");
+            let shown: String = line.chars().take(200).collect();
             if number > 1 || header.is_empty() {
-                let broken = || Error::data(format!("{at} is not a record: {line}; {way} to resume without it"));
+                let broken = || Error::data(format!("{at} is not a record: {shown}; {way} to resume without it"));
                 let row = step_of(line).ok_or_else(broken)?;
                 if row > step {
                     break;
@@ -97,7 +102,7 @@ impl Part {
                 *last = row;
             } else if line != header.trim_end() {
                 let expected = header.trim_end();
-                return Err(Error::data(format!("{at} should be {expected}, not {line}; {way} to resume without it")));
+                return Err(Error::data(format!("{at} should be {expected}, not {shown}; {way} to resume without it")));
             }
             *length += size;
         }
