@@ -211,6 +211,20 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
 }
 
 /// Returns the folder that `path` lies in.
+/// Lists a folder. Unlike opening a file, the standard library does not try this again when a signal interrupts it, as may
+/// happen on network file systems.
+///
+/// # Errors
+/// As for [`std::fs::read_dir`].
+pub fn read_dir(path: &Path) -> io::Result<fs::ReadDir> {
+    loop {
+        match fs::read_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            listed => return listed,
+        }
+    }
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

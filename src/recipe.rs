@@ -130,7 +130,7 @@ pub struct Recipe {
     pub labels: Labels,
     /// Training images that are used, drawn by the seed; 0 is all.
     pub train_images: usize,
-    /// Probability that a training label is drawn anew.
+    /// Probability that a training label is replaced by a random one.
     pub label_noise: f64,
     /// Draw it from all classes, instead of from the others.
     pub noise_all: bool,

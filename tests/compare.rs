@@ -57,7 +57,7 @@ fn a_comparison_that_is_stopped_and_killed_comes_to_the_same_results() {
         let done = Done::of(child.wait_with_output().unwrap());
         if signal == "TERM" {
             assert_eq!(done.code, 75, "{}", done.stderr);
-            let message = "samcore: stopped by SIGTERM in run 1 of 4, sgd-seed0, saved; go on with: samcore ";
+            let message = "samcore: stopped by SIGTERM in run 1 of 4, sgd-seed0, saved; resume with: samcore ";
             let (_, resume) = done.stderr.split_once(message).unwrap_or_else(|| panic!("{}", done.stderr));
             next = resume.trim().to_owned();
             assert_eq!(next, "compare --resume broken");
@@ -141,7 +141,7 @@ fn runs_that_train_has_made_are_taken_and_what_differs_is_named() {
     let line = format!("compare {SETTINGS} --seeds 1 --epochs 2 --out all");
 
     let plan = samcore(&folder.0, &format!("{line} --dry-run")).well().stdout;
-    assert!(plan.contains("| sgd-seed0 | to go on after step 7 |"), "{plan}");
+    assert!(plan.contains("| sgd-seed0 | to be resumed after step 7 |"), "{plan}");
     assert!(plan.contains("| sam-seed0 | done "), "{plan}");
     let plan = samcore(&folder.0, &format!("{line} --dry-run --json")).well().json();
     assert_eq!((&plan["runs"][0]["epochs"], &plan["runs"][1]["state"]), (&4.into(), &"done".into()));

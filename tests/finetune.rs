@@ -177,7 +177,7 @@ fn another_class_count_begins_the_head_anew_and_takes_the_rest() {
     let lines = init.lines();
     let first = "begins with 18 of 20 parameters and the statistics of 6 of 6 batch-norms of ";
     assert!(lines[0].starts_with(first), "{lines:?}");
-    assert_eq!(lines[1..], ["  fc begins anew: 10 classes in the file, 7 here"]);
+    assert_eq!(lines[1..], ["  fc starts from initial values: 10 classes in the file, 7 here"]);
 }
 
 #[test]

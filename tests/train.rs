@@ -223,7 +223,7 @@ fn stop_and_go_on(folder: &Folder, line: &str, out: &str, signal: (&str, &str), 
     std::thread::sleep(first.elapsed().mul_f64(share));
     send(signal.0, &child);
     let done = Done::of(child.wait_with_output().unwrap());
-    let (_, line) = done.stderr.split_once("saved; go on with: ").unwrap_or_else(|| panic!("{}", done.stderr));
+    let (_, line) = done.stderr.split_once("saved; resume with: ").unwrap_or_else(|| panic!("{}", done.stderr));
     let steps = steps_told(&run);
     let message = format!("samcore: stopped by {} after step {steps} of ", signal.1);
     assert!(done.code == 75 && done.stderr.contains(&message), "{} {}", done.code, done.stderr);

@@ -145,7 +145,7 @@ def injected(battery, name, begin, expected, preload, failure):
         done = battery.run(folder, scenario.line, env=variables)
         battery.answered(done, CODES | {0})
         require(done.code == 0 or number not in HARMLESS, f"{error} did harm: {done}")
-        left = [stray for place in ("run", "noisy", "study", "out") for stray in strays(folder / place)]
+        left = strays(folder)
         require(not left or call == "unlink", f"stray files: {left} after {done}")
         harmless = done.code == 0
         if not harmless:

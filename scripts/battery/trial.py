@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "images_per_s", "waited"}
 # Files whose bytes do not depend on the machine, the time or the number of threads.
 EXACT = ("last.safetensors", "best.safetensors", "steps.jsonl", "labels.idx1-ubyte")
-TEMPORARY = re.compile(r"\..+\.\d+\.\d+\.tmp")
+# What `files::replace` and `data noise` write before they rename it.
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{16}\.tmp|\d+\.part)")
 # A process that takes longer hangs: the longest here takes a few seconds on an idle machine.
 TIMEOUT = 180
 
@@ -209,8 +210,11 @@ def same_results(run, expected):
 
 
 def strays(run):
-    """Temporary files that an ended process has left in a run's folder."""
-    return sorted(path.name for path in run.iterdir() if TEMPORARY.fullmatch(path.name)) if run.exists() else []
+    """Temporary files that an ended process has left in a folder, and in those in it."""
+    hidden = sorted(path.name for path in run.rglob(".*") if path.suffix in (".tmp", ".part"))
+    unknown = [name for name in hidden if not TEMPORARY.fullmatch(name)]
+    require(not unknown, f"temporary files of a name that the battery does not know: {unknown}")
+    return hidden
 
 
 def copy(source, target):

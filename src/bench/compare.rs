@@ -80,7 +80,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Figure>> {
             .map_err(|e| wrong(format!("no whole JSON value in the line (column {})", e.column())))?;
         let figure = Figure::of(&value).map_err(|e| wrong(e.to_string()))?;
         if let Some(first) = lines.insert(figure.name.clone(), number) {
-            return Err(wrong(format!("{:?} stands in line {first} already", figure.name)));
+            return Err(wrong(format!("{:?} is in line {first} already", figure.name)));
         }
         figures.push(figure);
     }
@@ -178,7 +178,7 @@ mod tests {
             ("\n \n", "line 1: there is no result"),
             ("{", "line 1: no whole JSON value in the line (column 1)"),
             (&format!("{good}\n\n{{\"name\": }}"), "line 3: no whole JSON value in the line (column 10)"),
-            (&format!("{good}\n{good}"), "line 2: \"a\" stands in line 1 already"),
+            (&format!("{good}\n{good}"), "line 2: \"a\" is in line 1 already"),
             (&format!("{good} {good}"), "line 1: no whole JSON value"),
             (&deep, "line 1: no whole JSON value"),
             ("[1]", "line 1: this is not a JSON object"),

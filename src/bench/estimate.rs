@@ -32,7 +32,7 @@ pub fn warn(session: &Session) {
     let time = on_device(session.device(), session.flops_left());
     if let Some(time) = time.filter(|time| *time > Duration::from_secs(3600)) {
         let about = about(time);
-        note(&format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume goes on"));
+        note(&format!("this will take {about} on this machine, by an estimate; Ctrl-C saves, and --resume continues"));
     }
 }
 

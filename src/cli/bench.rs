@@ -88,7 +88,7 @@ pub fn build(command: Command) -> Command {
             list("opt", "NAME,…", "optimizers whose steps are timed [sam]".into()),
             OPTIMIZERS.iter().map(|row| row.name).collect(),
         ),
-        list("batch", "N,…", format!("images a step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
+        list("batch", "N,…", format!("images per step [{TRAIN_BATCH}; eval: {EVAL_BATCH}]")),
         named(Arg::new("dtype").long("dtype").value_name("NAME,…").help(dtypes), DType::NAMES.to_vec()),
         flag_like("device", "device"),
         of_step(path_flag(

@@ -27,7 +27,7 @@ pub struct Args {
     pub recipe: Recipe,
     pub emulation: Emulation,
     pub json: bool,
-    /// Only list the names there are.
+    /// Only list all names.
     pub list: bool,
 }
 
@@ -44,9 +44,9 @@ pub fn build(command: Command) -> Command {
         flag_like("threads", "threads"),
         switch("sanitize", "emulator: report races, uninitialised and out-of-bounds accesses by file and line"),
         flag("order", Kind::Text, "emulator: order of threads: ascending, descending, or a number to shuffle by", None),
-        switch("eager", "emulator: asynchronous copies and products happen at once, not as late as they may"),
+        switch("eager", "emulator: finish asynchronous copies and products at once, not as late as allowed"),
         switch("json", "write the result as one JSON object"),
-        switch("list", "list the names there are"),
+        switch("list", "list all names"),
     ])
 }
 

@@ -42,21 +42,22 @@ pub fn build(command: Command) -> Command {
     let own = [
         flag("opt", Kind::Text, "optimizers with commas; differences are to the first", Some(&opt))
             .value_name("NAME,…"),
-        flag("seeds", Kind::Text, "how many seeds from 0 on, or seeds with commas", Some(&seeds)).value_name("N"),
-        flag("budget", BUDGET, "what all optimizers get in equal measure", Some(&budget)),
+        flag("seeds", Kind::Text, "number of seeds, from 0 on, or the seeds with commas", Some(&seeds)).value_name("N"),
+        flag("budget", BUDGET, "what is equal for all optimizers", Some(&budget)),
         path_flag("config", "FILE", "read a compare.toml or a run's config.toml; flags override it"),
-        path_flag("out", "DIR", "folder of the comparison, new or to go on with [runs/DATE-TIME-NAME]"),
+        path_flag("out", "DIR", "folder of the comparison, new or to be resumed [runs/DATE-TIME-NAME]"),
         Arg::new("name")
             .long("name")
             .value_name("NAME")
-            .help("last part of the name of the folder, below runs")
+            .help("end of the name of the folder in runs")
             .conflicts_with("out"),
-        path_flag("resume", "DIR", "go on with the comparison in DIR").conflicts_with_all(["config", "out", "name"]),
-        switch("dry-run", "only show the runs, what they cost and about how long they take"),
+        path_flag("resume", "DIR", "resume the comparison in DIR").conflicts_with_all(["config", "out", "name"]),
+        switch("dry-run", "only show the runs, their cost and about how long they will take"),
         switch("json", "write results.json to stdout instead of the table"),
         switch("quiet", "show no progress"),
     ];
-    let epochs = format!("passes over the training images for the dearest optimizer [{}]", defaults.recipe.epochs);
+    let epochs =
+        format!("passes over the training images for the most expensive optimizer [{}]", defaults.recipe.epochs);
     let shared = setting_flags().filter(|arg| !OWN.contains(&arg.get_id().as_str()));
     let shared = shared.map(|arg| if arg.get_id() == "epochs" { arg.help(epochs.clone()) } else { arg });
     command.args(own.map(|arg| arg.help_heading("Comparison"))).args(shared)

@@ -78,7 +78,7 @@ fn build_noise(command: Command) -> Command {
     command.args([
         data_or_folder(),
         path_flag("out", "DIR", "the new folder").required(true),
-        flag("rate", RATE, "probability that a label is drawn anew", None).required(true),
+        flag("rate", RATE, "probability that a label is replaced by a random one", None).required(true),
         flag_like("seed", "seed"),
         flag_like("labels", "labels"),
         switch("symmetric", "draw among the other classes; the default").conflicts_with("all-classes"),

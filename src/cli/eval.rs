@@ -148,7 +148,7 @@ pub(super) fn load(given: &mut Given) -> Result<Loaded> {
 pub fn build(command: Command) -> Command {
     let [checkpoint, data, rest @ ..] = flags();
     let split =
-        flag("split", SPLIT, "which images; val: those that the run held out", Some(&Value::Text("test".into())));
+        flag("split", SPLIT, "images to measure; val: those that the run held out", Some(&Value::Text("test".into())));
     command.args([checkpoint, data, split]).args(rest).arg(switch("json", "write the result as one JSON object"))
 }
 

@@ -42,7 +42,7 @@ const COUNTS: [(&str, u64, Option<u64>, &str); 4] = [
     ("classes", 1_000_000, Some(10), "number of classes"),
     ("channels", 4, None, "channels of an image [the model's usual ones]"),
     ("size", 4096, None, "side of an image in pixels [the model's usual one]"),
-    ("batch", u32::MAX as u64, Some(128), "images a step, for memory and cost"),
+    ("batch", u32::MAX as u64, Some(128), "images per step, for memory and cost"),
 ];
 /// Topics that may be listed beside the machine.
 const TOPICS: [&str; 1] = ["models"];

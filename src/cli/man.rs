@@ -24,7 +24,7 @@ pub const EXAMPLES: &[(&str, &str)] = &[
     ("samcore train --config runs/sam/config.toml --seed 1", "The same run from another seed."),
     ("samcore train --tensorboard --out runs/watched && tensorboard --logdir runs", "Watch runs in TensorBoard."),
     ("samcore check conv2d cnn", "Hold an operation and a model to their definitions."),
-    ("samcore data fetch cifar-10", "Download a data set, and go on with it after a break."),
+    ("samcore data fetch cifar-10", "Download a data set, or continue an interrupted download."),
     (
         "samcore data noise cifar-10 --rate 0.4 --out noisy",
         "A copy in which two of five training labels are wrong, for --data noisy.",

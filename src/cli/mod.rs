@@ -34,7 +34,7 @@ pub struct Subcommand {
 
 /// All subcommands, in the order of the help text.
 pub const COMMANDS: &[Subcommand] = &[
-    Subcommand { name: "train", about: "Train a model, or go on with a run", build: train::build, run: train::run },
+    Subcommand { name: "train", about: "Train a model, or resume a run", build: train::build, run: train::run },
     Subcommand { name: "eval", about: "Measure a checkpoint on a data set", build: eval::build, run: eval::run },
     Subcommand {
         name: "compare",
@@ -60,7 +60,12 @@ pub const COMMANDS: &[Subcommand] = &[
         build: info::build,
         run: info::run,
     },
-    Subcommand { name: "check", about: "Prove operations and models right here", build: check::build, run: check::run },
+    Subcommand {
+        name: "check",
+        about: "Check operations and models against their definitions",
+        build: check::build,
+        run: check::run,
+    },
     Subcommand {
         name: "bench",
         about: "Time operations, steps and data loading here",

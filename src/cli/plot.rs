@@ -3,7 +3,7 @@
 use super::flags::{path, path_flag};
 use super::print;
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::files::write_atomic;
+use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use crate::protocol::{compare, folder};
 use crate::recipe::Recipe;
 use crate::study::restore::{Restored, restore};
@@ -51,7 +51,7 @@ fn draw(from: &Path, to: &Path) -> Result<Vec<&'static str>> {
         let message = format!("{} is the folder of no run, comparison or study", from.display());
         return Err(Error::new(ErrorKind::NoInput, message));
     };
-    let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, &e))?;
+    let bytes = read_bytes(file, MAX_JSON)?;
     let json = serde_json::from_slice(&bytes).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
     let wrong = || Error::data(format!("{} is not the result of 'samcore study'", file.display()));
     let figures = match restore(&json).ok_or_else(wrong)? {

@@ -6,7 +6,7 @@ use super::flags::{count, flag, flag_like, path, path_flag, switch, value};
 use super::meter::Meter;
 use super::{Subcommand, run_action, subcommands};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::files::write_atomic;
+use crate::files::{self, write_atomic};
 use crate::optim::Norm;
 use crate::output::{printable, show};
 use crate::recipe::{Kind, Value};
@@ -87,14 +87,14 @@ fn build_corrupt(command: Command) -> Command {
     let images = Kind::Count(0, MOST);
     let choice = |name: &str| Some(Value::Text(name.into()));
     outputs(command.args(eval::flags()).args([
-        flag("norm", NORM, "p of |a|_p = eps", choice("both").as_ref()),
+        flag("norm", NORM, "norm of the corruption, |a|_p = eps", choice("both").as_ref()),
         list("eps", "X,…", "sizes for p = 2", EPS),
         list("eps-inf", "X,…", "sizes for p = inf", EPS_INF),
-        list("n", "N,…", "most parameters changed, shares rounded up; the first is the map's", ENTRIES),
+        list("n", "N,…", "largest numbers of parameters changed, shares rounded up; the map uses the first", ENTRIES),
         flag("seeds", Kind::Count(0, 1000), "random corruptions of each size", number(3).as_ref()),
-        flag("random", DRAW, "their entries before scaling", choice("normal").as_ref()),
-        flag("depth", Kind::Count(0, 100), "parts of names that make a layer; 0: no map", number(1).as_ref()),
-        flag("layers", Kind::Names, "layers of the map, as at that depth [all]", None),
+        flag("random", DRAW, "distribution of a random corruption's entries", choice("normal").as_ref()),
+        flag("depth", Kind::Count(0, 100), "parts of a name that identify a layer; 0: no map", number(1).as_ref()),
+        flag("layers", Kind::Names, "layers in the map, named at that depth [all]", None),
         flag("images", images, "training images for the gradient; 0: all", number(5000).as_ref()),
         flag("test-images", images, "test images measured; 0: all", number(2000).as_ref()),
     ]))
@@ -240,7 +240,7 @@ fn check_folder(folder: &Path, files: &[&str]) -> Result<()> {
         Err(Error::new(ErrorKind::CantCreate, message))
     };
     let unfinished = &files[..files.len() - 1];
-    match std::fs::read_dir(folder) {
+    match files::read_dir(folder) {
         Ok(mut entries) => {
             let stranger = |name: std::ffi::OsString| unfinished.iter().all(|file| name != **file);
             let other = entries.any(|entry| entry.map_or(true, |entry| stranger(entry.file_name())));

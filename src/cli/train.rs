@@ -27,7 +27,7 @@ pub struct Args {
     pub out: Option<PathBuf>,
     /// Last part of the new folder's name.
     pub name: Option<String>,
-    /// Folder of the run to go on with.
+    /// Folder of the run to resume.
     pub resume: Option<PathBuf>,
     /// End after this many steps of the run; its schedule stays that of all epochs.
     pub steps: Option<u64>,
@@ -44,14 +44,14 @@ pub fn build(command: Command) -> Command {
         Arg::new("name")
             .long("name")
             .value_name("NAME")
-            .help("last part of the name of the run's folder, below runs")
+            .help("end of the name of the run's folder in runs")
             .conflicts_with("out"),
-        path_flag("resume", "DIR", "go on with the run in DIR, or of DIR/last.safetensors")
+        path_flag("resume", "DIR", "resume the run in DIR (or DIR/last.safetensors)")
             .conflicts_with_all(["config", "out", "name"]),
-        flag("steps", STEPS, "end after N steps (0: with the initial weights); --resume goes on", None),
-        switch("bootstrap", "train, relabel by what came out, train anew: in first and second of --out")
+        flag("steps", STEPS, "stop after N steps (0: at the initial weights); --resume continues", None),
+        switch("bootstrap", "train, relabel the images, train again: in first and second of --out")
             .conflicts_with_all(["resume", "name", "steps"]),
-        switch("json", "end stdout with the result as one JSON object"),
+        switch("json", "print the result to stdout as one JSON object"),
         switch("quiet", "show no progress"),
     ];
     let optimizers = OPTIMIZERS.iter().map(|o| {
@@ -63,8 +63,8 @@ pub fn build(command: Command) -> Command {
     command.args(own.map(|arg| arg.help_heading("Run"))).args(setting_flags()).after_help(format!(
         "Optimizers, with the settings of their own:\n{}\n\
          Values in [brackets] are the defaults, those of cnn. 'samcore info models' lists other models' own.\n\
-         Of a setting's values the last in this order counts: its default, the model's, the optimizer's,\n\
-         that of --augment, that of --config, the flag.",
+         A later one of these overrides an earlier: the default, the model's recipe, the optimizer's\n\
+         defaults, --augment, --config, the flags.",
         optimizers.collect::<String>()
     ))
 }
@@ -270,10 +270,10 @@ fn ending(s: &Summary) -> String {
         }
         (false, true) => {
             let line = resume_line(&s.folder);
-            format!("ended after step {steps} of {total}, as --steps asked; go on with: {line}")
+            format!("ended after step {steps} of {total}, as --steps asked; resume with: {line}")
         }
         (false, false) if steps == 0 => {
-            format!("the initial weights are saved, as --steps 0 asked; go on with: {}", resume_line(&s.folder))
+            format!("the initial weights are saved, as --steps 0 asked; resume with: {}", resume_line(&s.folder))
         }
         (false, false) => format!("nothing to do: step {steps} of {total} was done before; give more --steps or none"),
     }

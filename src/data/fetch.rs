@@ -9,6 +9,7 @@ use super::bytes::{Bytes, open};
 use super::known::{Archive, Known, Packing};
 use super::{Format, idx};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -213,7 +214,7 @@ fn place(unpacked: &Path, folder: &Path) -> Result<()> {
     if !folder.exists() {
         return fs::rename(unpacked, folder).map_err(failed);
     }
-    for entry in fs::read_dir(unpacked).map_err(failed)? {
+    for entry in files::read_dir(unpacked).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         fs::rename(entry.path(), folder.join(entry.file_name())).map_err(failed)?;
     }

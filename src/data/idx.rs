@@ -60,10 +60,10 @@ pub struct Idx {
 pub fn read(path: &Path, rank: usize) -> Result<Idx> {
     let (mut file, len) = open(path)?;
     let unreadable = |e: io::Error| Error::io("read", path, &e);
-    let mut head = [0; 2];
-    let begins = file.read(&mut head).map_err(unreadable)?;
+    let mut head = Vec::with_capacity(MAGIC.len());
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head).map_err(unreadable)?;
     file.rewind().map_err(unreadable)?;
-    if head[..begins] == *MAGIC {
+    if head == MAGIC {
         return unpack(path, file, len, rank);
     }
     let map = Bytes::map(path, &file)?;
@@ -256,7 +256,7 @@ fn cut_off(place: &str, len: u64, end: usize) -> Error {
 
 fn too_long(place: &str, end: usize) -> Error {
     Error::data(format!(
-        "{place} is too long: it goes on after byte {end}, where its header says it ends; fetch it again"
+        "{place} is too long: there is more after byte {end}, where its header says it ends; fetch it again"
     ))
 }
 
@@ -301,7 +301,7 @@ fn unpack(path: &Path, file: File, packed: u64, rank: usize) -> Result<Idx> {
 fn more(gz: &mut Members, path: &Path, count: usize, to: &mut Vec<u8>) -> Result<()> {
     let Err(e) = gz.by_ref().take(count as u64).read_to_end(to) else { return Ok(()) };
     let what = match e.kind() {
-        _ if gz.junk => "the gzip stream ends here, but the file goes on".to_string(),
+        _ if gz.junk => "the gzip stream ends here, but the file does not".to_string(),
         io::ErrorKind::UnexpectedEof => "the gzip stream is cut off".to_string(),
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => format!("the gzip stream is damaged ({e})"),
         _ => return Err(Error::io("read", path, &e)),

@@ -8,6 +8,7 @@ use super::bytes::Bytes;
 use super::known::no_such;
 use super::{Format, cifar, idx};
 use crate::error::{Error, Kind, Result, nearest};
+use crate::files::{self, MAX_SETTINGS, read_text};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -55,7 +56,7 @@ impl DataFiles {
     /// Returns the names of classes by label that lie beside EMNIST's files: lines of a label and the codes of its characters.
     pub fn class_names(&self, classes: usize) -> Option<Vec<String>> {
         let path = self.folder.join(format!("{}-mapping.txt", self.prefix));
-        let text = fs::read_to_string(path).ok().filter(|_| !self.prefix.is_empty())?;
+        let text = read_text(&path, MAX_SETTINGS).ok().filter(|_| !self.prefix.is_empty())?;
         let mut names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
         for line in text.lines() {
             let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().ok());
@@ -167,7 +168,7 @@ impl Inside {
     fn of(folder: &Path, limit: usize) -> Result<Inside> {
         let unreadable = |e: io::Error| Error::io("read folder", folder, &e);
         let mut inside = Inside { folder: folder.into(), files: Vec::new(), folders: Vec::new(), groups: Vec::new() };
-        for entry in fs::read_dir(folder).map_err(unreadable)?.take(limit) {
+        for entry in files::read_dir(folder).map_err(unreadable)?.take(limit) {
             let path = entry.map_err(unreadable)?.path();
             // Hidden files, such as the ._ files of macOS, are no data.
             let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.'))

@@ -18,7 +18,7 @@ const LARGEST: u64 = 16 << 20;
 /// Label noise. Each draw is keyed by the image's number alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
-    /// Probability that an image's label is drawn anew.
+    /// Probability that an image's label is replaced by a random one.
     pub rate: f64,
     pub seed: u64,
     /// Draw from all classes that occur, the right one among them (Zhang et al., 2017), so that fewer labels than `rate` are
@@ -159,7 +159,7 @@ impl Noise {
     /// As for [`load_as`]; CantCreate: `to` holds something, or cannot be written.
     pub fn write(&self, name_or_folder: &str, to: &Path) -> Result<Written> {
         let set = load_as(name_or_folder, self.labels)?;
-        let taken = fs::read_dir(to).map(|mut entries| entries.next().is_some()).unwrap_or(to.exists());
+        let taken = files::read_dir(to).map(|mut entries| entries.next().is_some()).unwrap_or(to.exists());
         if taken {
             let message = format!("{} is there already; give --out a new folder", to.display());
             return Err(Error::new(Kind::CantCreate, message));
@@ -256,7 +256,7 @@ pub fn labels_file(labels: &[u8]) -> Vec<u8> {
 fn remove_leftovers(parent: &Path, name: &str) {
     // Without this folder nobody can be asked which processes are alive.
     let processes = Path::new("/proc");
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = files::read_dir(parent) else { return };
     for entry in entries.flatten().filter(|_| processes.join("self").exists()) {
         let own = entry.file_name();
         let process = own.to_str().and_then(|own| own.strip_prefix(&format!(".{name}."))?.strip_suffix(".part"));

@@ -123,7 +123,7 @@ fn a_bad_file_is_one_clear_error() {
         ("half a header", TRAIN_IMAGES, |b| b[..10].to_vec(), "truncated: it ends at byte 10 of 16"),
         ("header only", TRAIN_LABELS, |b| b[..8].to_vec(), "truncated: it ends at byte 8 of 18"),
         ("last byte lost", TRAIN_IMAGES, |b| b[..75].to_vec(), "truncated: it ends at byte 75 of 76"),
-        ("a byte too many", TRAIN_IMAGES, |b| [b, &[0]].concat(), "too long: it goes on after byte 76"),
+        ("a byte too many", TRAIN_IMAGES, |b| [b, &[0]].concat(), "too long: there is more after byte 76"),
         (
             "labels for images",
             TRAIN_IMAGES,
@@ -205,7 +205,7 @@ fn a_bad_file_is_one_clear_error() {
         ("gz of too little", TRAIN_IMAGES, |b| gzip(&b[..70]), "(unpacked) is truncated: it ends at byte 70 of 76"),
         ("gz of nothing", TRAIN_IMAGES, |_| gzip(&[]), "(unpacked) is truncated: it ends at byte 0 of 16"),
         ("gz of too much", TRAIN_LABELS, |b| gzip(&[b, &[0; 5]].concat()), "(unpacked) is too long"),
-        ("gzip bomb", TRAIN_IMAGES, |b| gzip(&[b, &vec![0; 50_000_000]].concat()), "it goes on after byte 76"),
+        ("gzip bomb", TRAIN_IMAGES, |b| gzip(&[b, &vec![0; 50_000_000]].concat()), "there is more after byte 76"),
         ("gz that promises a terabyte", TRAIN_IMAGES, |_| gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0])), "can hold"),
         ("gz of gz", TRAIN_IMAGES, |b| gzip(&gzip(b)), "it was packed twice; unpack it once with gunzip"),
     ];

@@ -75,7 +75,7 @@ impl Model {
     }
 }
 
-/// Models that people look for and that are not built; their names go on with a size.
+/// Models that people look for and that are not built; their names continue with a size.
 const NOT_BUILT: &[&str] = &[
     "alexnet",
     "bert",

@@ -7,7 +7,7 @@ use super::{figure, html, report};
 use crate::bench::estimate;
 use crate::data;
 use crate::error::{Error, Kind, Result};
-use crate::files::write_atomic;
+use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use crate::models;
 use crate::output;
 use crate::train::divergence::Divergence;
@@ -144,7 +144,7 @@ fn told(e: Error, which: &str, folder: &Path) -> Error {
     }
     let signal = signals::requested().unwrap_or("a signal");
     let line = resume_line(folder);
-    Error::new(Kind::Interrupted, format!("stopped by {signal} in {which}, saved; go on with: {line}"))
+    Error::new(Kind::Interrupted, format!("stopped by {signal} in {which}, saved; resume with: {line}"))
 }
 
 /// The command line that goes on with the comparison in `folder`, ready to be pasted into a shell.
@@ -159,7 +159,7 @@ pub fn resume_line(folder: &Path) -> String {
 pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
     let plan = Plan::new(folder::request_of(folder)?)?;
     let path = folder.join(RESULTS);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+    let bytes = read_bytes(&path, MAX_JSON)?;
     let wrong = |e: &dyn std::fmt::Display| Error::data(format!("{}: {e}", path.display()));
     let json = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
     write(&Results::from_json(&plan, &json).map_err(|e| wrong(&e))?, to)

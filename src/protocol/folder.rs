@@ -4,6 +4,7 @@ use super::plan::{Plan, Run, Share};
 use super::request::{Request, course};
 use crate::data::{self, DataSet};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::optim::{OPTIMIZERS, OptimizerRow};
 use crate::recipe::{NO_FILE, RESUMABLE, Recipe, SETTINGS, Setting};
 use crate::train::checkpoint::Checkpoint;
@@ -47,7 +48,7 @@ impl State {
     pub fn describe(&self) -> String {
         match self {
             State::ToDo | State::Stillborn => "to do".into(),
-            State::Unfinished(_, step) => format!("to go on after step {step}"),
+            State::Unfinished(_, step) => format!("to be resumed after step {step}"),
             State::Finished => "done".into(),
             State::Diverged(Divergence { step, total, .. }) => format!("diverged in step {step} of {total}"),
         }
@@ -121,7 +122,7 @@ pub fn state(path: &Path, run: &Run, plan: &Plan) -> Result<State> {
             Ok(State::Unfinished(Box::new(recorded), step))
         }
         None if recorded_epochs > 0 || steps_told(path) => {
-            Err(foreign("has records, but no checkpoint to go on from".into()))
+            Err(foreign("has records, but no checkpoint to resume from".into()))
         }
         None => Ok(State::Stillborn),
     }
@@ -213,7 +214,7 @@ pub fn check(path: &Path, plan: &Plan) -> Result<()> {
 /// Names in the folder `path`, sorted; none if it is not there.
 fn entries(path: &Path) -> Result<Vec<String>> {
     let failed = |e: std::io::Error| Error::io("read folder", path, &e);
-    let listing = match std::fs::read_dir(path) {
+    let listing = match files::read_dir(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         other => other.map_err(failed)?,
     };
@@ -338,7 +339,7 @@ mod tests {
         // A run that is resumed keeps the device and threads of this machine, not those it began on.
         fs::remove_dir_all(&path).unwrap();
         fabricate(&scratch.0, &plan, 1, 1, 0.9);
-        refused(now(), Kind::CantCreate, "sam-seed0 has records, but no checkpoint to go on from");
+        refused(now(), Kind::CantCreate, "sam-seed0 has records, but no checkpoint to resume from");
         save(&path, sam, 500);
         edit(&path.join("config.toml"), "threads = 0", "threads = 9");
         assert_eq!(now(), Ok(State::Unfinished(Box::new(sam.recipe.clone()), 500)));

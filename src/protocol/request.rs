@@ -254,7 +254,7 @@ impl Request {
     pub fn check_same(&self, begun: &Request, path: &Path, kind: Kind) -> Result<()> {
         let Some([flag, before, now]) = begun.difference(self)? else { return Ok(()) };
         let folder = path.display();
-        let advice = format!("give another folder, or go on with 'samcore compare --resume {folder}'");
+        let advice = format!("give another folder, or resume it with 'samcore compare --resume {folder}'");
         Err(Error::new(kind, format!("{folder} holds a comparison with --{flag} {before}, not {now}; {advice}")))
     }
 }

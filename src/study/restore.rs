@@ -14,6 +14,9 @@ pub enum Restored {
     Sharpness(Source, sharpness::Study),
 }
 
+/// Most images that a study is believed to have measured: a place is kept for each.
+const MOST_IMAGES: usize = 1 << 24;
+
 /// Reads the object that a study wrote; None if it is none. Fields that older versions did not write may be missing.
 pub fn restore(json: &Value) -> Option<Restored> {
     let source = source(&json["source"])?;
@@ -65,7 +68,7 @@ fn push<T: PartialEq>(list: &mut Vec<T>, item: T) {
 }
 
 fn corrupted(json: &Value) -> Option<corrupt::Study> {
-    let images = |key: &str| Some(vec![0; usize::try_from(json[key].as_u64()?).ok().filter(|n| *n < 1 << 32)?]);
+    let images = |key: &str| Some(vec![0; usize::try_from(json[key].as_u64()?).ok().filter(|n| *n <= MOST_IMAGES)?]);
     let mut settings = corrupt::Settings {
         norms: vec![],
         entries: vec![],
@@ -104,7 +107,7 @@ fn corrupted(json: &Value) -> Option<corrupt::Study> {
 
 fn sharp(json: &Value) -> Option<sharpness::Study> {
     let scaled = Scaled::NAMES.iter().position(|name| json["scaled"] == *name)?;
-    let images = usize::try_from(json["images"].as_u64()?).ok().filter(|n| *n < 1 << 32)?;
+    let images = usize::try_from(json["images"].as_u64()?).ok().filter(|n| *n <= MOST_IMAGES)?;
     let mut settings = sharpness::Settings {
         kinds: vec![],
         m: vec![],

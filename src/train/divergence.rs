@@ -1,7 +1,7 @@
 //! The record of a run whose loss or gradient was not finite: what stops it from being tried again for ever.
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -47,8 +47,8 @@ impl Divergence {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))?;
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let bytes = read_bytes(&path, MAX_JSON)?;
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let broken = || {
             Error::data(format!("{} has no step, steps and culprit; remove it to try the run again", path.display()))
         };

@@ -43,7 +43,7 @@ pub struct Init {
     pub unused: Vec<String>,
     /// Tensors of other shapes: name, shape in the file, shape in the model.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// The last linear layer where it begins anew: name, classes in the file, classes here.
+    /// The last linear layer where it starts from initial values: name, classes in the file, classes here.
     pub head: Option<(String, usize, usize)>,
     /// The first convolution where its weights were summed over the channels of colour images, for grey ones.
     pub summed: Option<String>,
@@ -286,7 +286,7 @@ impl Init {
             self.file
         )];
         if let Some((name, file, here)) = &self.head {
-            lines.push(format!("  {name} begins anew: {file} classes in the file, {here} here"));
+            lines.push(format!("  {name} starts from initial values: {file} classes in the file, {here} here"));
         }
         if !self.prefix.is_empty() {
             lines.push(format!("  names in the file begin with {}", self.prefix));

@@ -14,7 +14,7 @@ pub struct Where {
     pub out: Option<PathBuf>,
     /// Last part of the new folder's name.
     pub name: Option<String>,
-    /// Folder of the run to go on with.
+    /// Folder of the run to resume.
     pub resume: Option<PathBuf>,
     /// End after this many steps of the run.
     pub steps: Option<u64>,
@@ -87,7 +87,7 @@ pub(super) fn interrupted(signal: &str, step: u64, kept: u64, total: u64, folder
         _ if kept == step => "saved".to_owned(),
         _ => format!("whose loss is not finite, so that the checkpoint of step {kept} stays"),
     };
-    let message = format!("stopped by {signal} after step {step} of {total}, {saved}; go on with: {line}");
+    let message = format!("stopped by {signal} after step {step} of {total}, {saved}; resume with: {line}");
     Error::new(Kind::Interrupted, message)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::clock::Civil;
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
 
 /// Returns a hint at the runs in the folders below `folder`, empty if there are none.
 fn runs_in(folder: &Path) -> String {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = files::read_dir(folder).into_iter().flatten().flatten();
     let mut runs: Vec<PathBuf> = entries.map(|e| e.path()).filter(|path| path.join(CONFIG).is_file()).collect();
     runs.sort();
     let comparison = folder.join("compare.toml").is_file();
@@ -79,10 +80,10 @@ impl RunFolder {
         if held.is_some() {
             remove_leftovers(path)?;
         }
-        for entry in std::fs::read_dir(path).map_err(failed)? {
+        for entry in files::read_dir(path).map_err(failed)? {
             if entry.map_err(failed)?.file_name() != LOCK {
                 let folder = path.display();
-                let advice = format!("go on with '--resume {folder}', or give --out another folder");
+                let advice = format!("resume it with '--resume {folder}', or give --out another folder");
                 return Err(Error::new(Kind::CantCreate, format!("{folder} is not empty: {advice}")));
             }
         }
@@ -319,7 +320,7 @@ fn is_regular(path: &Path) -> Result<bool> {
 ///
 /// Only the holder of the lock may do this; no other process then writes here.
 fn remove_leftovers(folder: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::io("read folder", folder, &e))? {
+    for entry in files::read_dir(folder).map_err(|e| Error::io("read folder", folder, &e))? {
         let entry = entry.map_err(|e| Error::io("read folder", folder, &e))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();

@@ -6,6 +6,7 @@
 
 use super::records::Appender;
 use crate::error::{Error, Result};
+use crate::files;
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -99,7 +100,7 @@ impl Events {
 /// set back or two files begin within a second.
 fn next_stamp(folder: &Path) -> Result<u64> {
     let mut stamp = seconds() as u64;
-    for entry in fs::read_dir(folder).map_err(|e| Error::io("read folder", folder, &e))? {
+    for entry in files::read_dir(folder).map_err(|e| Error::io("read folder", folder, &e))? {
         let name = entry.map_err(|e| Error::io("read folder", folder, &e))?.file_name();
         let name = name.to_string_lossy();
         let number = name.strip_prefix(NAME).and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());

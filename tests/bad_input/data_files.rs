@@ -20,7 +20,7 @@ const IDX: &[Row] = &[
     ("empty", IMAGES, |_| vec![], &["is empty; fetch it again"]),
     ("cut in its header", IMAGES, |b| b[..10].to_vec(), &["truncated: it ends at byte 10 of 16"]),
     ("cut in its data", IMAGES, |b| b[..1000].to_vec(), &["truncated: it ends at byte 1000 of 7856"]),
-    ("over-long", LABELS, |b| [b, b"x"].concat(), &["too long: it goes on after byte 48"]),
+    ("over-long", LABELS, |b| [b, b"x"].concat(), &["too long: there is more after byte 48"]),
     (
         "wrong magic",
         IMAGES,

@@ -9,6 +9,8 @@ use samcore::protocol::folder::{self, State};
 use samcore::protocol::plan::Subject;
 use samcore::protocol::{self, Plan, Request, Results, Run, Share};
 use samcore::recipe::Recipe;
+use samcore::study::restore::{Restored, restore};
+use samcore::train::divergence::Divergence;
 use std::fs;
 use std::path::Path;
 
@@ -92,6 +94,75 @@ pub fn parse_compared_config(path: &Path, bytes: &[u8]) -> bool {
 pub fn parse_environment(path: &Path, bytes: &[u8]) -> bool {
     assert!(compared(path, bytes));
     serde_json::from_slice::<serde_json::Value>(bytes).is_ok()
+}
+
+/// What a comparison wrote before its first run, and with one run finished.
+pub fn comparison_results() -> Vec<Vec<u8>> {
+    let plan = plan();
+    let empty = Results::new(&plan).to_json().to_string();
+    let root = std::env::temp_dir().join(format!("samcore-fuzz-results-{}", std::process::id()));
+    let run = root.join(&plan.runs[0].name);
+    fs::create_dir_all(&run).unwrap();
+    fs::write(run.join("config.toml"), compared_configs().remove(0)).unwrap();
+    fs::write(run.join("metrics.csv"), METRICS).unwrap();
+    let mut results = Results::new(&plan);
+    results.add(0, &root).unwrap();
+    fs::remove_dir_all(&root).unwrap();
+    vec![empty.into(), results.to_json().to_string().into()]
+}
+
+pub fn parse_comparison_results(path: &Path, bytes: &[u8]) -> bool {
+    let Ok(json) = serde_json::from_slice(bytes) else { return false };
+    let plan = plan();
+    let Ok(results) = Results::from_json(&plan, &json) else { return false };
+    protocol::compare::write(&results, path.parent().unwrap()).unwrap();
+    true
+}
+
+pub fn divergences() -> Vec<Vec<u8>> {
+    let record = Divergence { step: 3, total: 12, culprit: "pass1.fc2: loss".into() };
+    vec![record.to_json().to_string().into()]
+}
+
+pub fn parse_divergence(path: &Path, _: &[u8]) -> bool {
+    match Divergence::read(path.parent().unwrap()) {
+        Ok(record) => record.is_some(),
+        Err(e) => {
+            assert!(e.kind == Kind::Data, "{e}");
+            false
+        }
+    }
+}
+
+/// What both studies write, with one row of each kind.
+pub fn studies() -> Vec<Vec<u8>> {
+    let source = r#""source":{"checkpoint":"a/last.safetensors","model":"cnn","data":"fashion-mnist","step":3,"classes":10,
+        "weights":"average","training_images":{"subset":"run","images":24},"device":"cpu"}"#;
+    let row = r#""p":"2","n":"all","changed":64,"eps":1.0,"accuracy":0.25,"loss":2.25,"first_order":0.5"#;
+    let corrupt = format!(
+        r#"{{"study":"corrupt",{source},"test_images":16,"gradient_images":24,"parameters":74794,"weight_norm":22.5,
+        "gradient_norm":0.4,"train_loss":2.2,"clean":{{"accuracy":0.2,"loss":null}},"rows":[
+        {{"layer":"all","kind":"gradient","seed":null,{row}}},{{"layer":"all","kind":"random","seed":0,{row}}},
+        {{"layer":"conv1","kind":"gradient","seed":null,{row}}}]}}"#
+    );
+    let row = r#""m":8,"groups":3,"rho":0.05,"sharpness":0.1,"standard_error":0.01,"loss":0.5,"zero_gradients":0"#;
+    let sharpness = format!(
+        r#"{{"study":"sharpness",{source},"images":24,"steps":1,"scaled":"all","gradient_norm":1.5,"loss":0.4,"rows":[
+        {{"kind":"plain",{row}}},{{"kind":"adaptive",{row}}}]}}"#
+    );
+    vec![corrupt.into(), sharpness.into()]
+}
+
+pub fn parse_study(_: &Path, bytes: &[u8]) -> bool {
+    let Some(study) = serde_json::from_slice(bytes).ok().and_then(|json| restore(&json)) else { return false };
+    let figures = match study {
+        Restored::Corrupt(source, study) => {
+            [Some(study.curves(&source).to_svg()), study.map(&source).map(|m| m.to_svg())]
+        }
+        Restored::Sharpness(source, study) => [Some(study.curves(&source).to_svg()), None],
+    };
+    assert!(figures.into_iter().flatten().all(|svg| svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>")));
+    true
 }
 
 pub fn bench_results() -> Vec<Vec<u8>> {

@@ -202,7 +202,7 @@ impl Connection<'_> {
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 self.restart()?;
-                return Err(Break::Passing("it refuses to go on from where the download ended".into()));
+                return Err(Break::Passing("it refuses to continue where the download ended".into()));
             }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 return Err(Break::Passing(format!("the server answered {status}")));

@@ -97,7 +97,7 @@ impl Rungs {
     }
 
     fn from_json(text: &str) -> Result<Rungs> {
-        let again = "write it anew with 'samcore bench --tune'";
+        let again = "write it again with 'samcore bench --tune'";
         let value: serde_json::Value =
             serde_json::from_str(text).map_err(|e| Error::data(format!("not JSON ({e}); {again}")))?;
         let rows = value.as_object().and_then(|o| o.get("rungs")).and_then(|r| r.as_object());

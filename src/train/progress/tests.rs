@@ -108,19 +108,22 @@ fn the_table_names_the_loss_that_is_trained_with() {
 
 #[test]
 fn the_style_follows_terminal_and_environment() {
+    let xterm = ("TERM", "xterm");
     for (quiet, terminal, variables, style) in [
         (true, true, vec![], Style::Quiet),
         (false, false, vec![("COLUMNS", "120")], Style::Plain),
         (false, true, vec![("TERM", "dumb")], Style::Plain),
         (false, true, vec![("TERM", ""), ("COLUMNS", "120")], Style::Plain),
-        (false, true, vec![("COLUMNS", "120")], Style::Terminal { width: 120, colour: true }),
-        (false, true, vec![("COLUMNS", "x"), ("NO_COLOR", "1")], Style::Terminal { width: 80, colour: false }),
-        (false, true, vec![("COLUMNS", "0"), ("NO_COLOR", "")], Style::Terminal { width: 80, colour: true }),
+        // A terminal that nobody names may understand no escape sequence.
+        (false, true, vec![("COLUMNS", "120")], Style::Plain),
+        (false, true, vec![xterm, ("COLUMNS", "120")], Style::Terminal { width: 120, colour: true }),
+        (false, true, vec![xterm, ("COLUMNS", "x"), ("NO_COLOR", "1")], Style::Terminal { width: 80, colour: false }),
+        (false, true, vec![xterm, ("COLUMNS", "0"), ("NO_COLOR", "")], Style::Terminal { width: 80, colour: true }),
     ] {
         let variable = |name: &str| variables.iter().find(|v| v.0 == name).map(|v| v.1.to_string());
         assert_eq!(Style::of(quiet, terminal, variable, || None), style);
     }
-    let measured = Style::of(false, true, |_| None, || Some(132));
+    let measured = Style::of(false, true, |name| (name == "TERM").then(|| "xterm".into()), || Some(132));
     assert_eq!(measured, Style::Terminal { width: 132, colour: true });
 }
 

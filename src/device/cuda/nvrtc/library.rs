@@ -5,7 +5,7 @@
 
 use super::Source;
 use crate::error::{Error, Kind, Result};
-use crate::files::private::is_trusted;
+use crate::files::{self, private::is_trusted};
 use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -105,7 +105,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 
 /// Lists the files in `folder` whose names begin so, the highest first.
 fn listed(folder: &Path, begin: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let entries = files::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let begins = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(begin));
     let mut found: Vec<PathBuf> = entries.filter(begins).collect();
     found.sort();
