@@ -47,7 +47,7 @@ pub(super) fn flags() -> [Arg; 9] {
         flag("data", Kind::Text, "data set, or a folder that holds one [that of the run]", None),
         flag("weights", WEIGHTS, "which of a run's weights [average, where it made one]", None),
         flag("subset", SUBSET, "which training images [those of the run, where it is known]", None),
-        flag("labels", LABELS, "labels of training images: as the run had them, or right [run]; or of CIFAR-100", None),
+        flag("labels", LABELS, "training labels: the run's [run] or the right ones; or which of CIFAR-100", None),
         flag_like("batch", "eval-batch"),
         flag_like("threads", "threads"),
         flag_like("device", "device"),

@@ -34,8 +34,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 /// Draws what is in the folder `from` into the folder `to`; returns the names of the files.
 fn draw(from: &Path, to: &Path) -> Result<Vec<&'static str>> {
     if from.join(folder::REQUEST).is_file() {
-        compare::redraw(from, to)?;
-        return Ok(folder::OUTPUTS.to_vec());
+        return compare::redraw(from, to);
     }
     if let Ok(config) = RunFolder::config_of(from) {
         let recipe = Recipe::read(&config)?;

@@ -153,16 +153,19 @@ pub fn resume_line(folder: &Path) -> String {
 }
 
 /// Writes the report of the comparison in `folder` to the folder `to`, from its results.json alone: no run needs to be there.
+/// Returns the names of the files, among which results.json itself is not.
 ///
 /// # Errors
 /// NoInput, Data: `folder` is not that of a comparison, or has no sound results.json. Those of [`Plan::new`] and [`write()`].
-pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
+pub fn redraw(folder: &Path, to: &Path) -> Result<Vec<&'static str>> {
     let plan = Plan::new(folder::request_of(folder)?)?;
     let path = folder.join(RESULTS);
     let bytes = read_bytes(&path, MAX_JSON)?;
     let wrong = |e: &dyn std::fmt::Display| Error::data(format!("{}: {e}", path.display()));
     let json = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
-    write(&Results::from_json(&plan, &json).map_err(|e| wrong(&e))?, to)
+    let results = Results::from_json(&plan, &json).map_err(|e| wrong(&e))?;
+    let drawn: Vec<_> = texts(&results).into_iter().filter(|(name, _)| *name != RESULTS).collect();
+    drawn.into_iter().map(|(name, text)| write_atomic(&to.join(name), text.as_bytes()).map(|()| name)).collect()
 }
 
 /// Writes results.json, table.md, curves.svg and report.html, each as a whole.
@@ -170,7 +173,13 @@ pub fn redraw(folder: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// CantCreate, Io: one cannot be written.
 pub fn write(results: &Results<'_>, folder: &Path) -> Result<()> {
+    let mut all = texts(results).into_iter();
+    all.try_for_each(|(name, text)| write_atomic(&folder.join(name), text.as_bytes()))
+}
+
+/// The files of a comparison: name and text.
+fn texts(results: &Results<'_>) -> impl IntoIterator<Item = (&'static str, String)> + use<> {
     let figure = figure::curves(results);
     let texts = [report::markdown(results), html::page(results, &figure), results.to_text(), figure.to_svg()];
-    folder::OUTPUTS.iter().zip(texts).try_for_each(|(name, text)| write_atomic(&folder.join(name), text.as_bytes()))
+    folder::OUTPUTS.into_iter().zip(texts)
 }
