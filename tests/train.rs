@@ -123,7 +123,7 @@ fn a_run_that_is_stopped_and_resumed_comes_to_the_same_bits_as_one_that_is_not()
             }
             let done = samcore(&folder.0, &line).well();
             let last = stops.last().unwrap();
-            assert!(done.stderr.contains(&format!("going on after step {last}")), "{}", done.stderr);
+            assert!(done.stderr.contains(&format!("resuming after step {last}")), "{}", done.stderr);
             assert_same(&run, &unbroken);
             assert_eq!(names(&run), WHOLE);
         }

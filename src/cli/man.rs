@@ -20,10 +20,10 @@ pub const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("samcore study corrupt runs/sam/best.safetensors --out corrupt", "How much accuracy corrupted parameters cost."),
     ("samcore study sharpness runs/sam/best.safetensors", "How the loss grows around the trained weights."),
-    ("samcore train --resume runs/sam", "Go on after Ctrl-C, a kill or a power cut."),
+    ("samcore train --resume runs/sam", "Resume after Ctrl-C, a kill or a power cut."),
     ("samcore train --config runs/sam/config.toml --seed 1", "The same run from another seed."),
     ("samcore train --tensorboard --out runs/watched && tensorboard --logdir runs", "Watch runs in TensorBoard."),
-    ("samcore check conv2d cnn", "Hold an operation and a model to their definitions."),
+    ("samcore check conv2d cnn", "Check an operation and a model against their definitions."),
     ("samcore data fetch cifar-10", "Download a data set, or continue an interrupted download."),
     (
         "samcore data noise cifar-10 --rate 0.4 --out noisy",
@@ -37,17 +37,17 @@ pub const EXAMPLES: &[(&str, &str)] = &[
 /// Variables that the program heeds.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("SAMCORE_DATA", "Folder that holds the known data sets; looked in before data, here and beside the program."),
-    ("SAMCORE_ISA", "avx512, avx2 or plain: the instruction set to use, for a lesser one than the CPU has."),
+    ("SAMCORE_ISA", "avx512, avx2 or plain: an instruction set below the CPU's best."),
     ("SAMCORE_CONV", "direct, f2 or f4: how a CPU computes 3x3 convolutions of stride 1, instead of by the rule."),
     (
         "SAMCORE_CACHE",
         "Folder for compiled kernels, writable by you alone, instead of samcore in XDG_CACHE_HOME or ~/.cache.",
     ),
     ("SAMCORE_KERNELS", "Folder to read kernel sources from (a copy of kernels/), instead of those in the program."),
-    ("SAMCORE_NVRTC", "File of NVIDIA's run-time compiler (libnvrtc.so.13), for another than the one that is found."),
+    ("SAMCORE_NVRTC", "File of NVIDIA's run-time compiler (libnvrtc.so.13), instead of the one that is found."),
     ("CUDA_LAUNCH_BLOCKING", "With 1, every launch on a GPU is waited for, so that an error names its kernel."),
     ("SAMCORE_RUNGS", "plain, mma, wgmma, or a table that bench --tune wrote: which convolution kernels a GPU takes."),
-    ("COLUMNS", "Width of the progress line, where the terminal's is not the one to use."),
+    ("COLUMNS", "Width of the progress line, instead of the terminal's."),
     ("NO_COLOR", "If set and not empty, progress is shown without colour."),
     ("TERM", "With dumb, progress is shown in plain lines."),
 ];

@@ -121,7 +121,7 @@ fn dispatch(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
         Some((command, own)) => (command.run)(own),
         None => {
             let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
-            Err(Error::usage(format!("a command is missing: {}; 'samcore --help' tells more", names.join(", "))))
+            Err(Error::usage(format!("a command is missing: {}; see 'samcore --help'", names.join(", "))))
         }
     }
 }
@@ -155,7 +155,7 @@ fn run_action(command: &str, actions: &[Subcommand], matches: &ArgMatches) -> Re
         Some((action, own)) => (action.run)(own),
         None => {
             let names: Vec<&str> = actions.iter().map(|a| a.name).collect();
-            let message = format!("an action is missing: {}; 'samcore {command} --help' tells more", names.join(", "));
+            let message = format!("an action is missing: {}; see 'samcore {command} --help'", names.join(", "));
             Err(Error::usage(message))
         }
     }
@@ -211,15 +211,15 @@ mod tests {
     #[test]
     fn command_lines_that_cannot_be_read_get_one_line() {
         let names = COMMANDS.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
-        let missing = format!("a command is missing: {names}; 'samcore --help' tells more");
+        let missing = format!("a command is missing: {names}; see 'samcore --help'");
         for (line, message) in [
             ("samcore", &missing[..]),
             ("samcore trian", "unknown command 'trian'; did you mean 'train'?"),
             ("samcore dance", "unknown command 'dance'; '--help' lists all"),
             ("samcore compel", "unknown command 'compel'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
-            ("samcore data", "an action is missing: list, fetch, verify, noise; 'samcore data --help' tells more"),
-            ("samcore study", "an action is missing: corrupt, sharpness; 'samcore study --help' tells more"),
+            ("samcore data", "an action is missing: list, fetch, verify, noise; see 'samcore data --help'"),
+            ("samcore study", "an action is missing: corrupt, sharpness; see 'samcore study --help'"),
             ("samcore data fech", "unknown command 'fech'; did you mean 'fetch'?"),
             ("samcore data fetch cifar10", "unknown data set 'cifar10'; did you mean 'cifar-10'?"),
             ("samcore data fetch cifar-10 --url ftp://x", "--url must begin with http:// or https://, not 'ftp://x'"),

@@ -131,7 +131,7 @@ fn examine(
 
 /// Describes sound files as a set. A set with some files of a known set and some others counts as damaged.
 fn conclude(folder: &Path, named: bool, known: Option<&Known>, noise: bool, files: &[FileReport]) -> Result<String> {
-    let noise = if noise { format!("; training labels are noisy, as {NOISE_FILE} tells") } else { String::new() };
+    let noise = if noise { format!("; training labels are noisy, as {NOISE_FILE} says") } else { String::new() };
     let Some(known) = known else {
         return Ok(format!("sound; no known data set{noise}"));
     };
@@ -144,7 +144,7 @@ fn conclude(folder: &Path, named: bool, known: Option<&Known>, noise: bool, file
         return Ok(format!("the original files of {}, but for labels{noise}", known.name));
     }
     if same + noisy == 0 && !named {
-        return Ok(format!("sound, but not the files of {}; nothing tells where they come from{noise}", known.name));
+        return Ok(format!("sound, but not the files of {}; their origin is unknown{noise}", known.name));
     }
     let others: Vec<_> =
         files.iter().filter(|f| f.verdict != Verdict::Original).filter_map(|f| f.path.file_name()).collect();

@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
     row(LEARNING_RATE, "head-lr", NOT_NEGATIVE, |r| Field::Number(&mut r.head_lr),
         "peak rate of the last linear layer; 0: as the others"),
     row(LEARNING_RATE, "group-lr", Kind::Rates, |r| Field::Names(&mut r.group_lr),
-        "peak rates by layer:  layer4=0.01,fc=0.1"),
+        "peak rates by layer: layer4=0.01,fc=0.1"),
     row(LEARNING_RATE, "schedule", Kind::Choice(&Shape::NAMES), |r| Field::Shape(&mut r.schedule),
         "shape of the learning rate"),
     row(LEARNING_RATE, "warmup", SHARE, |r| Field::Number(&mut r.warmup),

@@ -292,7 +292,7 @@ impl Init {
             lines.push(format!("  names in the file begin with {}", self.prefix));
         }
         if let Some(name) = &self.summed {
-            lines.push(format!("  {name}: summed over the colours, for images are grey here"));
+            lines.push(format!("  {name}: summed over the colours, as images are grey here"));
         }
         let other = |(name, file, here): &(String, Vec<usize>, Vec<usize>)| format!("{name} {file:?}, here {here:?}");
         let reshaped: Vec<String> = self.reshaped.iter().map(other).collect();

@@ -54,7 +54,7 @@ impl Counts {
         if let Some(r) = self.relabelled {
             let known = match (r.wrong_before, r.corrected, r.spoiled) {
                 (Some(wrong), Some(corrected), Some(spoiled)) => {
-                    format!("; of {wrong} wrong ones {corrected} are right now, {spoiled} right ones have become wrong")
+                    format!("; fixed {corrected} of {wrong} wrong labels, broke {spoiled} correct ones")
                 }
                 _ => String::new(),
             };
@@ -73,7 +73,7 @@ impl Counts {
 /// Usage: one that does nothing by itself.
 pub fn check(recipe: &Recipe) -> Result<()> {
     if recipe.noise_all && recipe.label_noise == 0.0 {
-        return Err(Error::usage("--noise-all says how labels are drawn; give --label-noise, the share that is"));
+        return Err(Error::usage("--noise-all needs --label-noise, the share of labels that are drawn"));
     }
     engine::setup(recipe).map(|_| ())
 }
@@ -246,7 +246,7 @@ fn add_noise(data: &mut DataSet, recipe: &Recipe) -> Result<Option<Vec<u8>>> {
     }
     if recorded.is_some() {
         let folder = data.folder.display();
-        let message = format!("--label-noise: {folder} has noisy labels already, as its {NOISE_FILE} tells");
+        let message = format!("--label-noise: {folder} has noisy labels already, as its {NOISE_FILE} says");
         return Err(Error::usage(format!("{message}; give the set that it was made of, or leave the flag out")));
     }
     let Some(noisy) = noisy(data, recipe)? else { return Ok(recorded) };

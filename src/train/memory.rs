@@ -106,7 +106,7 @@ impl Need<'_> {
     /// The batches that would fit into `free` bytes.
     fn advice(&self, free: usize) -> String {
         let left = free.saturating_sub(self.fixed);
-        let none = format!("no batch would fit, for {} MiB do not depend on it", self.fixed >> 20);
+        let none = format!("no batch would fit: {} MiB do not depend on it", self.fixed >> 20);
         let (mut ways, mut parts) = (vec![], None);
         for batch in self.batches.iter().filter(|b| b.bytes > left) {
             let fits = (left as u128 * batch.images as u128 / batch.bytes.max(1) as u128) as usize;
@@ -140,7 +140,7 @@ mod tests {
             (1100, vec![batch(900), evaluation(2000)], "about --eval-batch 256 would fit"),
             (600, vec![batch(1000), evaluation(2000)], "about --batch 64 and --eval-batch 128 would fit"),
             (110, vec![batch(1000)], "about --batch 1 would fit"),
-            (100, vec![batch(1000)], "no batch would fit, for 0 MiB do not depend on it"),
+            (100, vec![batch(1000)], "no batch would fit: 0 MiB do not depend on it"),
         ] {
             let advice = Need { fixed: 100, batches }.advice(free);
             assert!(advice.starts_with(says), "{advice}");

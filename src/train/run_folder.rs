@@ -188,7 +188,7 @@ impl RunFolder {
 
     /// Returns the warning for a folder on a file system without locks.
     pub fn warning(&self) -> Option<String> {
-        let what = "is on a file system without locks; see to it that no other process writes there";
+        let what = "is on a file system without locks; make sure that no other process writes there";
         (!self.lock.locked).then(|| format!("{} {what}", self.path.display()))
     }
 

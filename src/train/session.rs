@@ -175,7 +175,9 @@ impl Session {
             .note(&format!("{training} training, {held_out}{} test images; best by {best} accuracy", data.test.count));
         let left_over = training as u64 - per_epoch * recipe.batch as u64;
         if left_over > 0 {
-            progress.note(&format!("each epoch leaves out {left_over} images that fill no batch, others each time"));
+            progress.note(&format!(
+                "each epoch leaves out {left_over} images that do not fill a batch, different ones each time"
+            ));
         }
         data.missing_classes(&train_order).iter().for_each(|line| progress.note(line));
         labels.counts().sentences().iter().for_each(|line| progress.note(line));
@@ -183,7 +185,7 @@ impl Session {
         told.iter().for_each(|line| progress.note(line));
         progress.note(&format!("folder {}", folder.path().display()));
         if position.step > 0 && position.step < last_step {
-            progress.note(&format!("going on after step {} of {total}", position.step));
+            progress.note(&format!("resuming after step {} of {total}", position.step));
         }
         if let Some(before) = began_with {
             progress

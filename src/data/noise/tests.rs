@@ -108,7 +108,7 @@ fn noisy_fashion_mnist_keeps_its_constants_and_is_verified_as_such() {
     let conclusion = |place: &Path| verify(&place.to_string_lossy()).unwrap().conclusion;
     assert_eq!(
         conclusion(&noisy).unwrap(),
-        "the original files of fashion-mnist, but for labels; training labels are noisy, as noise.json tells"
+        "the original files of fashion-mnist, but for labels; training labels are noisy, as noise.json says"
     );
     // A label that the record does not explain, and a file that is no record.
     let labels = noisy.join("train-labels-idx1-ubyte");

@@ -242,7 +242,7 @@ mod tests {
         }
         let damage = &study.damages()[0];
         assert_eq!((damage.ratio, damage.random_eps), (None, None));
-        assert!(study.to_text().contains("; random costs nothing; random costs that nowhere on the grid"));
+        assert!(study.to_text().contains("; random costs nothing; random corruption never costs that on this grid"));
         // Where the gradient-based one costs nothing either, there is nothing to compare.
         for row in &mut study.rows {
             row.scores.accuracy = 0.9;

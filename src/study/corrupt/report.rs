@@ -237,6 +237,6 @@ fn sentence(damage: &Damage) -> String {
     text += &ratio.map_or("; random costs nothing".into(), |ratio| format!(", a factor of {ratio:.1}"));
     match random_eps {
         Some(other) => text + &format!("; random needs eps = {other:.3}, {:.1} times as much", other / eps),
-        None => text + "; random costs that nowhere on the grid",
+        None => text + "; random corruption never costs that on this grid",
     }
 }
