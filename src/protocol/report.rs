@@ -224,10 +224,12 @@ pub fn repeat(plan: &Plan) -> String {
         _ => seeds.join(","),
     };
     let own = [("opt", request.optimizers.join(",")), ("seeds", seeds), ("budget", request.budget.name().to_owned())];
-    // Own settings of optimizers in which the runs differ are each optimizer's defaults.
-    let own_of_some = |s: &Setting| OPTIMIZERS.iter().any(|row| row.settings.contains(&s.name));
+    let owned = |s: &Setting| OPTIMIZERS.iter().any(|row| row.settings.contains(&s.name));
+    let compared = |s: &Setting| plan.shares.iter().any(|share| share.optimizer.settings.contains(&s.name));
     let same = |s: &Setting| plan.runs.iter().all(|run| s.get(&run.recipe) == s.get(&request.recipe));
-    let common = course().filter(|s| !own_of_some(s) || same(s));
+    // Of the settings of single optimizers, those of others change nothing, and those in which the runs differ are each
+    // optimizer's defaults.
+    let common = course().filter(|s| !owned(s) || compared(s) && same(s));
     let settings = common.map(|s| (s.name, s.get(&request.recipe))).map(|(name, value)| match value {
         Value::List(v) if v.is_empty() => (name, String::new()),
         value => (name, value.to_string()),
