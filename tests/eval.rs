@@ -112,6 +112,10 @@ fn the_average_that_a_run_was_evaluated_by_is_what_is_measured() {
     let begun =
         samcore(&folder.0, &format!("{common} --init ema9/last.safetensors --steps 0 --json --out begun")).well();
     assert_eq!(format!("{:.6}", begun.json()["test_loss"].as_f64().unwrap()), loss(eval("ema9/last", "")));
+    let relabelled =
+        samcore(&folder.0, &format!("{common} --relabel ema9/last.safetensors --steps 1 --out relabelled"));
+    let says = "--relabel: predictions are those of the running average in ema9/last.safetensors\n";
+    assert!(relabelled.stderr.contains(says), "{}", relabelled.stderr);
     // A run without an average says nothing of one.
     samcore(&folder.0, &format!("{common} --epochs 1 --out plain")).well();
     assert!(!samcore(&folder.0, "eval plain/last.safetensors").well().stdout.contains("weights"));

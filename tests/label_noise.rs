@@ -41,7 +41,7 @@ fn noise_in_memory_is_the_noise_that_is_written() {
         assert!(content(&one, "steps.jsonl") == content(&two, "steps.jsonl"));
     }
     samcore(&folder.0, &format!("{COMMON} {NOISE} --data noisy-all --out again"))
-        .refused(2, "--label-noise: noisy-all has noisy labels already, as its noise.json tells");
+        .refused(2, "--label-noise: noisy-all has noisy labels already, as its noise.json says");
     assert!(!folder.path("again").exists());
 }
 

@@ -6,6 +6,7 @@
 
 use super::checkpoint::{Checkpoint, Weights};
 use super::engine::{self, Evaluator, JUDGED};
+use super::measured::CheckpointRun;
 use super::outcome::Where;
 use super::records::NoiseScores;
 use super::run_folder::RunFolder;
@@ -15,6 +16,7 @@ use crate::device::DatasetBytes;
 use crate::error::{Error, Kind, Result};
 use crate::exec::Exec;
 use crate::files::write_atomic;
+use crate::output::note;
 use crate::recipe::{NO_FILE, Recipe};
 use serde_json::json;
 use std::path::Path;
@@ -277,6 +279,9 @@ fn predicted(file: &Path, recipe: &Recipe, data: &DataSet, order: &[u32]) -> Res
         let (classes, model) = (data.classes, opened.subject.classes);
         let message = format!("{} predicts {model} classes, {} has {classes}", file.display(), data.name);
         return Err(named(Error::data(message)));
+    }
+    if CheckpointRun::of(file, &opened).taken(&opened, Weights::Evaluated).map_err(named)?.average {
+        note(&format!("--relabel: predictions are those of the running average in {}", file.display()));
     }
     let device = engine::device(&mut recipe.clone())?;
     let (mut exec, evaluator) = engine::evaluation_only(&graph, device, ("--eval-batch", recipe.eval_batch), &vectors)?;

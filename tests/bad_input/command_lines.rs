@@ -170,7 +170,7 @@ const OTHERS: &[Row] = &[
     ("AutoAugment by level", "train --autoaugment 3", 2, &["--autoaugment must be true or false, not '3'"]),
     ("a preset's crop beyond the image", "train --data tiny --model cnn --batch 4 --augment basic --out new", 2, &["--crop 4 mirrors more than the image has"]),
     ("noise of all labels", "train --label-noise 1", 2, &["--label-noise must be a number from 0 to below 1"]),
-    ("a way to draw noise without noise", "train --data data --noise-all", 2, &["--noise-all says how labels are drawn; give --label-noise"]),
+    ("a way to draw noise without noise", "train --data data --noise-all", 2, &["--noise-all needs --label-noise"]),
     ("a share of no loss's", "train --data data --beta 0.5", 2, &["--beta is for --loss reed-soft and reed-hard"]),
     ("more images than there are", "train --data data --model cnn --batch 8 --train-images 41 --out new", 2, &["--train-images 41 is more than the 40 training images"]),
     ("a batch beyond those used", "train --data data --model cnn --batch 32 --train-images 20 --out new", 2, &["--batch 32 is more than the 20 training images"]),

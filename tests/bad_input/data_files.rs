@@ -39,12 +39,12 @@ const IDX: &[Row] = &[
     ("gz: empty", IMAGES_GZ, |_| vec![], &["is empty"]),
     ("gz: cut", IMAGES_GZ, |b| gzip(b)[..200].to_vec(), &["packed byte 200: the gzip stream is cut off"]),
     ("gz: a byte damaged", IMAGES_GZ, |b| flipped(gzip(b), 100), &["packed byte", "damaged"]),
-    ("gz: bytes behind the end", LABELS_GZ, |b| [gzip(b), vec![1; 9]].concat(), &["packed byte", "the file goes on"]),
+    ("gz: bytes behind the end", LABELS_GZ, |b| [gzip(b), vec![1; 9]].concat(), &["packed byte", "the file does not"]),
     ("gz: packed twice", LABELS_GZ, |b| gzip(&gzip(b)), &["(unpacked), byte 0", "packed twice", "gunzip"]),
     ("little-endian sizes", LABELS, |b| [&b[..4], &[40, 0, 0, 0], &b[8..]].concat(), &["byte 4", "little-endian (40)"]),
     ("gz: content cut", LABELS_GZ, |b| gzip(&b[..30]), &["(unpacked) is truncated: it ends at byte 30 of 48"]),
     ("gz: content over-long", LABELS_GZ, |b| gzip(&[b, b"x"].concat()), &["(unpacked) is too long", "byte 48"]),
-    ("gz: a bomb", IMAGES_GZ, |b| gzip(&[b, &vec![0; 100 << 20]].concat()), &["goes on after byte 7856"]),
+    ("gz: a bomb", IMAGES_GZ, |b| gzip(&[b, &vec![0; 100 << 20]].concat()), &["there is more after byte 7856"]),
     ("gz: a promise", IMAGES_GZ, |_| gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0])), &["byte 4", "can hold"]),
 ];
 
