@@ -2,8 +2,8 @@
 //!
 //! Tiles of 2x2 or 4x4 outputs are transformed to 16 or 36 points, channel by channel; at each point the sum over channels is
 //! a matrix product of its own; and what comes out is transformed back. That takes 2.25 or 4 times fewer products than the
-//! definition, for transforms that work on vectors of channels in cache. Rounding errors are wider: about that of direct
-//! convolution for F(2x2), four to six times that for F(4x4), and spread over a tile, so that they are relative to the
+//! definition, for transforms that work on vectors of channels in cache. Rounding errors differ: about those of direct
+//! convolution for F(2x2), up to three times those for F(4x4), and spread over a tile, so that they are relative to the
 //! largest values of the tile and not to each output's own terms. See docs/precision.md.
 
 mod sweep;
