@@ -321,17 +321,24 @@ fn a_loss_that_is_not_finite_stops_every_later_update_and_the_call_is_named() {
     let (_, mut exec) = on_device(&g, &*sgd, &SLOTS);
     let program = program(&exec);
     let mut weights = exec.download(W).unwrap();
-    let fc = g.params().list().iter().find(|p| p.name == "fc.weight").unwrap().offset;
-    weights[fc] = f32::INFINITY;
-    exec.upload(C, &weights).unwrap();
+    // Finite weights whose products are not.
+    for (name, value) in [("bn.weight", 1e37), ("fc.weight", 1e10)] {
+        let p = g.params().list().iter().find(|p| p.name == name).unwrap();
+        weights[p.offset..p.offset + p.len()].fill(value);
+    }
     let before = [exec.download(W).unwrap(), exec.download(M).unwrap(), exec.download(RUNNING).unwrap()];
+    for vector in [W, C] {
+        exec.upload(vector, &weights).unwrap();
+    }
     exec.run(program, &counters(0)).unwrap();
     assert_eq!(exec.slot_value(FAULT).unwrap(), 1.0);
     let culprit = exec.find_fault(program, &counters(0), &[]).unwrap();
     assert_eq!(culprit, Some(Culprit::Call("pass1.fc.forward".into())));
     // Back to finite weights: the flag stays, and nothing moves.
-    exec.upload(C, &before[0].clone()).unwrap();
+    exec.upload(W, &before[0]).unwrap();
+    exec.upload(C, &vec![0.5; weights.len()]).unwrap();
     exec.run(program, &counters(1)).unwrap();
+    assert_eq!(exec.download(C).unwrap(), before[0], "the compute copy is that of the weights again");
     let after = [exec.download(W).unwrap(), exec.download(M).unwrap(), exec.download(RUNNING).unwrap()];
     assert_eq!(before, after);
 }
