@@ -85,15 +85,19 @@ mod tests {
 
     const CHILD: &str = "train::signals::tests::child_raises_signals";
 
+    /// What a child says of SIGHUP: it stays ignored if this process, run under nohup, ignores it.
+    fn hangup() -> &'static str {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        if ignored_in(&status, SIGHUP) { "requested by none" } else { "requested by SIGHUP" }
+    }
+
     #[test]
     fn one_signal_asks_and_a_second_ctrl_c_ends_at_once() {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let hangup = if ignored_in(&status, SIGHUP) { "requested by none" } else { "requested by SIGHUP" };
         for (signals, code, output) in [
             ("INT", 0, "requested by SIGINT (Ctrl-C)"),
             ("TERM", 0, "requested by SIGTERM"),
             ("TERM TERM", 0, "requested by SIGTERM"),
-            ("HUP", 0, hangup),
+            ("HUP", 0, hangup()),
             ("USR1 USR1", 0, "requested by SIGUSR1"),
             ("USR2", 0, "requested by SIGUSR2"),
             ("XCPU", 0, "requested by SIGXCPU"),
@@ -110,7 +114,7 @@ mod tests {
     /// As nohup starts it.
     #[test]
     fn a_hangup_that_is_ignored_at_the_start_stays_ignored() {
-        for (caught, output) in [("''", "requested by none"), ("-", "requested by SIGHUP")] {
+        for (caught, output) in [("''", "requested by none"), ("-", hangup())] {
             let test = child(CHILD);
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("trap {caught} HUP; exec \"$0\" \"$@\"")]);
