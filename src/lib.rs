@@ -36,6 +36,7 @@ pub mod interp;
 mod lower;
 pub mod models;
 pub mod nn;
+pub mod npz;
 pub mod ops;
 pub mod optim;
 pub mod output;

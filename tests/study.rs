@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Folder, idx, names_in, samcore};
+use common::{Folder, idx, names_in, samcore, start, wait_until};
 use samcore::data;
 use samcore::device::cpu::CpuDevice;
 use samcore::graph::{Graph, ImageSource};
@@ -49,7 +49,7 @@ fn a_linear_model_is_corrupted_as_worked_out_by_hand() {
     // Batches of one: the gradient is a mean over two of them, and of five rows: three of them pad.
     for rows in [1, 5] {
         let device = Box::new(CpuDevice::new(1).unwrap());
-        let mut probe = Probe::new(&graph, device, &[rows], &vectors).unwrap();
+        let mut probe = Probe::new(&graph, device, &[rows], &vectors, 0).unwrap();
         probe.set_dataset(TRAIN, &data.train).unwrap();
         probe.set_dataset(TEST, &data.test).unwrap();
         let slope = probe.slope(&weights, TRAIN, &[0, 1]).unwrap();
@@ -197,4 +197,26 @@ fn results_do_not_depend_on_the_number_of_threads() {
         };
         assert_eq!(csv(1), csv(2), "{action}");
     }
+}
+
+#[test]
+fn a_killed_study_goes_on_with_the_same_command_and_gives_the_same_result() {
+    let folder = trained("study-killed");
+    let flags = "study sharpness run/last.safetensors --kind plain --rho 0.05 --m 1 --images 40 --steps 40 --quiet";
+    let mut running = start(&folder.0, &format!("{flags} --out killed"));
+    let journal = folder.path("killed/sharpness.journal");
+    let lines = || fs::read_to_string(&journal).unwrap_or_default().lines().count();
+    wait_until("four lines of the journal", || lines() >= 4);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let kept = lines();
+    assert!((4..41).contains(&kept), "{kept} lines");
+    let other = flags.replace("--steps 40", "--steps 41");
+    samcore(&folder.0, &format!("{other} --out killed"))
+        .refused(73, "steps is 40 there and 41 here; give another --out");
+    assert_eq!(lines(), kept);
+    let resumed = samcore(&folder.0, &format!("{flags} --out killed --json")).well().json();
+    let whole = samcore(&folder.0, &format!("{flags} --json")).well().json();
+    assert_eq!(resumed, whole);
+    assert_eq!(names_in(&folder.path("killed")), ["sharpness.csv", "sharpness.json", "sharpness.svg"]);
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use crate::protocol::{compare, folder};
 use crate::recipe::Recipe;
-use crate::study::restore::{Restored, restore};
+use crate::study::{STUDIES, StudyRow};
 use crate::train::curves::{self, Caption};
 use crate::train::run_folder::RunFolder;
 use clap::{Arg, ArgMatches, Command, ValueHint};
@@ -45,20 +45,15 @@ fn draw(from: &Path, to: &Path) -> Result<Vec<&'static str>> {
         curves::draw(&caption, &from.join("metrics.csv"), &from.join("steps.jsonl"), &to.join("curves.svg"))?;
         return Ok(vec!["curves.svg"]);
     }
-    let results = ["corrupt.json", "sharpness.json"].map(|name| from.join(name));
-    let Some(file) = results.iter().find(|file| file.is_file()) else {
+    let result = |study: &StudyRow| from.join(format!("{}.json", study.name));
+    let Some(study) = STUDIES.iter().find(|study| result(study).is_file()) else {
         let message = format!("{} is the folder of no run, comparison or study", from.display());
         return Err(Error::new(ErrorKind::NoInput, message));
     };
-    let bytes = read_bytes(file, MAX_JSON)?;
+    let file = result(study);
+    let bytes = read_bytes(&file, MAX_JSON)?;
     let json = serde_json::from_slice(&bytes).map_err(|e| Error::data(format!("{}: {e}", file.display())))?;
-    let wrong = || Error::data(format!("{} is not the result of 'samcore study'", file.display()));
-    let figures = match restore(&json).ok_or_else(wrong)? {
-        Restored::Corrupt(source, study) => {
-            let map = study.map(&source).map(|map| ("layers.svg", map.to_svg()));
-            [("corrupt.svg", study.curves(&source).to_svg())].into_iter().chain(map).collect()
-        }
-        Restored::Sharpness(source, study) => vec![("sharpness.svg", study.curves(&source).to_svg())],
-    };
+    let wrong = || Error::data(format!("{} is not the result of 'samcore study {}'", file.display(), study.name));
+    let figures = (study.figures)(&json).ok_or_else(wrong)?;
     figures.into_iter().map(|(name, svg)| write_atomic(&to.join(name), svg.as_bytes()).map(|()| name)).collect()
 }

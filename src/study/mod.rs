@@ -5,6 +5,7 @@
 
 pub mod corrupt;
 mod direction;
+pub mod journal;
 pub mod restore;
 pub mod sharpness;
 
@@ -25,6 +26,33 @@ use crate::train::memory;
 use crate::train::records::Scores;
 use serde_json::{Value, json};
 use std::ops::Range;
+
+/// Names of files and their SVG.
+pub type Figures = Vec<(&'static str, String)>;
+
+/// A kind of study, as `samcore study` and `samcore plot` know it.
+pub struct StudyRow {
+    /// The action of `samcore study`; its result is `NAME.json` in the folder of --out.
+    pub name: &'static str,
+    /// One line for the list of actions.
+    pub about: &'static str,
+    /// Draws the figures of a result again. None if the object is not such a result.
+    pub figures: fn(&Value) -> Option<Figures>,
+}
+
+/// All studies, in the order of the help text.
+pub const STUDIES: &[StudyRow] = &[
+    StudyRow {
+        name: "corrupt",
+        about: "Measure how much accuracy corrupted parameters cost",
+        figures: restore::corrupt_figures,
+    },
+    StudyRow {
+        name: "sharpness",
+        about: "Measure by how much the loss grows around the trained weights",
+        figures: restore::sharpness_figures,
+    },
+];
 
 /// A model on a device, ready to be measured at other parameters than its own.
 pub struct Probe {
@@ -49,10 +77,17 @@ pub struct Slope {
 
 impl Probe {
     /// Records evaluation and gradient for batches of each of `rows` images, and uploads running statistics and weights.
+    /// `host` are the bytes that the study will take beside the programs, which must fit into the machine's memory too.
     ///
     /// # Errors
     /// If the model cannot be planned or the device has too little memory.
-    pub fn new(graph: &Graph, device: Box<dyn Device>, rows: &[usize], vectors: &Vectors) -> Result<Probe> {
+    pub fn new(
+        graph: &Graph,
+        device: Box<dyn Device>,
+        rows: &[usize],
+        vectors: &Vectors,
+        host: usize,
+    ) -> Result<Probe> {
         let mut sizes = rows.to_vec();
         sizes.sort_unstable();
         sizes.dedup();
@@ -68,7 +103,8 @@ impl Probe {
         };
         let programs = sizes.into_iter().map(&mut record).collect::<Result<_>>()?;
         let recording = Recording::of(recorder);
-        memory::check(&*device, &recording, "--batch", rows.iter().copied().max().unwrap_or(0), 0)?;
+        let host = if device.own_memory() { 0 } else { host };
+        memory::check(&*device, &recording, "--batch", rows.iter().copied().max().unwrap_or(0), host)?;
         let mut exec = Exec::new(device, recording)?;
         engine::put(&mut exec, vectors)?;
         Ok(Probe { exec, programs })

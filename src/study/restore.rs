@@ -2,7 +2,7 @@
 
 use super::corrupt;
 use super::sharpness::{self, Scaled};
-use super::{Draw, Entries, Layer, Source};
+use super::{Draw, Entries, Figures, Layer, Source};
 use crate::data::known::Known;
 use crate::optim::Norm;
 use crate::train::records::Scores;
@@ -27,7 +27,20 @@ pub fn restore(json: &Value) -> Option<Restored> {
     }
 }
 
-fn source(json: &Value) -> Option<Source> {
+/// The figures of a study of corruptions.
+pub fn corrupt_figures(json: &Value) -> Option<Figures> {
+    let Restored::Corrupt(source, study) = restore(json)? else { return None };
+    let map = study.map(&source).map(|map| ("layers.svg", map.to_svg()));
+    Some([("corrupt.svg", study.curves(&source).to_svg())].into_iter().chain(map).collect())
+}
+
+/// The figures of a study of sharpness.
+pub fn sharpness_figures(json: &Value) -> Option<Figures> {
+    let Restored::Sharpness(source, study) = restore(json)? else { return None };
+    Some(vec![("sharpness.svg", study.curves(&source).to_svg())])
+}
+
+pub(super) fn source(json: &Value) -> Option<Source> {
     let text = |key: &str| json[key].as_str().map(str::to_owned);
     let data = text("data")?;
     let named = Known::by_name(&data).map(|known| known.class_names.len() as u64);

@@ -359,8 +359,8 @@ fn rate(count: f64, time: Duration) -> f64 {
     count / time.as_secs_f64().max(1e-9)
 }
 
-/// `m:ss` or `h:mm:ss`; `-` where it cannot be told.
-fn clock_face(seconds: f64) -> String {
+/// Returns a time as `m:ss` or `h:mm:ss`; `-` if it is not known.
+pub(crate) fn clock_face(seconds: f64) -> String {
     // Four weeks are more than any run here takes, and more than an early guess is worth.
     if !seconds.is_finite() || seconds > 28.0 * 86_400.0 {
         return "-".into();

@@ -10,8 +10,10 @@ use super::{Direction, Draw, Entries, Layer, Probe, norm as length};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Graph;
 use crate::optim::Norm;
+use crate::study::journal::Journal;
 use crate::train::engine::{TEST, TRAIN};
 use crate::train::records::Scores;
+use serde_json::{Value, json};
 
 /// Settings of the study.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +30,27 @@ pub struct Settings {
     /// Numbers of the training images that the gradient is of, and of the test images that are measured.
     pub gradient_images: Vec<u32>,
     pub test_images: Vec<u32>,
+}
+
+impl Settings {
+    /// Returns the number of measurements: one for each corruption.
+    pub fn measurements(&self) -> usize {
+        let points: usize = self.norms.iter().map(|(_, grid)| grid.len()).sum();
+        points * (self.entries.len() * (1 + self.seeds.len()) + self.layers.len())
+    }
+
+    /// Returns the settings for the study's journal.
+    pub fn to_json(&self) -> Value {
+        let norms: Vec<_> = self.norms.iter().map(|(norm, grid)| json!([report::name(*norm), grid])).collect();
+        let entries: Vec<_> = self.entries.iter().map(Entries::to_string).collect();
+        let layers: Vec<_> = self.layers.iter().map(|layer| &layer.name).collect();
+        let draw = Draw::NAMES[self.draw as usize];
+        let images = [self.gradient_images.len(), self.test_images.len()];
+        json!({
+            "norms": norms, "n": entries, "seeds": self.seeds, "random": draw, "layers": layers,
+            "gradient and test images": images,
+        })
+    }
 }
 
 /// One corruption and its effect.
@@ -83,8 +106,8 @@ pub struct Study {
     pub rows: Vec<Row>,
 }
 
-/// Measures the model of `graph`, whose weights are `weights`, on the data sets that `probe` has. `told` hears how many of how
-/// many corruptions are done.
+/// Measures the model of `graph`, whose weights are `weights`, on the data sets that `probe` has; each corruption is a
+/// measurement of `journal`.
 ///
 /// # Errors
 /// NotFinite: the gradient is not finite. Those of the device.
@@ -93,7 +116,7 @@ pub fn run(
     graph: &Graph,
     weights: &[f32],
     settings: Settings,
-    told: &mut dyn FnMut(usize, usize),
+    journal: &mut Journal<'_>,
 ) -> Result<Study> {
     let whole = Layer::whole(graph);
     let slope = probe.slope(weights, TRAIN, &settings.gradient_images)?;
@@ -102,20 +125,25 @@ pub fn run(
         return Err(Error::new(Kind::NotFinite, "the gradient at the trained weights is not finite"));
     }
     let clean = probe.scores(weights, TEST, &settings.test_images)?;
-    let points: usize = settings.norms.iter().map(|(_, grid)| grid.len()).sum();
-    let total = points * (settings.entries.len() * (1 + settings.seeds.len()) + settings.layers.len());
-    let mut rows = Vec::with_capacity(total);
-    let mut measure = |layer: &Layer, norm, entries, grid: &[f64], direction: &Direction, seed| -> Result<()> {
-        for eps in grid {
-            let scores = probe.scores(&direction.corrupted(weights, *eps), TEST, &settings.test_images)?;
-            let changed = if *eps == 0.0 { 0 } else { direction.len() };
-            let first_order = eps * direction.along(&slope.gradient);
-            let layer = layer.name.clone();
-            rows.push(Row { layer, norm, entries, changed, eps: *eps, seed, scores, first_order });
-            told(rows.len(), total);
-        }
-        Ok(())
-    };
+    let mut rows = Vec::with_capacity(settings.measurements());
+    let mut measure =
+        |layer: &Layer, norm, entries, grid: &[f64], direction: &Direction, seed: Option<u64>| -> Result<()> {
+            for eps in grid {
+                let kind = seed.map_or_else(|| "gradient".to_owned(), |seed| seed.to_string());
+                let key = format!("{}/{}/{entries}/{eps}/{kind}", layer.name, norm as usize);
+                let scores = journal.measure(&key, || {
+                    let scores = probe.scores(&direction.corrupted(weights, *eps), TEST, &settings.test_images)?;
+                    Ok(vec![scores.loss, scores.accuracy])
+                })?;
+                let [loss, accuracy] = scores[..] else { return Err(Error::internal("a corruption's scores")) };
+                let scores = Scores { loss, accuracy };
+                let changed = if *eps == 0.0 { 0 } else { direction.len() };
+                let first_order = eps * direction.along(&slope.gradient);
+                let layer = layer.name.clone();
+                rows.push(Row { layer, norm, entries, changed, eps: *eps, seed, scores, first_order });
+            }
+            Ok(())
+        };
     for (norm, grid) in &settings.norms {
         for entries in &settings.entries {
             let n = entries.of(whole.len());

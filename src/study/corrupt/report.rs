@@ -7,7 +7,7 @@ use crate::study::{Source, field};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-fn name(norm: Norm) -> &'static str {
+pub(super) fn name(norm: Norm) -> &'static str {
     Norm::NAMES[Norm::ALL.iter().position(|n| *n == norm).unwrap_or(0)]
 }
 

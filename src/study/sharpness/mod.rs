@@ -11,7 +11,9 @@ mod report;
 use super::{Probe, norm};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::graph::Graph;
+use crate::study::journal::Journal;
 use crate::train::engine::TRAIN;
+use serde_json::{Value, json};
 
 /// Within what the loss grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns the number of measurements: one for each group.
+    pub fn measurements(&self) -> usize {
+        self.m.iter().map(|m| self.images.len() / m).sum()
+    }
+
+    /// Returns the settings for the study's journal.
+    pub fn to_json(&self) -> Value {
+        let kinds = self.kinds.iter().map(|(kind, grid)| json!([kind.name(), grid])).collect::<Vec<_>>();
+        let scaled = Scaled::NAMES[Scaled::ALL.iter().position(|s| *s == self.scaled).unwrap_or(0)];
+        json!({"kinds": kinds, "m": self.m, "measured": self.images.len(), "steps": self.steps, "scaled": scaled})
+    }
+
     /// # Errors
     /// Usage: a group is larger than the number of images.
     pub fn check(&self) -> Result<()> {
@@ -103,8 +117,8 @@ pub struct Study {
     pub rows: Vec<Row>,
 }
 
-/// Measures the model of `graph`, whose weights are `weights`, on the training images that `probe` has. `told` hears how many
-/// of how many groups are done.
+/// Measures the model of `graph`, whose weights are `weights`, on the training images that `probe` has; each
+/// group is a measurement of `journal`.
 ///
 /// # Errors
 /// Usage: a group is larger than the number of images. NotFinite: a gradient is not finite. Those of the device.
@@ -113,33 +127,42 @@ pub fn run(
     graph: &Graph,
     weights: &[f32],
     settings: Settings,
-    told: &mut dyn FnMut(usize, usize),
+    journal: &mut Journal<'_>,
 ) -> Result<Study> {
     settings.check()?;
-    let images = settings.images.len();
     let slope = probe.slope(weights, TRAIN, &settings.images)?;
-    let total: usize = settings.m.iter().map(|m| images / m).sum();
-    let mut done = 0;
     let scales: Vec<Scale> =
         settings.kinds.iter().map(|(kind, _)| Scale::of(*kind, settings.scaled, graph, weights)).collect();
     let mut rows = Vec::new();
     for m in &settings.m {
         let mut gains: Vec<Vec<Climbed>> =
             settings.kinds.iter().flat_map(|(_, grid)| grid.iter().map(|_| vec![])).collect();
-        for group in settings.images.chunks_exact(*m) {
-            let here = probe.scores(weights, TRAIN, group)?.loss;
-            let gradient = probe.slope(weights, TRAIN, group)?.gradient;
-            let mut at = gains.iter_mut();
-            for ((_, grid), scale) in settings.kinds.iter().zip(&scales) {
-                for (rho, gains) in grid.iter().zip(&mut at) {
-                    let ascent = Ascent { weights, scale, rho: *rho };
+        for (number, group) in settings.images.chunks_exact(*m).enumerate() {
+            let values = journal.measure(&format!("m{m}/group{number}"), || {
+                let here = probe.scores(weights, TRAIN, group)?.loss;
+                let gradient = probe.slope(weights, TRAIN, group)?.gradient;
+                let mut values = vec![here];
+                for ((_, grid), scale) in settings.kinds.iter().zip(&scales) {
                     let direction = scale.direction(&gradient)?;
-                    let flat = direction.iter().all(|d| *d == 0.0);
-                    gains.push(Climbed { here, there: ascent.climb(probe, group, &direction, settings.steps)?, flat });
+                    values.push(f64::from(u8::from(direction.iter().all(|d| *d == 0.0))));
+                    for rho in grid {
+                        let ascent = Ascent { weights, scale, rho: *rho };
+                        values.push(ascent.climb(probe, group, &direction, settings.steps)?);
+                    }
+                }
+                Ok(values)
+            })?;
+            // L(w), then for each kind whether its direction is 0 and L(w + e) for each rho.
+            let mut values = values.into_iter();
+            let mut next = || values.next().ok_or_else(|| Error::internal("a group's measurements"));
+            let here = next()?;
+            let mut at = gains.iter_mut();
+            for (_, grid) in &settings.kinds {
+                let flat = next()? != 0.0;
+                for gains in at.by_ref().take(grid.len()) {
+                    gains.push(Climbed { here, there: next()?, flat });
                 }
             }
-            done += 1;
-            told(done, total);
         }
         let radii = settings.kinds.iter().flat_map(|(kind, grid)| grid.iter().map(move |rho| (*kind, *rho)));
         rows.extend(radii.zip(&gains).map(|((kind, rho), gains)| row(kind, *m, rho, gains)));
