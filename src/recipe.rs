@@ -200,6 +200,8 @@ pub struct Recipe {
     pub batch: usize,
     /// Parts that a batch is computed in.
     pub accumulate: usize,
+    /// Epochs from one evaluation to the next.
+    pub eval_every: usize,
     pub eval_batch: usize,
     pub epochs: usize,
     /// The named recipe that gave the next five their values.
@@ -283,6 +285,7 @@ impl Default for Recipe {
             label_smoothing: 0.0,
             batch: 128,
             accumulate: 1,
+            eval_every: 1,
             eval_batch: 512,
             epochs: 8,
             augmentation: Augmentation::Own,
@@ -345,6 +348,17 @@ impl Recipe {
         let mixed = if self.mixup > 0.0 { "mixed" } else { "" };
         let smoothed = if self.label_smoothing > 0.0 { "smoothed" } else { "" };
         [mixed, smoothed, reed].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Returns whether epoch `epoch`, from 1, ends with an evaluation.
+    pub fn evaluates(&self, epoch: u64) -> bool {
+        epoch.is_multiple_of(self.eval_every as u64) || epoch == self.epochs as u64
+    }
+
+    /// Returns how many of the first `epochs` epochs end with an evaluation.
+    pub fn evaluations(&self, epochs: u64) -> u64 {
+        let every = self.eval_every as u64;
+        epochs / every + u64::from(epochs == self.epochs as u64 && !epochs.is_multiple_of(every))
     }
 
     /// The first step of a run of `total` behind which SWA averages.

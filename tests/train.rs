@@ -1,6 +1,8 @@
 //! Promises of a run's course: the same bits however often it is stopped, killed and resumed, and on any number of threads.
 
 mod common;
+#[path = "train/evaluations.rs"]
+mod evaluations;
 
 use common::{Done, Folder, command, files, metrics, samcore, send, start, steps_told, wait_until};
 use samcore::optim::OPTIMIZERS;
@@ -357,6 +359,8 @@ fn weights_without_a_finite_loss_are_never_saved() {
         ("rate", "--lr 1e38 --warmup 0 --checkpoint-steps 1"),
         ("decay", "--lr 1 --weight-decay 1e37 --warmup 0 --checkpoint-steps 1 --opt msam"),
         ("last", "--lr 1e38 --warmup 0 --steps 1"),
+        // Each epoch is a step, and the first two are not evaluated.
+        ("unevaluated", "--lr 1e38 --warmup 0 --batch 220 --eval-every 3"),
         ("average", "--lr 1e38 --warmup 0 --checkpoint-steps 1 --ema 0.9 --opt sam"),
     ] {
         let done = samcore(&folder.0, &format!("{COMMON} {settings} --out {name}"));

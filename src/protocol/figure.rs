@@ -3,6 +3,7 @@
 use super::plan::{Plan, Share};
 use super::results::{Outcome, Results};
 use crate::plot::{Figure, Panel, Series};
+use crate::recipe::Recipe;
 use crate::train::curves;
 
 /// A panel: title, y label, column of metrics.csv, factor, and the word that panels with one y range share.
@@ -14,11 +15,21 @@ const VIEWS: [View; 3] = [
     ("Test loss", "cross-entropy", "test_loss", 1.0, "loss"),
 ];
 
-/// Returns true if a run of `epochs` epochs ended early or has an epoch without finite losses, as one that diverges does.
-/// Figures show such a run by itself, up to its end, and leave it out of means.
-pub fn ended_early(outcome: &Outcome, epochs: usize) -> bool {
-    let finite = |column| outcome.column(column).iter().filter(|v| f64::is_finite(**v)).count();
-    ["train_loss", "test_loss", "test_accuracy"].into_iter().any(|column| finite(column) < epochs)
+/// Returns true if a run of `recipe` ended early or has an epoch without finite losses, as one that diverges does. Figures
+/// show such a run by itself, up to its end, and leave it out of means.
+pub fn ended_early(outcome: &Outcome, recipe: &Recipe) -> bool {
+    let lacks = |column, due: &dyn Fn(u64) -> bool| {
+        let values = outcome.column(column);
+        let there = |epoch: u64| values.get(epoch as usize - 1).is_some_and(|v| v.is_finite());
+        (1..=recipe.epochs as u64).any(|epoch| due(epoch) && !there(epoch))
+    };
+    let evaluated = |epoch| recipe.evaluates(epoch);
+    lacks("train_loss", &|_| true) || lacks("test_loss", &evaluated) || lacks("test_accuracy", &evaluated)
+}
+
+/// Returns the recipe of the runs of share `share`, but for their seeds.
+fn recipe_of(plan: &Plan, share: usize) -> Option<&Recipe> {
+    plan.runs.iter().find(|run| run.share == share).map(|run| &run.recipe)
 }
 
 /// Draws for each optimizer the mean over its finished seeds as a line, a band from the lowest to the highest seed, and a fine
@@ -47,6 +58,10 @@ pub fn curves(results: &Results<'_>) -> Figure {
     Figure { notes: notes(results), ..Figure::new(&plan.title(), VIEWS.iter().enumerate().map(panel).collect()) }
 }
 
+fn early_of(results: &Results<'_>, share: usize, outcome: &Outcome) -> bool {
+    recipe_of(results.plan, share).is_some_and(|recipe| ended_early(outcome, recipe))
+}
+
 /// The lines of one optimizer in one panel.
 fn lines(results: &Results<'_>, share: usize, column: &str, factor: f64) -> Vec<Series> {
     let of = &results.plan.shares[share];
@@ -55,7 +70,7 @@ fn lines(results: &Results<'_>, share: usize, column: &str, factor: f64) -> Vec<
         values.iter().enumerate().map(at).filter(|(_, value)| value.is_finite()).collect::<Vec<_>>()
     };
     let (early, whole): (Vec<&Outcome>, Vec<&Outcome>) =
-        results.of(share).map(|(_, outcome)| outcome).partition(|outcome| ended_early(outcome, of.epochs));
+        results.of(share).map(|(_, outcome)| outcome).partition(|outcome| early_of(results, share, outcome));
     let early = early.iter().map(|outcome| Series {
         fine: true,
         ended: true,
@@ -71,7 +86,9 @@ fn lines(results: &Results<'_>, share: usize, column: &str, factor: f64) -> Vec<
     let means: Vec<f64> = (0..epochs).map(mean).collect();
     let mut line = Series::new(of.optimizer.name, share, points(&means));
     if values.len() > 1 {
-        line.band = (0..epochs).map(range).map(|(low, high)| (factor * low, factor * high)).collect();
+        // A point of the line has a part of the band, and an epoch without an evaluation has neither.
+        let drawn = (0..epochs).filter(|epoch| means[*epoch].is_finite());
+        line.band = drawn.map(range).map(|(low, high)| (factor * low, factor * high)).collect();
     }
     lines.push(line);
     lines
@@ -86,7 +103,7 @@ fn notes(results: &Results<'_>) -> Vec<String> {
         _ => format!("Lines: mean over {seeds} seeds. Bands: from the lowest to the highest seed."),
     };
     lines += " The second half of the budget sets the y ranges; steeper beginnings are cut off.";
-    let early = |share: usize| results.of(share).any(|(_, o)| ended_early(o, plan.shares[share].epochs));
+    let early = |share: usize| results.of(share).any(|(_, outcome)| early_of(results, share, outcome));
     if (0..plan.shares.len()).any(early) {
         lines += " A cross in a circle: this run ended early; means leave it out.";
     }
@@ -97,8 +114,7 @@ fn notes(results: &Results<'_>) -> Vec<String> {
 /// The settings that all runs share, and for each optimizer its name with its others. The seed is none of them.
 fn settings(plan: &Plan) -> (Vec<String>, Vec<String>) {
     let of = |share: usize| {
-        let recipe = plan.runs.iter().find(|run| run.share == share).map(|run| &run.recipe);
-        let told = recipe.map(curves::settings).unwrap_or_default();
+        let told = recipe_of(plan, share).map(curves::settings).unwrap_or_default();
         told.into_iter().filter(|s| !s.starts_with("seed ")).collect::<Vec<_>>()
     };
     let each: Vec<Vec<String>> = (0..plan.shares.len()).map(of).collect();

@@ -45,7 +45,7 @@ pub struct Share {
     pub gradients_per_step: f64,
     pub epochs: usize,
     pub steps: u64,
-    /// Floating-point operations of a run: its steps, and an evaluation after each epoch.
+    /// Floating-point operations of a run: its steps, and its evaluations.
     pub flops: f64,
 }
 
@@ -103,7 +103,7 @@ impl Plan {
         let device = engine::device(&mut recipe.clone())?;
         let mut init = Ok(());
         let evaluated = data.test.count + held_out.len();
-        let mut an_epoch = vec![];
+        let mut costs_of = vec![];
         for (i, recipe) in recipes.iter().enumerate() {
             recipe.check_together()?;
             let graph = models::classifier(&model, &source, &engine::setup(recipe)?)?;
@@ -111,7 +111,7 @@ impl Plan {
             let programs = engine::record(&mut recorder, &graph, recipe)?;
             let recording = Recording::of(recorder);
             let (a_step, an_image) = programs.flops(|id| recording.programs()[id.0].flops());
-            an_epoch.push(steps_per_epoch as f64 * a_step + evaluated as f64 * an_image);
+            costs_of.push((steps_per_epoch as f64 * a_step, evaluated as f64 * an_image));
             memory::check_run(&*device, &recording, &programs, recipe, data, 0)
                 .map_err(|e| e.context(format!("--opt {}", recipe.opt)))?;
             if i == 0 {
@@ -121,12 +121,16 @@ impl Plan {
         let cost = |(row, recipe): (&&OptimizerRow, &Recipe)| (row.name, (row.gradients)(&recipe.options()));
         let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
-        let share = |i: usize| Share {
-            optimizer: rows[i],
-            gradients_per_step: costs[i].1,
-            epochs: epochs[i],
-            steps: steps_per_epoch * epochs[i] as u64,
-            flops: an_epoch[i] * epochs[i] as f64,
+        let share = |i: usize| {
+            let ((an_epoch, an_evaluation), epochs) = (costs_of[i], epochs[i]);
+            let evaluations = Recipe { epochs, ..recipes[i].clone() }.evaluations(epochs as u64);
+            Share {
+                optimizer: rows[i],
+                gradients_per_step: costs[i].1,
+                epochs,
+                steps: steps_per_epoch * epochs as u64,
+                flops: an_epoch * epochs as f64 + an_evaluation * evaluations as f64,
+            }
         };
         let shares: Vec<Share> = (0..rows.len()).map(share).collect();
         let clean = Content::of(data);

@@ -375,6 +375,8 @@ pub(crate) mod tests {
             let train = Scores { loss: 0.5 - 0.5 * accuracy, accuracy: 0.5 + 0.5 * accuracy };
             let validation = with_validation.then_some(train);
             let step = u64::from(epoch) * plan.steps_per_epoch;
+            let due = run.recipe.evaluates(u64::from(epoch));
+            let (test, validation) = (due.then_some(test), validation.filter(|_| due));
             let row = EpochRow { epoch, step, train, validation, test, seconds: 10.0, ..EpochRow::default() };
             records.epoch(&row).unwrap();
         }

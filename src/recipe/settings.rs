@@ -277,6 +277,8 @@ pub const SETTINGS: &[Setting] = &[
         "images per training step"),
     row(RUN, "accumulate", Kind::Count(1, MOST), |r| Field::Size(&mut r.accumulate),
         "parts in which a batch is computed, one after the other"),
+    row(RUN, "eval-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.eval_every),
+        "epochs between evaluations; the last epoch always has one"),
     row(RUN, "eval-batch", Kind::Count(1, MOST), |r| Field::Size(&mut r.eval_batch),
         "images per evaluation step"),
     row(RUN, "seed", Kind::Count(0, LARGEST_SEED), |r| Field::Seed(&mut r.seed),

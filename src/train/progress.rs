@@ -3,7 +3,7 @@
 //! On a terminal one line is redrawn in place, elsewhere a plain line is added now and then. Either way each epoch ends
 //! with a row of a table. Nothing that goes wrong here stops a run: a terminal may be closed under it.
 
-use super::records::{EpochRow, NoiseScores};
+use super::records::{EpochRow, NoiseScores, Scores};
 use crate::output;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,8 +76,21 @@ pub struct Length {
     pub done: u64,
     /// The step that this process ends behind.
     pub last: u64,
+    /// Epochs from one evaluation to the next; the last one has its own.
+    pub eval_every: u64,
     /// Steps that take about as long as the evaluation after an epoch; counts until an evaluation was timed.
     pub evaluation: f64,
+}
+
+impl Length {
+    /// Returns the number of evaluations behind `step`, that of its own epoch among them: those that are due, and where
+    /// the run ends without one, the one of its end.
+    fn evaluations(&self, step: u64) -> u64 {
+        let (every, per_epoch) = (self.eval_every.max(1), self.steps_per_epoch.max(1));
+        let done = step.saturating_sub(1) / per_epoch;
+        let at_end = u64::from(!self.last.is_multiple_of(per_epoch * every));
+        (self.last / per_epoch / every).saturating_sub(done / every) + at_end
+    }
 }
 
 /// The progress of one run.
@@ -153,16 +166,15 @@ impl Progress {
         self.draw(&epoch, &format!(" {bar}{}", figures.join("  ")));
     }
 
-    /// The seconds that are left behind `step`: of steps, and of an evaluation after each epoch and at the end.
+    /// The seconds that are left behind `step`: of steps, and of evaluations.
     fn seconds_left(&self, now: Instant, step: u64) -> f64 {
-        let Length { steps_per_epoch, done, last, evaluation, .. } = self.length;
+        let Length { done, last, evaluation, .. } = self.length;
         let (count, evaluating) = self.evaluated;
         // Checkpoints count as a part of steps.
         let training = now.duration_since(self.begin).saturating_sub(evaluating).as_secs_f64();
         let a_step = training / step.saturating_sub(done) as f64;
         let an_evaluation = if count > 0 { evaluating.as_secs_f64() / f64::from(count) } else { evaluation * a_step };
-        let per_epoch = steps_per_epoch.max(1);
-        let evaluations = last.div_ceil(per_epoch).saturating_sub(step.saturating_sub(1) / per_epoch);
+        let evaluations = self.length.evaluations(step);
         last.saturating_sub(step) as f64 * a_step + evaluations as f64 * an_evaluation
     }
 
@@ -306,10 +318,10 @@ const CELLS: &[Cell] = &[
     cell("epoch", 5, 15, |r| r.epoch.to_string()),
     cell(TRAIN_LOSS, 10, 6, |r| format!("{:.4}", r.train.loss)),
     cell("train acc", 9, 10, |r| percent(r.train.accuracy)),
-    cell("val loss", 8, 7, |r| r.validation.map_or_else(String::new, |v| format!("{:.4}", v.loss))),
-    cell("val acc", 8, 13, |r| r.validation.map_or_else(String::new, |v| percent(v.accuracy))),
-    cell("test loss", 9, 8, |r| format!("{:.4}", r.test.loss)),
-    cell("test acc", 8, 14, |r| percent(r.test.accuracy)),
+    cell("val loss", 8, 7, |r| validation(r, |v| format!("{:.4}", v.loss))),
+    cell("val acc", 8, 13, |r| validation(r, |v| percent(v.accuracy))),
+    cell("test loss", 9, 8, |r| r.test.map_or_else(not_evaluated, |t| format!("{:.4}", t.loss))),
+    cell("test acc", 8, 14, |r| r.test.map_or_else(not_evaluated, |t| percent(t.accuracy))),
     cell("clean", 8, 9, |r| share(r, |n| n.clean)),
     cell("learned", 8, 12, |r| share(r, |n| n.learned)),
     cell("memorised", 9, 11, |r| share(r, |n| n.memorised)),
@@ -341,9 +353,27 @@ fn cells_within(width: usize, row: &EpochRow) -> (Vec<&'static Cell>, &'static s
     }
 }
 
-/// A share of the training images whose labels are known to be right, or wrong.
+/// A score on the images held out; empty in runs without them.
+fn validation(row: &EpochRow, text: fn(Scores) -> String) -> String {
+    match row.validation {
+        Some(scores) => text(scores),
+        None if row.extras.validation && row.test.is_none() => not_evaluated(),
+        None => String::new(),
+    }
+}
+
+/// A share of the training images whose labels are known to be right, or wrong; empty in runs that know of none.
 fn share(row: &EpochRow, of: fn(&NoiseScores) -> Option<f64>) -> String {
-    row.noise.as_ref().and_then(of).map_or_else(String::new, percent)
+    match &row.noise {
+        Some(noise) => of(noise).map_or_else(String::new, percent),
+        None if row.extras.noise && row.test.is_none() => not_evaluated(),
+        None => String::new(),
+    }
+}
+
+/// Stands in the place of a score of an epoch without an evaluation.
+fn not_evaluated() -> String {
+    "–".into()
 }
 
 fn percent(share: f64) -> String {

@@ -62,7 +62,8 @@ pub struct EpochRow {
     pub loss_kind: String,
     /// Over the images held out, if there are any; the loss is plain cross-entropy, as that of `test`.
     pub validation: Option<Scores>,
-    pub test: Scores,
+    /// None where the epoch ended without an evaluation; then there are no other scores of an evaluation either.
+    pub test: Option<Scores>,
     /// If some labels are known to be wrong.
     pub noise: Option<NoiseScores>,
     /// Learning rate of the epoch's last step.
@@ -77,6 +78,8 @@ pub struct EpochRow {
     pub waited: Option<f64>,
     /// Images a second of training alone.
     pub images_per_s: f64,
+    /// Columns of its run.
+    pub extras: Extras,
 }
 
 /// Figures of a step; nothing that depends on time, machine or number of threads.
@@ -121,6 +124,10 @@ fn fixed(value: f64) -> String {
     format!("{value:.6}")
 }
 
+fn evaluated(scores: Option<Scores>, of: fn(Scores) -> f64) -> String {
+    scores.map_or_else(String::new, |scores| fixed(of(scores)))
+}
+
 fn share(row: &EpochRow, of: fn(&NoiseScores) -> Option<f64>) -> String {
     row.noise.as_ref().and_then(of).map_or_else(String::new, fixed)
 }
@@ -136,10 +143,10 @@ pub const COLUMNS: &[Column] = &[
     column("train_loss", |r| fixed(r.train.loss)),
     Column { name: LOSS_KIND, there: |extras| extras.loss_kind, text: |r| r.loss_kind.clone() },
     column("train_accuracy", |r| fixed(r.train.accuracy)),
-    validation("val_loss", |r| r.validation.map_or_else(String::new, |v| fixed(v.loss))),
-    validation("val_accuracy", |r| r.validation.map_or_else(String::new, |v| fixed(v.accuracy))),
-    column("test_loss", |r| fixed(r.test.loss)),
-    column("test_accuracy", |r| fixed(r.test.accuracy)),
+    validation("val_loss", |r| evaluated(r.validation, |s| s.loss)),
+    validation("val_accuracy", |r| evaluated(r.validation, |s| s.accuracy)),
+    column("test_loss", |r| evaluated(r.test, |s| s.loss)),
+    column("test_accuracy", |r| evaluated(r.test, |s| s.accuracy)),
     noise("clean_accuracy", |r| share(r, |n| n.clean)),
     noise("learned", |r| share(r, |n| n.learned)),
     noise("memorised", |r| share(r, |n| n.memorised)),
@@ -203,6 +210,11 @@ impl Records {
         Ok(Records { metrics, steps, events: None, extras, line: String::new() })
     }
 
+    /// Returns the columns of the run beside those of all runs.
+    pub fn extras(&self) -> Extras {
+        self.extras
+    }
+
     /// Has all later rows written to a new TensorBoard event file as well; the first of them is of step `next`.
     ///
     /// # Errors
@@ -217,7 +229,7 @@ impl Records {
         let line = csv_line(columns(self.extras).map(|c| (c.text)(row)));
         self.metrics.write(line.as_bytes())?;
         let Some(events) = &mut self.events else { return Ok(()) };
-        let scores = [("train", Some(row.train)), ("val", row.validation), ("test", Some(row.test))];
+        let scores = [("train", Some(row.train)), ("val", row.validation), ("test", row.test)];
         let scores = scores.iter().filter_map(|(group, scores)| Some((*group, scores.as_ref()?)));
         let values =
             scores.flat_map(|(group, s)| [(group, "loss", s.loss as f32), (group, "accuracy", s.accuracy as f32)]);

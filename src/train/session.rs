@@ -1,10 +1,10 @@
 //! The training loop: from a recipe to a run folder.
 
+mod epoch;
 mod pace;
 mod saving;
 
 use super::checkpoint::{Checkpoint, Position, Subject};
-use super::curves::{self, Caption};
 use super::divergence::Divergence;
 use super::engine::{self, Programs, TEST, TRAIN};
 use super::init::Init;
@@ -13,7 +13,7 @@ use super::loader::Loader;
 use super::origin::{Content, Origin};
 use super::outcome::{Summary, Where};
 use super::progress::{Length, Progress, Style};
-use super::records::{EpochRow, Extras, NoiseScores, Records, Scores, StepRow};
+use super::records::{Extras, NoiseScores, Records, Scores, StepRow};
 use super::run_folder::RunFolder;
 use super::{memory, opening, resume, signals};
 use crate::data::DataSet;
@@ -26,7 +26,6 @@ use crate::models::{self, Model};
 use crate::optim;
 use crate::optim::schedule::Schedule;
 use crate::recipe::Recipe;
-use crate::rng::permutation;
 use crate::step::{DROPPED, FIRST_LOSS_SCALE, GOOD_STEPS, LOSS_SCALE, Recorder, SKIPPED};
 use std::sync::Arc;
 use std::time::Instant;
@@ -162,6 +161,7 @@ impl Session {
             batch: recipe.batch as u64,
             done: position.step,
             last: last_step,
+            eval_every: recipe.eval_every as u64,
             evaluation: evaluated as f64 * an_image / a_step.max(1.0),
         };
         let mut progress = Progress::new(Style::detect(place.quiet), length);
@@ -239,12 +239,14 @@ impl Session {
         &self.recipe
     }
 
-    /// Floating-point operations that are left to do: the steps, and an evaluation after each epoch.
+    /// Floating-point operations that are left to do: the steps, and the evaluations.
     pub fn flops_left(&self) -> f64 {
         let (step, image) = self.programs.flops(|id| self.exec.program(id).flops());
-        let steps = (self.last_step - self.position.step.min(self.last_step)) as f64;
+        let done = self.position.step.min(self.last_step);
+        let evaluated = |steps: u64| self.recipe.evaluations(steps / self.per_epoch);
         let images = (self.data.test.count + self.val_order.len() + self.judged) as f64;
-        steps * (step + image * images / self.per_epoch as f64)
+        let evaluations = (evaluated(self.last_step) - evaluated(done)) as f64;
+        (self.last_step - done) as f64 * step + evaluations * images * image
     }
 
     /// The device that it computes on.
@@ -279,7 +281,7 @@ impl Session {
             }
             test = None;
             if self.position.step == (epoch + 1) * self.per_epoch {
-                test = Some(self.end_epoch(epoch + 1)?);
+                test = self.end_epoch(epoch + 1)?;
             }
             if self.position.step < self.last_step {
                 self.heed_signals()?;
@@ -329,22 +331,6 @@ impl Session {
         let Some(judge) = &self.judge else { return Ok(None) };
         self.progress.evaluating(self.position.step);
         judge.scores(&mut self.exec, &self.programs.evaluator).map(Some)
-    }
-
-    /// Sets this epoch's images, where it has its own, and their order; the sums of an epoch that was begun before stay.
-    fn begin_epoch(&mut self, epoch: u64) -> Result<()> {
-        self.epoch_begun = Instant::now();
-        if let Some(loader) = &mut self.loader {
-            self.waited = loader.swap(&mut self.exec, epoch as u32)?;
-        }
-        self.order(epoch)
-    }
-
-    /// Has the training images read in the order of `epoch`, from 0.
-    fn order(&mut self, epoch: u64) -> Result<()> {
-        let order = permutation(self.recipe.seed, epoch as u32, self.train_order.len());
-        let order: Vec<u32> = order.into_iter().map(|i| self.train_order[i as usize]).collect();
-        self.exec.set_order(TRAIN, &order)
     }
 
     /// Does the steps up to `end`, and records them. A GPU is given steps ahead of those whose results are awaited.
@@ -406,66 +392,6 @@ impl Session {
         let accuracy = self.position.hits as f64 / (done * f64::from(counters.rows));
         self.progress.step(self.position.step, self.position.loss_sum / done, accuracy);
         Ok(())
-    }
-
-    /// Evaluates, records the epoch's row and keeps the best weights.
-    fn end_epoch(&mut self, epoch: u64) -> Result<Scores> {
-        let trained = self.position.seconds + self.epoch_begun.elapsed().as_secs_f64();
-        self.keep_up()?;
-        let averages = self.programs.swa.is_some() && self.averaged() > 0;
-        if averages && self.loader.is_some() {
-            // The average's statistics are of the images as they are.
-            self.exec.set_dataset(TRAIN, &self.data.train.bytes())?;
-            self.order(epoch - 1)?;
-        }
-        if let (Some(swa), count @ 1..) = (&self.programs.swa, self.averaged()) {
-            swa.take(&mut self.exec, count, self.train_order.len())?;
-        }
-        let validation = if self.val_order.is_empty() {
-            None
-        } else {
-            self.exec.set_order(TRAIN, &self.val_order)?;
-            Some(self.evaluate(TRAIN, self.val_order.len())?)
-        };
-        self.noise = self.judge_noise()?;
-        let test = self.evaluate(TEST, self.data.test.count)?;
-        let (p, steps) = (self.position, self.per_epoch as f64);
-        let images = steps * self.recipe.batch as f64;
-        let looks = |step: &u64| self.looks(self.planned(*step).0);
-        let looking = (p.step - self.per_epoch..p.step).filter(looks).count();
-        let gain = p.gain_sum / looking as f64;
-        let row = EpochRow {
-            epoch: epoch as u32,
-            step: p.step,
-            train: Scores { loss: p.loss_sum / steps, accuracy: p.hits as f64 / images },
-            loss_kind: self.recipe.loss_kind(),
-            validation,
-            test,
-            noise: self.noise,
-            lr: self.lr(p.step - 1),
-            grad_norm: (p.norm_sum / steps) as f32,
-            sharpness_gain: gain.is_finite().then_some(gain as f32),
-            seconds: p.seconds + self.epoch_begun.elapsed().as_secs_f64(),
-            waited: self.loader.as_ref().map(|_| self.waited),
-            images_per_s: images / trained,
-        };
-        self.records.epoch(&row)?;
-        self.records.flush()?;
-        self.sound = test.loss.is_finite() && validation.is_none_or(|v| v.loss.is_finite());
-        let accuracy = validation.unwrap_or(test).accuracy;
-        // The first epoch is the best so far even where it gets nothing right.
-        let best = self.sound && (p.best_epoch == 0 || accuracy > p.best_accuracy);
-        self.progress.epoch(&row, best);
-        let caption = Caption::of(&self.recipe, &self.data.name);
-        curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
-        self.position = p.next_epoch();
-        if best {
-            (self.position.best_accuracy, self.position.best_epoch) = (accuracy, epoch);
-            let checkpoint = self.checkpoint()?;
-            checkpoint.write(&self.graph, &self.folder.best(), true)?;
-        }
-        self.epoch_begun = Instant::now();
-        Ok(test)
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {

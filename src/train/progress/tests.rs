@@ -1,14 +1,15 @@
 //! Tests of progress: lines, tables and times.
 
 use super::*;
-use crate::train::records::Scores;
+use crate::train::records::{Extras, Scores};
 use std::sync::{Arc, Mutex};
 
 /// Returns the output of a run of 2 epochs of 50 steps, a step every 200 ms and a second for each evaluation.
 fn shown(style: Style, validation: bool) -> String {
     let (screen, begin) = (Arc::new(Mutex::new(String::new())), Instant::now());
     let shown = screen.clone();
-    let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done: 0, last: 100, evaluation: 5.0 };
+    let (done, last, eval_every, evaluation) = (0, 100, 1, 5.0);
+    let length = Length { epochs: 2, steps_per_epoch: 50, batch: 10, done, last, eval_every, evaluation };
     let mut progress = Progress::onto(Box::new(move |text| shown.lock().unwrap().push_str(text)), style, length, begin);
     let mut now = begin;
     for step in 1..=100 {
@@ -19,8 +20,8 @@ fn shown(style: Style, validation: bool) -> String {
             progress.evaluating_at(now, step);
             now += Duration::from_secs(1);
             let test = Scores { loss: 0.25, accuracy: 0.91 };
-            let row = EpochRow { epoch: (step / 50) as u32, step, test, seconds: 11.0, lr: 0.1, ..EpochRow::default() };
-            let row = EpochRow { validation: validation.then_some(test), ..row };
+            let row = EpochRow { epoch: (step / 50) as u32, step, seconds: 11.0, lr: 0.1, ..EpochRow::default() };
+            let row = EpochRow { validation: validation.then_some(test), test: Some(test), ..row };
             progress.epoch_at(now, &row, step == 50);
         }
     }
@@ -90,6 +91,45 @@ fn without_a_terminal_lines_are_plain_and_few() {
     assert!(lines[1].contains("val loss   val acc  test loss"), "{text}");
     assert_eq!((lines.len(), lines[1].len()), (5, lines[2].len()), "{text}");
     assert_eq!(shown(Style::Quiet, true), "");
+}
+
+#[test]
+fn an_epoch_without_an_evaluation_has_dashes_below_the_titles_of_the_others() {
+    let scores = Scores { loss: 0.25, accuracy: 0.91 };
+    let extras = Extras { validation: true, ..Extras::default() };
+    let skipped = EpochRow { epoch: 1, extras, ..EpochRow::default() };
+    let evaluated = EpochRow { epoch: 2, validation: Some(scores), test: Some(scores), ..skipped.clone() };
+    let line = |row: &EpochRow| {
+        let (cells, gap) = cells_within(200, row);
+        cells.iter().map(|c| format!("{:>1$}", (c.text)(row), c.width(row))).collect::<Vec<_>>().join(gap)
+    };
+    let [skipped, evaluated] = [skipped, evaluated].map(|row| line(&row));
+    assert_eq!(skipped.chars().count(), evaluated.chars().count(), "{skipped}\n{evaluated}");
+    assert_eq!((skipped.matches('–').count(), evaluated.matches('–').count()), (4, 0), "{skipped}");
+}
+
+#[test]
+fn evaluations_that_are_left_are_those_that_are_due_and_the_one_at_the_end() {
+    let length = |last, eval_every| {
+        let (epochs, steps_per_epoch, batch, done, evaluation) = (7, 10, 1, 0, 1.0);
+        Length { epochs, steps_per_epoch, batch, done, last, eval_every, evaluation }
+    };
+    // Evaluated after epochs 3, 6 and 7, or where --steps ends the run.
+    for (last, every, step, left) in [
+        (70, 1, 1, 7),
+        (70, 1, 10, 7),
+        (70, 1, 70, 1),
+        (75, 1, 75, 1),
+        (70, 3, 1, 3),
+        (70, 3, 30, 3),
+        (70, 3, 31, 2),
+        (70, 3, 61, 1),
+        (60, 3, 60, 1),
+        (40, 3, 31, 1),
+        (70, 9, 1, 1),
+    ] {
+        assert_eq!(length(last, every).evaluations(step), left, "{last} steps, every {every}, behind step {step}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn write_steps(records: &mut Records, steps: std::ops::RangeInclusive<u64>, extr
         records.step(&row).unwrap();
         if step % STEPS_PER_EPOCH == 0 {
             let scores = Scores { loss: 0.25, accuracy: 8.0 / 9.0 };
-            let row = EpochRow { epoch, step, train: scores, test: scores, lr: 0.1, ..EpochRow::default() };
+            let row = EpochRow { epoch, step, train: scores, test: Some(scores), lr: 0.1, ..EpochRow::default() };
             let noise = NoiseScores { clean: Some(0.75), learned: Some(0.5), memorised: None };
             let noise = extras.noise.then_some(noise);
             let validation = extras.validation.then_some(scores);
