@@ -148,6 +148,8 @@ pub struct Recipe {
     pub opt: String,
     /// Radius of SAM's neighbourhood.
     pub rho: f64,
+    /// Share of the steps over which the radius rises from 0, 0 to below 1.
+    pub rho_warmup: f64,
     /// Images that share a perturbation, a divisor of the batch; 0 is the whole batch.
     pub m: usize,
     /// Steps from one that looks for a perturbation to the next.
@@ -248,6 +250,7 @@ impl Default for Recipe {
             beta: 0.0,
             opt: "sgd".into(),
             rho: 0.05,
+            rho_warmup: 0.0,
             m: 0,
             every: 1,
             rho_min: 0.0,
@@ -318,6 +321,13 @@ impl Recipe {
             milestones: self.milestones.clone(),
             decay: self.lr_decay,
         }
+    }
+
+    /// Returns the share of the radius that step `step` (from 0) of `total` has: rising linearly over the first
+    /// `rho_warmup * total` steps, rounded, of which the first is above 0 and the one behind the last is the first at 1.
+    pub fn rho_share(&self, step: u64, total: u64) -> f64 {
+        let rise = (self.rho_warmup * total as f64).round();
+        if (step as f64) < rise { (step + 1) as f64 / (rise + 1.0) } else { 1.0 }
     }
 
     /// Returns the options of the optimizer's recording.

@@ -200,6 +200,8 @@ pub const SETTINGS: &[Setting] = &[
         "optimizer by name, such as sgd or sam"),
     row(OPTIMIZER, "rho", NOT_NEGATIVE, |r| Field::Number(&mut r.rho),
         "radius of the neighbourhood"),
+    row(OPTIMIZER, "rho-warmup", SHARE, |r| Field::Number(&mut r.rho_warmup),
+        "share of the steps over which rho rises from 0"),
     row(OPTIMIZER, "m", Kind::Count(0, MOST), |r| Field::Size(&mut r.m),
         "images that share a perturbation (m-SAM); 0: the batch"),
     row(OPTIMIZER, "every", Kind::Count(1, MOST), |r| Field::Size(&mut r.every),

@@ -90,7 +90,7 @@ pub fn changed(begun: &Recipe, now: &Recipe) -> Option<&'static Setting> {
 /// Returns whether a run of `recipe` can be given more epochs: what its steps so far did does not depend on how many there
 /// are. Warm-up is a share of the run, and keeps its length.
 pub fn can_be_longer(recipe: &Recipe) -> bool {
-    recipe.schedule == Shape::Constant && recipe.swa == 0.0
+    recipe.schedule == Shape::Constant && recipe.swa == 0.0 && recipe.rho_warmup == 0.0
 }
 
 /// Returns the recipe with `epochs` in all, whose warm-up lasts as long as before.
@@ -213,6 +213,7 @@ mod tests {
         assert_eq!(changed(&constant, &unscaled).map(|s| s.name), Some("epochs"), "its warm-up would be longer");
         for other in [
             Recipe { swa: 0.5, ..constant.clone() },
+            Recipe { rho_warmup: 0.5, ..constant.clone() },
             Recipe { schedule: Shape::Step, ..constant.clone() },
             Recipe { schedule: Shape::Cosine, warmup: 0.0, ..constant },
         ] {

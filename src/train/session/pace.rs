@@ -13,7 +13,8 @@ impl Session {
         let lr = self.lr(step);
         let rates = self.programs.groups.rates(lr);
         let radii = [self.recipe.rho_min, self.recipe.rho];
-        let rho = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
+        let radius = self.programs.optimizer.radius(radii, f64::from(lr) / self.recipe.lr);
+        let rho = radius * self.recipe.rho_share(step, self.total);
         // A young average forgets faster, or it would long remember the initial weights.
         let keep = self.recipe.ema.min((1 + step) as f64 / (10 + step) as f64);
         let batch = self.recipe.batch as u32;
