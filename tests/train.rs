@@ -3,6 +3,8 @@
 mod common;
 #[path = "train/evaluations.rs"]
 mod evaluations;
+#[path = "train/stall.rs"]
+mod stall;
 
 use common::{Done, Folder, command, files, metrics, samcore, send, start, steps_told, wait_until};
 use samcore::optim::OPTIMIZERS;

@@ -36,6 +36,7 @@ pub struct Subject {
     pub known: bool,
     /// Images trained on, held out, and tested on.
     pub images: [usize; 3],
+    pub classes: usize,
 }
 
 /// An optimizer's share of the budget in each run.
@@ -145,7 +146,7 @@ impl Plan {
         let of_seed = |seed: &u64| shares.iter().enumerate().map(|share| run(*seed, share)).collect::<Vec<_>>();
         let runs = request.seeds.iter().flat_map(of_seed).collect::<Result<_>>()?;
         let images = [train.len(), held_out.len(), data.test.count];
-        let data = Subject { name: data.name.clone(), known: data.known.is_some(), images };
+        let data = Subject { name: data.name.clone(), known: data.known.is_some(), images, classes: data.classes };
         Ok(Plan { request, shares, runs, data, steps_per_epoch, init })
     }
 

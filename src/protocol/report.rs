@@ -41,6 +41,11 @@ pub fn summary(results: &Results<'_>) -> Vec<String> {
     let noun = if seeds.len() == 1 { "seed" } else { "seeds" };
     let mut told = vec![format!("{done} of {runs} runs are done; {noun} {}; {budget}.", seeds.join(", "))];
     told.extend(results.divergences().into_iter().map(|line| format!("{line}. Diverged runs count in no mean.")));
+    told.extend(results.stalls().into_iter().map(|line| {
+        format!(
+            "{line}: the last epoch's training loss and accuracy are those of guessing. Such runs count in the means."
+        )
+    }));
     for i in 1..plan.shares.len() {
         if let Some(e) = results.difference(i, 0, &MEASURES[0]) {
             told.push(format!("{}: {}.", between(results, i), verdict(&e)));
@@ -105,10 +110,14 @@ fn optimizers(results: &Results<'_>) -> Table {
     table
 }
 
-/// The number of finished seeds of share `share`: of how many, where some have diverged.
+/// The number of finished seeds of share `share`: of how many, where some have diverged, and how many are at chance.
 fn seeds_of(results: &Results<'_>, share: usize) -> String {
     let (done, asked) = (results.of(share).count(), results.plan.request.seeds.len());
-    if results.diverged_of(share).count() > 0 { format!("{done} of {asked}") } else { done.to_string() }
+    let seeds = if results.diverged_of(share).count() > 0 { format!("{done} of {asked}") } else { done.to_string() };
+    match results.at_chance(share).len() {
+        0 => seeds,
+        stalled => format!("{seeds} ({stalled} at chance)"),
+    }
 }
 
 fn differences(results: &Results<'_>) -> Table {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::files::{MAX_JSON, read_bytes};
 use crate::train::divergence::Divergence;
 use crate::train::records::{LOSS_KIND, Metrics};
+use crate::train::stall;
 use serde_json::{Map, json};
 use std::path::Path;
 
@@ -207,6 +208,32 @@ impl Results<'_> {
         plan.shares.iter().enumerate().filter_map(of).collect()
     }
 
+    /// Returns the seeds of share `share` whose run ended with the training loss and accuracy of guessing.
+    pub fn at_chance(&self, share: usize) -> Vec<u64> {
+        let plan = self.plan;
+        let recipe = plan.runs.iter().find(|run| run.share == share).map(|run| &run.recipe);
+        let Some(recipe) = recipe.filter(|recipe| stall::comparable(recipe)) else { return vec![] };
+        let images = (plan.steps_per_epoch * recipe.batch as u64) as f64;
+        let guesses = |outcome: &Outcome| {
+            let [loss, accuracy] =
+                ["train_loss", "train_accuracy"].map(|column| outcome.last(column).unwrap_or(f64::NAN));
+            stall::at_chance(loss, accuracy, plan.data.classes, images)
+        };
+        self.of(share).filter(|(_, outcome)| guesses(outcome)).map(|(seed, _)| seed).collect()
+    }
+
+    /// Returns for each optimizer with runs at chance how many they are, and their seeds: "sam: 1 of 3 seeds at chance (seed 2)".
+    pub fn stalls(&self) -> Vec<String> {
+        let of = |(i, share): (usize, &Share)| {
+            let seeds: Vec<String> = self.at_chance(i).iter().map(u64::to_string).collect();
+            let (name, done) = (share.optimizer.name, self.of(i).count());
+            let noun = if seeds.len() == 1 { "seed" } else { "seeds" };
+            let told = || format!("{name}: {} of {done} seeds at chance ({noun} {})", seeds.len(), seeds.join(", "));
+            (!seeds.is_empty()).then(told)
+        };
+        self.plan.shares.iter().enumerate().filter_map(of).collect()
+    }
+
     /// `measure` over the seeds of share `share`.
     pub fn estimate(&self, share: usize, measure: &Measure) -> Option<Estimate> {
         Estimate::of(&self.of(share).filter_map(|(_, outcome)| (measure.of)(outcome)).collect::<Vec<_>>())
@@ -255,6 +282,7 @@ impl Results<'_> {
                 "gradients_per_step": share.gradients_per_step,
                 "gradient_evaluations": share.gradients(),
                 "seeds_done": self.of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
+                "seeds_at_chance": self.at_chance(i),
                 "seeds_diverged": self.diverged_of(i).map(|(seed, _)| seed).collect::<Vec<_>>(),
             });
             for measure in MEASURES {

@@ -21,6 +21,7 @@ pub mod resume;
 pub mod run_folder;
 mod session;
 pub mod signals;
+pub mod stall;
 mod swa;
 pub mod tensorboard;
 

@@ -66,6 +66,8 @@ pub struct Session {
     /// Step of the newest checkpoint, and whether the last evaluation of an epoch was finite.
     kept: u64,
     sound: bool,
+    /// Whether this process has said that the run stands still.
+    stalled: bool,
     /// Terms that the steps of this process have left out; see [`DROPPED`].
     terms_dropped: f32,
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
@@ -198,6 +200,7 @@ impl Session {
             schedule: recipe.schedule(),
             kept: position.step,
             sound: true,
+            stalled: false,
             terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],

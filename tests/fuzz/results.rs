@@ -46,7 +46,7 @@ fn plan() -> Plan {
     let share =
         Share { optimizer: optim::find("sam").unwrap(), gradients_per_step: 2.0, epochs: 2, steps: 8, flops: 1e9 };
     let run = Run { name: "sam-seed0".into(), share: 0, recipe, content: Default::default() };
-    let data = Subject { name: "none".into(), known: false, images: [512, 0, 10] };
+    let data = Subject { name: "none".into(), known: false, images: [512, 0, 10], classes: 10 };
     Plan { request, shares: vec![share], runs: vec![run], data, steps_per_epoch: 4, init: Ok(()) }
 }
 

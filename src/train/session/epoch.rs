@@ -2,10 +2,12 @@
 
 use super::Session;
 use crate::error::Result;
+use crate::optim;
 use crate::rng::permutation;
 use crate::train::curves::{self, Caption};
 use crate::train::engine::{TEST, TRAIN};
 use crate::train::records::{EpochRow, Scores};
+use crate::train::stall;
 use std::time::Instant;
 
 impl Session {
@@ -76,6 +78,7 @@ impl Session {
         let better = |accuracy: &f64| self.sound && (p.best_epoch == 0 || *accuracy > p.best_accuracy);
         let best = validation.or(test).map(|scores| scores.accuracy).filter(better);
         self.progress.epoch(&row, best.is_some());
+        self.say_if_stalled(&row);
         let caption = Caption::of(&self.recipe, &self.data.name);
         curves::draw(&caption, &self.folder.metrics(), &self.folder.steps(), &self.folder.curves())?;
         self.position = p.next_epoch();
@@ -86,5 +89,22 @@ impl Session {
         }
         self.epoch_begun = Instant::now();
         Ok(test)
+    }
+
+    /// Says once that the run stands still, if the epoch of `row` lies behind warm-up and learned nothing.
+    fn say_if_stalled(&mut self, row: &EpochRow) {
+        let (recipe, classes) = (&self.recipe, self.data.classes);
+        let rise = recipe.warmup.max(recipe.rho_warmup) * self.total as f64;
+        let behind = (row.step - self.per_epoch) as f64 >= rise;
+        let images = (self.per_epoch * recipe.batch as u64) as f64;
+        let Scores { loss, accuracy } = row.train;
+        if self.stalled || !behind || !stall::comparable(recipe) || !stall::at_chance(loss, accuracy, classes, images) {
+            return;
+        }
+        self.stalled = true;
+        if let Ok(optimizer) = optim::find(&recipe.opt) {
+            let norm = f64::from(row.grad_norm);
+            self.progress.note(&stall::line(recipe, optimizer, row.epoch.into(), [loss, accuracy], classes, norm));
+        }
     }
 }
