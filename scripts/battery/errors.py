@@ -151,7 +151,9 @@ def injected(battery, name, begin, expected, preload, failure):
         if not harmless:
             done = battery.run(folder, scenario.again(folder)).well()
         found = scenario.outcome(folder, done.out)
-        differing = [key for key in {*expected, *found} if found.get(key) != expected.get(key)]
+        # A journal that could not be removed stays, and a line says so.
+        kept = {key for key in found if key.endswith(".journal") and call == "unlink" and key in done.err}
+        differing = [key for key in {*expected, *found} - kept if found.get(key) != expected.get(key)]
         how = "nothing was said" if harmless else "given again"
         require(not differing, f"{', '.join(differing)} differ from those of the undisturbed command ({how})")
         return {"did_no_harm" if harmless else "ended_and_given_again": 1}

@@ -6,7 +6,7 @@ use crate::cli::flags::{count, path};
 use crate::cli::meter::Meter;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::{self, sha256_hex, write_atomic};
-use crate::output::show;
+use crate::output::{note, show};
 use crate::study::journal::{Journal, OnProgress, Progress};
 use crate::study::{Probe, Source};
 use crate::train::engine::{self, TEST, TRAIN};
@@ -116,8 +116,14 @@ impl Options {
             let last = folder.join(format!("{name}.json"));
             // A file in place that may not outlive a power cut counts as not written.
             write_atomic(&last, format!("{json:#}\n").as_bytes()).inspect_err(|_| _ = std::fs::remove_file(&last))?;
-            // Of no use any more; one that stays does no harm.
-            _ = std::fs::remove_file(folder.join(journal_name(name)));
+            // Of no use any more, so one that stays costs nobody the result.
+            let journal = folder.join(journal_name(name));
+            match std::fs::remove_file(&journal) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    note(&format!("could not remove {} ({e}); it is not needed any more", journal.display()));
+                }
+                _ => {}
+            }
             Ok(())
         });
         show(&if self.json { format!("{json}\n") } else { text.to_owned() });
