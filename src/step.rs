@@ -9,8 +9,10 @@ mod averages;
 mod division;
 mod recorder;
 mod scaling;
+mod targets;
 mod terms;
 
+pub use averages::{EMA, EMA_RUNNING};
 pub use division::{Division, Share};
 pub use recorder::{Program, ProgramId, RATES, Recorder};
 use scaling::OVERFLOW;
@@ -50,6 +52,8 @@ pub enum Space {
     Taps,
     /// Every feed's rows, or the images' rows.
     Input,
+    /// A row of probabilities of the classes for each image.
+    Targets,
 }
 
 /// A named vector, narrowed to a mask.
@@ -450,7 +454,8 @@ impl Step<'_, '_> {
         // A scaled gradient may overflow: that skips the step, and is no fault of the run.
         let watched = self.losses.iter().chain(if self.scales_loss() { None } else { Some(&norm) });
         let watched: Vec<Loc> = watched.map(|s| s.loc()).collect();
-        for some in watched.chunks(GUARDED) {
+        // A guard watches at most 8 scalars.
+        for some in watched.chunks(8) {
             self.emit("guard", Kernel::Guard, some.to_vec(), vec![fault.loc()]);
         }
         let halt = if self.scales_loss() { self.rescale(fault) } else { fault };
@@ -485,12 +490,6 @@ impl Step<'_, '_> {
     }
 }
 
-/// Most scalars that one guard watches.
-const GUARDED: usize = 8;
-
-/// The running average of the weights, and that of batch-norm's running statistics.
-pub const EMA: &str = "ema";
-pub const EMA_RUNNING: &str = "ema_running";
 /// Slot of the share by which mixup mixes the images of a step.
 pub const MIXUP_SHARE: &str = "mixup_share";
 /// Slot that counts the terms left out because their denominator is zero, not finite, or too small for a quotient in f32: for

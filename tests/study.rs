@@ -1,6 +1,8 @@
 //! Promises of `samcore study`: corruptions and sharpness are what their formulas say, the same for any number of threads.
 
 mod common;
+#[path = "study/hessian.rs"]
+mod hessian;
 
 use common::{Folder, idx, names_in, samcore, start, wait_until};
 use samcore::data;

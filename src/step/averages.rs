@@ -1,8 +1,12 @@
 //! Averages of weights: the running one, and that of stochastic weight averaging.
 
-use super::{At, EMA, EMA_RUNNING, Expr, FAULT, RUNNING, Space, Step, Vector, W};
+use super::{At, Expr, FAULT, RUNNING, Space, Step, Vector, W};
 use crate::error::Result;
 use crate::ops::call::Map;
+
+/// The running average of the weights, and that of batch-norm's running statistics.
+pub const EMA: &str = "ema";
+pub const EMA_RUNNING: &str = "ema_running";
 
 impl Step<'_, '_> {
     /// Moves the averages [`EMA`] and [`EMA_RUNNING`] towards weights and running statistics: they keep the share in slot

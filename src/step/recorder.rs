@@ -101,6 +101,7 @@ impl<'a> Recorder<'a> {
                 Some(s) => rows * s.h * s.w * s.c,
                 None => graph.row_offsets(graph.feeds(), rows).1,
             },
+            Space::Targets => rows * graph.source().map_or(0, |s| s.classes),
         };
         let known = self.vectors.iter().position(|v| v.name == name);
         let id = known.unwrap_or_else(|| {

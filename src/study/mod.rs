@@ -5,6 +5,7 @@
 
 pub mod corrupt;
 mod direction;
+pub mod hessian;
 pub mod journal;
 pub mod restore;
 pub mod sharpness;
@@ -16,10 +17,10 @@ use crate::device::Device;
 use crate::error::{Error, Result, nearest};
 use crate::exec::{Exec, Recording};
 use crate::graph::Graph;
-use crate::ops::call::Counters;
+use crate::ops::call::{Counters, Loc};
 use crate::plot::thousands;
 use crate::rng::permutation;
-use crate::step::{At, By, C, Division, G, ProgramId, RUNNING, Recorder, W};
+use crate::step::{At, By, C, Division, G, ProgramId, RUNNING, Recorder, Space, W};
 use crate::train::checkpoint::Vectors;
 use crate::train::engine::{self, Evaluator};
 use crate::train::memory;
@@ -65,6 +66,20 @@ pub struct Probe {
 struct Programs {
     evaluator: Evaluator,
     gradient: ProgramId,
+    /// The gradient of the loss against given targets, where it was asked for.
+    towards: Option<ProgramId>,
+}
+
+/// Vector of the targets that take the labels' place.
+const TARGETS: &str = "targets";
+
+/// Images of a data set that a loss is the mean over.
+#[derive(Clone, Debug)]
+pub struct Sample<'a> {
+    pub dataset: u32,
+    pub images: &'a [u32],
+    /// Probabilities of the classes, a row for each image, in place of the labels.
+    pub targets: Option<Vec<f32>>,
 }
 
 /// The mean loss of some images and its gradient.
@@ -88,6 +103,30 @@ impl Probe {
         vectors: &Vectors,
         host: usize,
     ) -> Result<Probe> {
+        Probe::record(graph, device, rows, vectors, (host, false))
+    }
+
+    /// A probe that takes gradients against given targets too; see [`Sample::targets`].
+    ///
+    /// # Errors
+    /// As for [`Probe::new`].
+    pub fn with_targets(
+        graph: &Graph,
+        device: Box<dyn Device>,
+        rows: &[usize],
+        vectors: &Vectors,
+        host: usize,
+    ) -> Result<Probe> {
+        Probe::record(graph, device, rows, vectors, (host, true))
+    }
+
+    fn record(
+        graph: &Graph,
+        device: Box<dyn Device>,
+        rows: &[usize],
+        vectors: &Vectors,
+        (host, targets): (usize, bool),
+    ) -> Result<Probe> {
         let mut sizes = rows.to_vec();
         sizes.sort_unstable();
         sizes.dedup();
@@ -99,7 +138,17 @@ impl Probe {
                 s.report("loss", pass.loss);
                 Ok(())
             })?;
-            Ok(Programs { evaluator: Evaluator { program, rows }, gradient })
+            let towards = |recorder: &mut Recorder<'_>| {
+                recorder.program("gradient_towards", Division::whole(rows), |s| {
+                    let given = s.vector(TARGETS, Space::Targets);
+                    let at = At::of(C).running(RUNNING);
+                    let pass = s.evaluate_gradient_towards(given, at, By::params(), G)?;
+                    s.report("loss", pass.loss);
+                    Ok(())
+                })
+            };
+            let towards = if targets { Some(towards(&mut recorder)?) } else { None };
+            Ok(Programs { evaluator: Evaluator { program, rows }, gradient, towards })
         };
         let programs = sizes.into_iter().map(&mut record).collect::<Result<_>>()?;
         let recording = Recording::of(recorder);
@@ -140,22 +189,60 @@ impl Probe {
     /// # Errors
     /// Those of the device.
     pub fn slope(&mut self, weights: &[f32], dataset: u32, images: &[u32]) -> Result<Slope> {
+        let mut sum = vec![0f64; weights.len()];
+        let loss = self.add_gradient(weights, &Sample { dataset, images, targets: None }, 1.0, &mut sum)?;
+        Ok(Slope { loss, gradient: sum.into_iter().map(|g| g as f32).collect() })
+    }
+
+    /// Adds `factor` times the gradient of the mean loss of `sample` at these weights to `sum`, in f64 and in the images'
+    /// order; returns the loss.
+    ///
+    /// # Errors
+    /// Those of the device. Internal: targets for a probe of [`Probe::new`].
+    pub fn add_gradient(&mut self, weights: &[f32], sample: &Sample<'_>, factor: f64, sum: &mut [f64]) -> Result<f64> {
+        let Sample { dataset, images, targets } = sample;
         let size = self.size(images.len())?;
-        let (program, most) = (size.gradient, size.evaluator.rows);
+        let most = size.evaluator.rows;
+        let program = if targets.is_some() { size.towards } else { Some(size.gradient) };
+        let program = program.ok_or_else(|| Error::internal("a probe without targets"))?;
         self.exec.upload(C, weights)?;
-        self.exec.set_order(dataset, images)?;
-        let (mut loss, mut sum) = (0.0, vec![0f64; weights.len()]);
+        self.exec.set_order(*dataset, images)?;
+        let mut loss = 0.0;
         for first in (0..images.len()).step_by(most) {
             let rows = most.min(images.len() - first);
-            let counters = Counters { dataset, first: first as u32, rows: rows as u32, ..Counters::default() };
+            if let Some(targets) = targets {
+                let classes = targets.len() / images.len();
+                let to = Loc { len: rows * classes, ..self.exec.vector(TARGETS)? };
+                self.exec.upload_to(to, &targets[first * classes..][..rows * classes])?;
+            }
+            let counters =
+                Counters { dataset: *dataset, first: first as u32, rows: rows as u32, ..Counters::default() };
             self.exec.submit(program, &counters, &[])?;
             let share = rows as f64 / images.len() as f64;
             loss += share * f64::from(self.exec.collect()?.values[0]);
             for (sum, g) in sum.iter_mut().zip(self.exec.download(G)?) {
-                *sum += share * f64::from(g);
+                *sum += factor * share * f64::from(g);
             }
         }
-        Ok(Slope { loss, gradient: sum.into_iter().map(|g| g as f32).collect() })
+        Ok(loss)
+    }
+
+    /// The model's own probabilities of the classes at these weights, a row for each of `images`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn probabilities(&mut self, weights: &[f32], dataset: u32, images: &[u32]) -> Result<Vec<f32>> {
+        let Evaluator { program, rows } = self.size(images.len())?.evaluator;
+        self.exec.upload(W, weights)?;
+        self.exec.set_order(dataset, images)?;
+        let mut all = Vec::new();
+        Evaluator { program, rows }.logits(&mut self.exec, dataset, images.len(), |z| {
+            let largest = z.iter().fold(f64::NEG_INFINITY, |most, z| most.max(f64::from(*z)));
+            let powers: Vec<f64> = z.iter().map(|z| (f64::from(*z) - largest).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            all.extend(powers.iter().map(|p| (p / total) as f32));
+        })?;
+        Ok(all)
     }
 }
 

@@ -281,6 +281,19 @@ impl Evaluator {
     /// # Errors
     /// Those of the device.
     pub fn predictions(&self, exec: &mut Exec, dataset: u32, count: usize) -> Result<Vec<Option<usize>>> {
+        let mut predictions = Vec::with_capacity(count);
+        self.logits(exec, dataset, count, |z| {
+            let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            predictions.push(z.iter().position(|v| *v == largest).filter(|_| z.iter().all(|v| v.is_finite())));
+        })?;
+        Ok(predictions)
+    }
+
+    /// Gives the logits of each of `count` images of data set `dataset`, in its present order, to `each`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn logits(&self, exec: &mut Exec, dataset: u32, count: usize, mut each: impl FnMut(&[f32])) -> Result<()> {
         let calls = &exec.program(self.program).calls;
         let last = calls.iter().position(|call| matches!(call.kernel, Kernel::CrossEntropy { .. }));
         let last = last.ok_or_else(|| Error::internal("an evaluation without a loss"))?;
@@ -291,19 +304,14 @@ impl Evaluator {
             return Err(Error::internal("an evaluation that writes over its logits"));
         }
         let classes = logits.len / self.rows;
-        let mut predictions = Vec::with_capacity(count);
         for first in (0..count).step_by(self.rows) {
             let rows = self.rows.min(count - first);
             let counters = Counters { dataset, first: first as u32, rows: rows as u32, ..Counters::default() };
             exec.submit(self.program, &counters, &[])?;
             exec.collect()?;
-            let values = exec.download_from(logits)?;
-            predictions.extend(values.chunks(classes).take(rows).map(|z| {
-                let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                z.iter().position(|v| *v == largest).filter(|_| z.iter().all(|v| v.is_finite()))
-            }));
+            exec.download_from(logits)?.chunks(classes).take(rows).for_each(&mut each);
         }
-        Ok(predictions)
+        Ok(())
     }
 }
 

@@ -1,0 +1,5 @@
+//! Curvature of the mean loss at the trained weights.
+
+mod product;
+
+pub use product::{GRID, Operator, Products, Step};
