@@ -186,9 +186,12 @@ fn sharpness_is_the_slope_for_small_radii_and_more_steps_never_find_less() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let folder = trained("study-threads");
-    for (action, flags) in
-        [("corrupt", "--eps 1 --eps-inf 0.01 --n all,5 --seeds 1"), ("sharpness", "--m 8,64 --steps 2")]
-    {
+    let hessian = "--k 2 --lanczos-steps 3 --trace-samples 1 --depth 0";
+    for (action, flags) in [
+        ("corrupt", "--eps 1 --eps-inf 0.01 --n all,5 --seeds 1"),
+        ("sharpness", "--m 8,64 --steps 2"),
+        ("hessian", hessian),
+    ] {
         let csv = |threads: usize| {
             let line = format!(
                 "study {action} run/last.safetensors {flags} --batch 40 --threads {threads} --images 90 --csv {threads}.csv --quiet"

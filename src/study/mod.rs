@@ -53,6 +53,11 @@ pub const STUDIES: &[StudyRow] = &[
         about: "Measure by how much the loss grows around the trained weights",
         figures: restore::sharpness_figures,
     },
+    StudyRow {
+        name: "hessian",
+        about: "Measure eigenvalues, trace and spectrum of the loss's curvature",
+        figures: hessian::figures,
+    },
 ];
 
 /// A model on a device, ready to be measured at other parameters than its own.

@@ -9,6 +9,7 @@ use samcore::protocol::folder::{self, State};
 use samcore::protocol::plan::Subject;
 use samcore::protocol::{self, Plan, Request, Results, Run, Share};
 use samcore::recipe::Recipe;
+use samcore::study::hessian;
 use samcore::study::restore::{Restored, restore};
 use samcore::train::divergence::Divergence;
 use std::fs;
@@ -134,7 +135,7 @@ pub fn parse_divergence(path: &Path, _: &[u8]) -> bool {
     }
 }
 
-/// What both studies write, with one row of each kind.
+/// What each study writes, with one row of each kind.
 pub fn studies() -> Vec<Vec<u8>> {
     let source = r#""source":{"checkpoint":"a/last.safetensors","model":"cnn","data":"fashion-mnist","step":3,"classes":10,
         "weights":"average","training_images":{"subset":"run","images":24},"device":"cpu"}"#;
@@ -150,11 +151,24 @@ pub fn studies() -> Vec<Vec<u8>> {
         r#"{{"study":"sharpness",{source},"images":24,"steps":1,"scaled":"all","gradient_norm":1.5,"loss":0.4,"rows":[
         {{"kind":"plain",{row}}},{{"kind":"adaptive",{row}}}]}}"#
     );
-    vec![corrupt.into(), sharpness.into()]
+    let block = r#""parameters":90,"h":0.01,"disagreement":0.001,"gradient_noise":1e-6,"asymmetry":1e-3,
+        "eigenvalues":[{"value":2.5,"residual":0.1}],"smallest":{"value":-0.5,"residual":null},"trace":4.5,
+        "trace_standard_error":0.25,"density":[[-0.5,0.25],[2.5,0.75]]"#;
+    let hessian = format!(
+        r#"{{"study":"hessian",{source},"images":24,"k":1,"lanczos_steps":2,"density_samples":1,"trace_samples":3,"seed":0,
+        "loss":0.5,"gradient_norm":1.5,"weight_norm":2.5,"blocks":[
+        {{"operator":"hessian","layer":"all",{block}}},{{"operator":"gauss-newton","layer":"fc",{block}}}]}}"#
+    );
+    vec![corrupt.into(), sharpness.into(), hessian.into()]
 }
 
 pub fn parse_study(_: &Path, bytes: &[u8]) -> bool {
-    let Some(study) = serde_json::from_slice(bytes).ok().and_then(|json| restore(&json)) else { return false };
+    let Ok(json) = serde_json::from_slice(bytes) else { return false };
+    if let Some(figures) = hessian::figures(&json) {
+        assert!(figures.iter().all(|(_, svg)| svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>")));
+        return true;
+    }
+    let Some(study) = restore(&json) else { return false };
     let figures = match study {
         Restored::Corrupt(source, study) => {
             [Some(study.curves(&source).to_svg()), study.map(&source).map(|m| m.to_svg())]

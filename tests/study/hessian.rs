@@ -1,19 +1,25 @@
 //! Curvature against a dense matrix from the specs in f64, on a net without ReLU and max pool.
 
-use crate::common::{Folder, idx};
+use crate::common::{Folder, idx, names_in, samcore, start, wait_until};
+use crate::trained;
 use samcore::data;
 use samcore::device::cpu::CpuDevice;
+use samcore::error::{Error, Kind};
 use samcore::graph::{Graph, ImageSource};
 use samcore::interp::{self, Inputs, mean_loss};
 use samcore::nn;
 use samcore::ops::Op;
 use samcore::ops::call::Augment;
 use samcore::rng::Draws;
-use samcore::study::hessian::{Operator, Products};
+use samcore::rng::stream;
+use samcore::study::hessian::{self, Block, Operator, Products, SHELVES, Settings, Shelf, Study};
+use samcore::study::journal::{Journal, Progress};
 use samcore::study::{Layer, Probe};
 use samcore::train::checkpoint::{Remembered, Vectors};
 use samcore::train::engine::{self, TRAIN};
+use serde_json::json;
 use std::fs;
+use std::path::Path;
 
 const IMAGES: usize = 20;
 const SIDE: usize = 5;
@@ -205,4 +211,219 @@ fn products_are_those_of_the_dense_matrix_in_f64() {
             assert!(products.of(&whole, &vec![0.0; n], step.size).unwrap().iter().all(|x| *x == 0.0));
         }
     }
+}
+
+fn times(matrix: &[Vec<f64>], v: &[f64]) -> Vec<f64> {
+    matrix.iter().map(|row| row.iter().zip(v).map(|(a, b)| a * b).sum()).collect()
+}
+
+/// The largest eigenvalue of `sign` times a symmetric matrix, by power iteration on one that is shifted to be positive.
+fn largest(matrix: &[Vec<f64>], sign: f64) -> f64 {
+    let shift = matrix.iter().map(|row| norm(row)).fold(0.0, f64::max) * 2.0;
+    let mut v: Vec<f64> = (0..matrix.len()).map(|i| 1.0 + (i as f64).sin()).collect();
+    let mut value = 0.0;
+    for _ in 0..20_000 {
+        let next: Vec<f64> = times(matrix, &v).iter().zip(&v).map(|(h, v)| sign * h + shift * v).collect();
+        value = norm(&next);
+        v = next.iter().map(|x| x / value).collect();
+    }
+    value - shift
+}
+
+impl Smooth {
+    fn settings(&self) -> Settings {
+        Settings {
+            operators: Operator::ALL.to_vec(),
+            layers: [Layer::whole(&self.graph)].into_iter().chain(Layer::all(&self.graph, 1)).collect(),
+            images: (0..IMAGES as u32).collect(),
+            k: 3,
+            lanczos_steps: 45,
+            density_samples: 1,
+            trace_samples: 12,
+            seed: 4,
+        }
+    }
+
+    fn study(&self, settings: Settings, threads: usize) -> Study {
+        let mut told = |_: Progress| Ok(());
+        let mut journal = Journal::in_memory(settings.measurements(), &mut told);
+        let mut shelves = [Shelf::default(), Shelf::default()];
+        let (mut probe, weights) = (self.probe(8, threads), &self.vectors.weights);
+        hessian::run(&mut probe, &self.graph, weights, settings, &mut journal, &mut shelves).unwrap()
+    }
+}
+
+#[test]
+fn eigenvalues_trace_and_density_are_those_of_the_dense_matrix() {
+    let net = Smooth::new("study-hessian-dense");
+    let n = Layer::whole(&net.graph).len();
+    let study = net.study(net.settings(), 1);
+    assert_eq!(study.blocks.len(), 2 * (1 + 4));
+    for operator in Operator::ALL {
+        let dense = net.dense(operator);
+        let blocks: Vec<&Block> = study.blocks.iter().filter(|b| b.operator == operator).collect();
+        let whole = blocks[0];
+        assert_eq!((whole.layer.as_str(), whole.parameters), ("all", n));
+        let (top, low) = (largest(&dense, 1.0), -largest(&dense, -1.0));
+        let near = |found: f64, known: f64, of: f64| (found - known).abs() < 0.01 * of;
+        assert!(near(whole.top[0].value, top, top), "{operator:?} top {} {top}", whole.top[0].value);
+        assert!(near(whole.smallest.value, low, top), "{operator:?} smallest {} {low}", whole.smallest.value);
+        if operator == Operator::Hessian {
+            assert!(low < -0.01 * top, "the test needs a direction that goes down");
+        }
+        let trace: f64 = (0..n).map(|i| dense[i][i]).sum();
+        let (found, error) = (whole.trace.unwrap(), whole.trace_error.unwrap());
+        assert!(near(found, trace, trace), "{operator:?} trace {found} ± {error}, dense {trace}");
+
+        // A vector's residual by the dense matrix; the reported one has the noise of products beside it.
+        for (pair, v) in whole.top.iter().chain([&whole.smallest]).zip(&whole.vectors) {
+            let v: Vec<f64> = v.iter().map(|v| f64::from(*v)).collect();
+            let apart: Vec<f64> = times(&dense, &v).iter().zip(&v).map(|(h, v)| h - pair.value * v).collect();
+            assert!((norm(&v) - 1.0).abs() < 1e-5);
+            assert!((norm(&apart) - pair.residual).abs() < 3e-3 * top, "{} {}", norm(&apart), pair.residual);
+        }
+        assert!(whole.top[0].residual < 0.01 * top && whole.asymmetry < 0.01, "{:?}", whole.top[0]);
+
+        // Moments of the density are v . H^p v of the vector that the run began with.
+        let mut draws = Draws::new(4, stream("hessian start"), 0, stream("all"));
+        let v: Vec<f64> = (0..n).map(|_| draws.normal()).collect();
+        let v: Vec<f64> = v.iter().map(|x| x / norm(&v)).collect();
+        let mut power = v.clone();
+        for p in 0..5 {
+            let known: f64 = power.iter().zip(&v).map(|(a, b)| a * b).sum();
+            let found: f64 = whole.density.iter().map(|(x, weight)| weight * x.powi(p)).sum();
+            assert!((found - known).abs() < 0.01 * known.abs(), "{operator:?} moment {p}: {found} {known}");
+            power = times(&dense, &power);
+        }
+
+        let mut from = 0;
+        for block in &blocks[1..] {
+            let cut: Vec<Vec<f64>> =
+                (0..block.parameters).map(|i| dense[from + i][from..][..block.parameters].to_vec()).collect();
+            let known = largest(&cut, 1.0);
+            let found = block.top[0].value;
+            assert!(near(found, known, known), "{operator:?} {}: {found} {known}", block.layer);
+            let trace: f64 = (0..cut.len()).map(|i| cut[i][i]).sum();
+            assert!(
+                near(block.trace.unwrap(), trace, trace),
+                "{operator:?} {}: {:?} {trace}",
+                block.layer,
+                block.trace
+            );
+            from += block.parameters;
+        }
+        assert_eq!(from, n);
+    }
+}
+
+#[test]
+fn a_study_stopped_anywhere_continues_with_the_same_bits() {
+    let net = Smooth::new("study-hessian-stopped");
+    let settings = Settings {
+        layers: vec![Layer::whole(&net.graph), Layer::all(&net.graph, 1)[3].clone()],
+        k: 2,
+        lanczos_steps: 4,
+        density_samples: 2,
+        trace_samples: 2,
+        ..net.settings()
+    };
+    // One choice of h, four steps, three residuals, two for the trace, one to keep vectors, four more steps: 15 a block.
+    let total = settings.measurements();
+    assert_eq!(total, 4 * 15);
+    let whole = net.study(settings.clone(), 2);
+    let folder = Folder::new("study-hessian-journal");
+    for (number, stops) in [[1, 3], [5, 6], [9, 10], [11, 13], [15, 16], [17, 40]].into_iter().enumerate() {
+        let path = |name: &str| folder.path(&format!("{number}-{name}"));
+        for stop in stops.into_iter().chain([total + 1]) {
+            let mut told = |p: Progress| match p.done == stop {
+                true => Err(Error::new(Kind::Interrupted, "stopped")),
+                false => Ok(()),
+            };
+            let mut journal = Journal::open(&path("journal"), &json!({"study": "test"}), total, &mut told).unwrap();
+            let mut shelves = SHELVES.map(|name| Shelf::open(&path(name)).unwrap());
+            let (mut probe, weights) = (net.probe(8, 1), &net.vectors.weights);
+            let made = hessian::run(&mut probe, &net.graph, weights, settings.clone(), &mut journal, &mut shelves);
+            match made {
+                Ok(study) => assert_eq!((&study, stop), (&whole, total + 1)),
+                Err(e) => assert_eq!((e.kind, e.to_string().as_str()), (Kind::Interrupted, "stopped")),
+            }
+        }
+    }
+    // Without its vectors an unfinished study cannot continue, and says so.
+    let open = |path: &Path| Shelf::open(path).unwrap();
+    let mut told = |p: Progress| if p.done == 3 { Err(Error::new(Kind::Interrupted, "stopped")) } else { Ok(()) };
+    for _ in 0..2 {
+        let mut journal = Journal::open(&folder.path("j"), &json!({"study": "test"}), total, &mut told).unwrap();
+        let mut shelves = [open(&folder.path("basis")), open(&folder.path("vectors"))];
+        let (mut probe, weights) = (net.probe(8, 1), &net.vectors.weights);
+        hessian::run(&mut probe, &net.graph, weights, settings.clone(), &mut journal, &mut shelves).unwrap_err();
+        fs::write(folder.path("basis"), [0; 8]).unwrap();
+    }
+    let mut told = |_: Progress| Ok(());
+    let mut journal = Journal::open(&folder.path("j"), &json!({"study": "test"}), total, &mut told).unwrap();
+    let mut shelves = [open(&folder.path("basis")), open(&folder.path("vectors"))];
+    let (mut probe, weights) = (net.probe(8, 1), &net.vectors.weights);
+    let e = hessian::run(&mut probe, &net.graph, weights, settings, &mut journal, &mut shelves).unwrap_err();
+    assert!(e.kind == Kind::Data && e.to_string().contains("lacks a vector that the journal names; remove"), "{e}");
+}
+
+#[test]
+fn the_command_writes_its_files_continues_when_killed_and_refuses_wrong_flags() {
+    let folder = trained("study-hessian");
+    let small = "--k 2 --lanczos-steps 5 --trace-samples 2 --layers fc2 --images 20 --gauss-newton --quiet";
+    let line = format!("study hessian run/last.safetensors {small}");
+    let result = samcore(&folder.0, &format!("{line} --csv points.csv --out result --json")).well().json();
+    let blocks = result["blocks"].as_array().unwrap();
+    assert_eq!(blocks.len(), 2 * 2);
+    assert_eq!((&result["batch_norm"], &result["images"]), (&"running statistics".into(), &20.into()));
+    for block in blocks {
+        let value = |i: usize| block["eigenvalues"][i]["value"].as_f64().unwrap();
+        assert!(value(0) >= value(1) && value(1) >= block["smallest"]["value"].as_f64().unwrap(), "{block}");
+        assert!(block["h"].as_f64().unwrap() > 0.0 && block["disagreement"].as_f64().unwrap() > 0.0, "{block}");
+        let weight: f64 = block["density"].as_array().unwrap().iter().map(|node| node[1].as_f64().unwrap()).sum();
+        assert!((weight - 1.0).abs() < 1e-9);
+        if block["operator"] == "gauss-newton" {
+            let least = block["smallest"]["value"].as_f64().unwrap();
+            assert!(least > -0.01 * value(0), "Gauss-Newton is never negative: {block}");
+        }
+    }
+    let files = ["hessian.csv", "hessian.json", "hessian.npz", "hessian.svg", "layers.svg"];
+    assert_eq!(names_in(&folder.path("result")), files);
+    let csv = fs::read_to_string(folder.path("points.csv")).unwrap();
+    assert_eq!(csv.lines().next(), Some("operator,layer,parameters,quantity,number,value,error"));
+    // Two eigenvalues, the smallest, trace, h, and five nodes of the density.
+    assert_eq!(csv.lines().count(), 1 + 4 * 10);
+    assert_eq!(fs::read_to_string(folder.path("result/hessian.csv")).unwrap(), csv);
+
+    let drawn = samcore(&folder.0, "plot result --out again").well().stdout;
+    assert_eq!(drawn, "again/hessian.svg\nagain/layers.svg\n");
+    for name in ["hessian.svg", "layers.svg"] {
+        let [one, other] = ["result", "again"].map(|at| fs::read_to_string(folder.path(at).join(name)).unwrap());
+        assert!(one == other && one.contains("run/last.safetensors, step 9."), "{name}");
+    }
+
+    let mut running = start(&folder.0, &format!("{line} --out killed"));
+    let lines = || fs::read_to_string(folder.path("killed/hessian.journal")).unwrap_or_default().lines().count();
+    wait_until("four lines of the journal", || lines() >= 4);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let other = line.replace("--k 2", "--k 3");
+    samcore(&folder.0, &format!("{other} --out killed")).refused(73, "k is 2 there and 3 here; give another --out");
+    samcore(&folder.0, &format!("{line} --out killed")).well();
+    assert_eq!(names_in(&folder.path("killed")), files);
+    for name in files {
+        let [one, other] = ["result", "killed"].map(|at| fs::read(folder.path(at).join(name)).unwrap());
+        assert!(one == other, "{name}");
+    }
+
+    for (flags, message) in [
+        ("--k 31", "--k 31 needs --lanczos-steps of at least 31, not 30"),
+        ("--k 0", "--k"),
+        ("--depth 0 --layers fc1", "--layers needs a --depth of at least 1"),
+        ("--layers fc9", "--layers fc9: the model has no layer of that name; did you mean 'fc"),
+        ("--lanczos-steps x", "--lanczos-steps"),
+    ] {
+        samcore(&folder.0, &format!("study hessian run/last.safetensors {flags} --out none")).refused(2, message);
+    }
+    assert!(!folder.path("none").exists());
 }

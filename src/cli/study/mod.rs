@@ -1,6 +1,7 @@
 //! `samcore study`.
 
 mod corrupt;
+mod hessian;
 mod options;
 mod sharpness;
 
@@ -18,6 +19,7 @@ use clap::{ArgMatches, Command};
 pub const ACTIONS: &[Subcommand] = &[
     Subcommand { name: STUDIES[0].name, about: STUDIES[0].about, build: corrupt::build, run: corrupt::run },
     Subcommand { name: STUDIES[1].name, about: STUDIES[1].about, build: sharpness::build, run: sharpness::run },
+    Subcommand { name: STUDIES[2].name, about: STUDIES[2].about, build: hessian::build, run: hessian::run },
 ];
 
 /// Most images, seeds and the like that a flag takes.

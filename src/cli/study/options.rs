@@ -4,11 +4,14 @@ use crate::cli::bench::check_place;
 use crate::cli::eval::{self, Given, Loaded};
 use crate::cli::flags::{count, path};
 use crate::cli::meter::Meter;
+use crate::device::Device;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::files::{self, sha256_hex, write_atomic};
+use crate::graph::Graph;
 use crate::output::{note, show};
 use crate::study::journal::{Journal, OnProgress, Progress};
 use crate::study::{Probe, Source};
+use crate::train::checkpoint::Vectors;
 use crate::train::engine::{self, TEST, TRAIN};
 use crate::train::measured::Images;
 use crate::train::progress::{Style, clock_face};
@@ -16,6 +19,9 @@ use crate::train::signals;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+
+/// A constructor of [`Probe`].
+type MakeProbe = fn(&Graph, Box<dyn Device>, &[usize], &Vectors, usize) -> Result<Probe>;
 
 /// Options that the actions share: sources, outputs, progress.
 pub struct Options {
@@ -55,6 +61,29 @@ impl Options {
         rows: &[usize],
         host: usize,
     ) -> Result<(Probe, Source)> {
+        self.make(Probe::new, loaded, (images, measured), rows, host)
+    }
+
+    /// As [`Options::probe`], for a study that takes gradients against given targets.
+    pub fn probe_with_targets(
+        &mut self,
+        loaded: &Loaded,
+        images: &Images,
+        measured: &[u32],
+        rows: &[usize],
+        host: usize,
+    ) -> Result<(Probe, Source)> {
+        self.make(Probe::with_targets, loaded, (images, measured), rows, host)
+    }
+
+    fn make(
+        &mut self,
+        make: MakeProbe,
+        loaded: &Loaded,
+        (images, measured): (&Images, &[u32]),
+        rows: &[usize],
+        host: usize,
+    ) -> Result<(Probe, Source)> {
         let device = engine::device(&mut self.given.recipe)?;
         let source = Source {
             checkpoint: self.given.checkpoint.display().to_string(),
@@ -66,7 +95,7 @@ impl Options {
             training_images: images.to_json(&loaded.data, measured),
             device: device.describe(),
         };
-        let mut probe = Probe::new(&loaded.graph, device, rows, &loaded.vectors, host)?;
+        let mut probe = make(&loaded.graph, device, rows, &loaded.vectors, host)?;
         probe.set_dataset(TRAIN, &loaded.data.train)?;
         probe.set_dataset(TEST, &loaded.data.test)?;
         if let Some(folder) = &self.out {

@@ -37,6 +37,9 @@ impl Operator {
 /// before it.
 pub const GRID: [f64; 7] = [0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4];
 
+/// Power iterations towards the vector that [`Products::choose`] tries distances on.
+const POWERS: usize = 3;
+
 /// Distance from the weights at which gradients are taken, and how well products with it are known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -115,7 +118,7 @@ impl<'a> Products<'a> {
 
     /// Chooses h for a layer: the distance of [`GRID`] whose product agrees best with those of both its neighbours. Where the
     /// distance is too small the noise of f32 makes them differ, which grows as 1/h; where it is too large the third derivative
-    /// does, which grows as h². The vector is the product with a random one, in which large eigenvalues predominate.
+    /// does, which grows as h². The vector comes from a few power iterations, so that it is near that of the largest eigenvalue.
     ///
     /// # Errors
     /// NotFinite: no distance gives finite products. Those of the device.
@@ -124,13 +127,15 @@ impl<'a> Products<'a> {
         // Biases may all be 0.
         let scale = if norm > 0.0 { norm } else { 0.01 * (layer.len() as f64).sqrt() };
         let mut draws = Draws::new(seed, stream("hessian step"), 0, 0);
-        let random: Vec<f32> = (0..layer.len()).map(|_| draws.normal() as f32).collect();
-        let direction = self.of(layer, &random, scale * GRID[3])?;
-        if direction.iter().all(|v| *v == 0.0) {
-            return Ok(Step { size: scale * GRID[3], disagreement: 0.0, noise: 0.0 });
+        let mut direction: Vec<f32> = (0..layer.len()).map(|_| draws.normal() as f32).collect();
+        for _ in 0..POWERS {
+            direction = self.of(layer, &direction, scale * GRID[3])?;
+            let length = dot(&direction, &direction).sqrt() as f32;
+            if length == 0.0 {
+                return Ok(Step { size: scale * GRID[3], disagreement: 0.0, noise: 0.0 });
+            }
+            direction.iter_mut().for_each(|v| *v /= length);
         }
-        let length = dot(&direction, &direction).sqrt() as f32;
-        let direction: Vec<f32> = direction.iter().map(|v| v / length).collect();
         let mut differences = Vec::with_capacity(GRID.len() - 1);
         let (mut before, mut noise) = (None::<Vec<f32>>, 0.0);
         for (i, share) in GRID.iter().enumerate() {
