@@ -231,7 +231,15 @@ pub struct Recipe {
     pub checkpoint_steps: usize,
     /// Event files for TensorBoard beside the records.
     pub tensorboard: bool,
+    /// Curvature that is measured while training: names of [`TRACKED`].
+    pub track: Vec<String>,
+    /// Steps from one measurement of it to the next, and training images that it is of (0: all).
+    pub track_every: usize,
+    pub track_images: usize,
 }
+
+/// Measurements that a run can make while it trains.
+pub const TRACKED: [&str; 2] = ["hessian", "sharpness"];
 
 impl Default for Recipe {
     fn default() -> Recipe {
@@ -306,6 +314,9 @@ impl Default for Recipe {
             checkpoint_every: 1,
             checkpoint_steps: 0,
             tensorboard: false,
+            track: vec![],
+            track_every: 100,
+            track_images: 500,
         }
     }
 }
@@ -328,6 +339,14 @@ impl Recipe {
     pub fn rho_share(&self, step: u64, total: u64) -> f64 {
         let rise = (self.rho_warmup * total as f64).round();
         if (step as f64) < rise { (step + 1) as f64 / (rise + 1.0) } else { 1.0 }
+    }
+
+    /// Returns the number that, divided by the learning rate, is the largest eigenvalue at which gradient descent with this
+    /// momentum is stable on a quadratic function: 2 (1 + b), with Nesterov's 2 (1 + b)/(1 + 2b) (Cohen et al. 2021,
+    /// arXiv:2103.00065).
+    pub fn edge(&self) -> f64 {
+        let b = self.momentum;
+        if self.nesterov { 2.0 * (1.0 + b) / (1.0 + 2.0 * b) } else { 2.0 * (1.0 + b) }
     }
 
     /// Returns the options of the optimizer's recording.

@@ -3,6 +3,8 @@
 mod common;
 #[path = "study/hessian.rs"]
 mod hessian;
+#[path = "study/track.rs"]
+mod track;
 
 use common::{Folder, idx, names_in, samcore, start, wait_until};
 use samcore::data;

@@ -12,6 +12,7 @@ use crate::models;
 use crate::optim::OPTIMIZERS;
 use crate::output::note;
 use crate::recipe::{Kind as ValueKind, NO_FILE, Overrides, RESUMABLE, Recipe, SETTINGS, Setting, Value};
+use crate::study::track;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Summary, Where, resume, resume_line, shell_word, signals};
 use clap::{Arg, ArgMatches, Command};
@@ -169,6 +170,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 
 fn train(recipe: Recipe, data: DataSet, place: &Where) -> Result<Summary> {
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, place)?;
+    track::attach(&mut session)?;
     if !place.quiet {
         estimate::warn(&session);
     }

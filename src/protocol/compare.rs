@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::{MAX_JSON, read_bytes, write_atomic};
 use crate::models;
 use crate::output;
+use crate::study::track;
 use crate::train::divergence::Divergence;
 use crate::train::run_folder::RunFolder;
 use crate::train::{Session, Where, resume, shell_word, signals};
@@ -130,6 +131,7 @@ fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
         None => data::load_as(&recipe.data, recipe.labels)?,
     };
     let mut session = Session::with_model(&models::find(&recipe.model)?, data, recipe, &place)?;
+    track::attach(&mut session)?;
     if !quiet {
         estimate::warn(&session);
     }

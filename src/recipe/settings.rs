@@ -300,6 +300,12 @@ pub const SETTINGS: &[Setting] = &[
         "steps between checkpoints; 0: only at ends of epochs"),
     row(RESUMABLE, "tensorboard", Kind::Switch, |r| Field::Switch(&mut r.tensorboard),
         "also write event files for TensorBoard"),
+    row(RESUMABLE, "track", Kind::Names, |r| Field::Names(&mut r.track),
+        "measure hessian, sharpness or both while training"),
+    row(RESUMABLE, "track-every", Kind::Count(1, MOST), |r| Field::Size(&mut r.track_every),
+        "steps from one such measurement to the next"),
+    row(RESUMABLE, "track-images", Kind::Count(0, MOST), |r| Field::Size(&mut r.track_images),
+        "training images of these measurements; 0: all"),
 ];
 
 #[cfg(test)]

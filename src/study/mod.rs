@@ -9,6 +9,7 @@ pub mod hessian;
 pub mod journal;
 pub mod restore;
 pub mod sharpness;
+pub mod track;
 
 pub use direction::{Direction, Draw, Entries};
 
@@ -170,6 +171,14 @@ impl Probe {
     /// Those of the device.
     pub fn set_dataset(&mut self, dataset: u32, split: &Split) -> Result<()> {
         self.exec.set_dataset(dataset, &split.bytes())
+    }
+
+    /// Replaces the running statistics of batch-norm.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn set_running(&mut self, running: &[f32]) -> Result<()> {
+        self.exec.upload(RUNNING, running)
     }
 
     /// The smallest batch that takes `count` images at once, else the largest.

@@ -1,6 +1,6 @@
 //! curves.svg: a run's metrics.csv and the learning rates of its steps.jsonl, as a figure.
 
-use super::records::{Metrics, rates};
+use super::records::{Metrics, Tracked, rates, tracked};
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::optim::OPTIMIZERS;
@@ -16,6 +16,8 @@ pub struct Caption {
     pub settings: String,
     /// The training loss, where it is not cross-entropy.
     pub loss_kind: String,
+    /// The largest eigenvalue at which training is stable, times the learning rate; see [`Recipe::edge`].
+    pub edge: f64,
 }
 
 impl Caption {
@@ -28,7 +30,7 @@ impl Caption {
             // The legend has no room for the longest names.
             settings += &format!(" Training loss: {loss_kind}; all others: cross-entropy.");
         }
-        Caption { title, settings, loss_kind }
+        Caption { title, settings, loss_kind, edge: recipe.edge() }
     }
 }
 
@@ -102,9 +104,31 @@ const PANELS: &[(&str, &str, f64, bool, &[Line])] = &[
 ];
 const NOISE: &str = "Training images with a right and with a wrong label";
 const RATE: &str = "Learning rate";
+/// Most times the largest eigenvalue up to which its bound is drawn: early in warm-up it is far above.
+const BOUND_ABOVE: f64 = 3.0;
 
-/// Returns the figure of a run; `rates` are the learning rates of its steps.
-pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> Figure {
+/// The panel of the eigenvalues of tracked steps against the bound of stability; None where none were tracked.
+fn curvature(caption: &Caption, tracked: &[Tracked]) -> Option<Panel> {
+    let largest = tracked.iter().map(|t| t.most).fold(0.0, f64::max);
+    let bound = |t: &Tracked| (t.step, caption.edge / t.rate);
+    let bounds = tracked.iter().map(bound).map(|(x, y)| (x, if y <= BOUND_ABOVE * largest { y } else { f64::NAN }));
+    let line = |label: &str, style, points| Series { fine: true, ..Series::new(label, style, points) };
+    (!tracked.is_empty()).then(|| Panel {
+        title: "Eigenvalues of the Hessian".into(),
+        x_label: "step".into(),
+        y_label: "before the step".into(),
+        series: vec![
+            line("largest", 0, tracked.iter().map(|t| (t.step, t.most)).collect()),
+            line("smallest", 2, tracked.iter().map(|t| (t.step, t.least)).collect()),
+            line(&format!("SGD is stable below {:.3}/lr", caption.edge), 1, bounds.collect()),
+        ],
+        wide: true,
+        ..Panel::default()
+    })
+}
+
+/// Returns the figure of a run; `rates` are the learning rates of its steps, `tracked` their eigenvalues.
+pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>, tracked: &[Tracked]) -> Figure {
     let epochs: Vec<f64> = metrics.column("epoch").unwrap_or_default().into_iter().flatten().collect();
     let panel = |&(title, y_label, factor, log_y, lines): &(&str, &str, f64, bool, &[Line])| {
         let series = lines.iter().filter_map(|&(column, label, style)| {
@@ -132,6 +156,7 @@ pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> F
     };
     let noisy = panels.iter().position(|p| p.title == NOISE).unwrap_or(panels.len());
     panels.insert(noisy, rate);
+    panels.extend(curvature(caption, tracked));
     Figure { notes: vec![caption.settings.clone()], ..Figure::new(&caption.title, panels) }
 }
 
@@ -140,7 +165,7 @@ pub fn figure(caption: &Caption, metrics: &Metrics, rates: Vec<(f64, f64)>) -> F
 /// # Errors
 /// If metrics.csv cannot be read or the figure not written.
 pub fn draw(caption: &Caption, metrics: &Path, steps: &Path, to: &Path) -> Result<()> {
-    let figure = figure(caption, &Metrics::read(metrics)?, rates(steps));
+    let figure = figure(caption, &Metrics::read(metrics)?, rates(steps), &tracked(steps));
     write_atomic(to, figure.to_svg().as_bytes())
 }
 
@@ -163,11 +188,24 @@ mod tests {
         let metrics = Metrics { columns, rows };
         let rates: Vec<(f64, f64)> = (1..=40).map(|step| (f64::from(step), 0.01 * f64::from(step))).collect();
         let caption = Caption { loss_kind: "smoothed cross-entropy".into(), ..Caption::default() };
-        let figure = figure(&caption, &metrics, rates.clone());
+        let figure = figure(&caption, &metrics, rates.clone(), &[]);
         let titles: Vec<&str> = figure.panels.iter().map(|p| p.title.as_str()).collect();
         assert_eq!(titles, ["Loss", RATE]);
         assert_eq!((&figure.panels[1].series[0].points, figure.panels[1].x_label.as_str()), (&rates, "step"));
         assert_eq!(figure.panels[0].series[0].label, "train: smoothed cross-entropy");
         assert_eq!(figure.panels[0].series[1].points, [(1.0, 0.4)]);
+    }
+
+    #[test]
+    fn tracked_eigenvalues_are_drawn_beside_their_bound() {
+        let metrics = Metrics { columns: vec!["epoch".into()], rows: vec![] };
+        let of = |step, rate, most| Tracked { step, rate, most, least: -1.0 };
+        // 2 (1 + 0.9)/(1 + 1.8) over the rate: 135.7, far above the eigenvalues, then 13.57.
+        let caption = Caption::of(&Recipe::default(), "none");
+        let figure = figure(&caption, &metrics, vec![], &[of(1.0, 0.01, 5.0), of(101.0, 0.1, 12.0)]);
+        let panel = &figure.panels[1];
+        assert_eq!(panel.series[0].points, [(1.0, 5.0), (101.0, 12.0)]);
+        assert!(panel.series[2].points[0].1.is_nan() && (panel.series[2].points[1].1 - 38.0 / 2.8).abs() < 1e-9);
+        assert_eq!(panel.series[2].label, "SGD is stable below 1.357/lr");
     }
 }

@@ -27,4 +27,4 @@ pub mod tensorboard;
 
 pub(crate) use opening::{beginning, orders};
 pub use outcome::{Summary, Where, resume_line, shell_word};
-pub use session::Session;
+pub use session::{Observer, Scene, Session};

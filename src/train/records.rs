@@ -291,13 +291,38 @@ const CURVE_POINTS: usize = 2000;
 /// Returns step and learning rate of the rows of a steps.jsonl, of a long one about every n-th. A file that cannot be read
 /// and lines without both numbers are left out: a figure is no reason to stop.
 pub fn rates(path: &Path) -> Vec<(f64, f64)> {
+    points(path, |line| Some((number(line, "\"step\":")?, number(line, "\"lr\":")?)))
+}
+
+/// The eigenvalues of a step that was tracked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tracked {
+    pub step: f64,
+    /// Its learning rate.
+    pub rate: f64,
+    /// The largest and the smallest eigenvalue at the weights before it.
+    pub most: f64,
+    pub least: f64,
+}
+
+/// Returns the eigenvalues in the rows of a steps.jsonl, with as much patience as [`rates`].
+pub fn tracked(path: &Path) -> Vec<Tracked> {
+    points(path, |line| {
+        let [step, rate] = ["\"step\":", "\"lr\":"].map(|key| number(line, key));
+        let [most, least] = ["\"lambda_max\":", "\"lambda_min\":"].map(|key| number(line, key));
+        Some(Tracked { step: step?, rate: rate?, most: most?, least: least? })
+    })
+}
+
+/// The number behind `key` in a line that `Records::step` wrote.
+fn number(line: &str, key: &str) -> Option<f64> {
+    let (_, rest) = line.split_once(key)?;
+    rest[..rest.find([',', '}'])?].parse().ok()
+}
+
+/// What `point` reads of each line of a file; of many, about every n-th.
+fn points<T>(path: &Path, point: impl Fn(&str) -> Option<T>) -> Vec<T> {
     let Ok(file) = File::open(path) else { return vec![] };
-    // Only these two numbers are wanted of a line, which is written by `Records::step`.
-    let number = |line: &str, key: &str| -> Option<f64> {
-        let (_, rest) = line.split_once(key)?;
-        rest[..rest.find([',', '}'])?].parse().ok()
-    };
-    let point = |line: &str| Some((number(line, "\"step\":")?, number(line, "\"lr\":")?));
     let (mut reader, mut line, mut points) = (BufReader::new(file), String::new(), Vec::new());
     while let Ok(1..) = reader.by_ref().take(LONGEST_LINE).read_line(&mut line) {
         points.extend(point(&line));

@@ -1,8 +1,11 @@
 //! The training loop: from a recipe to a run folder.
 
 mod epoch;
+mod observing;
 mod pace;
 mod saving;
+
+pub use observing::{Observer, Scene};
 
 use super::checkpoint::{Checkpoint, Position, Subject};
 use super::divergence::Divergence;
@@ -73,6 +76,9 @@ pub struct Session {
     /// Scalars of the step just recorded; kept so that a step allocates nothing.
     values: Vec<f32>,
     scalars: Vec<(&'static str, f32)>,
+    observer: Option<Box<dyn Observer>>,
+    /// Its values for the record of the next step.
+    observed: Vec<(&'static str, f32)>,
     begun: Instant,
     epoch_begun: Instant,
 }
@@ -88,6 +94,7 @@ impl Session {
     pub fn with_model(model: &Model, mut data: DataSet, mut recipe: Recipe, place: &Where) -> Result<Session> {
         let row = optim::find(&recipe.opt)?;
         recipe.validate()?;
+        observing::check(&recipe)?;
         recipe.model.clone_from(&model.name);
         let (train_order, val_order) = opening::orders(&recipe, &data)?;
         let labels = Labels::settle(&mut data, &recipe, &train_order, place)?;
@@ -204,6 +211,8 @@ impl Session {
             terms_dropped: 0.0,
             values: vec![],
             scalars: vec![],
+            observer: None,
+            observed: vec![],
             recipe,
             data,
             graph,
@@ -242,16 +251,6 @@ impl Session {
         &self.recipe
     }
 
-    /// Floating-point operations that are left to do: the steps, and the evaluations.
-    pub fn flops_left(&self) -> f64 {
-        let (step, image) = self.programs.flops(|id| self.exec.program(id).flops());
-        let done = self.position.step.min(self.last_step);
-        let evaluated = |steps: u64| self.recipe.evaluations(steps / self.per_epoch);
-        let images = (self.data.test.count + self.val_order.len() + self.judged) as f64;
-        let evaluations = (evaluated(self.last_step) - evaluated(done)) as f64;
-        (self.last_step - done) as f64 * step + evaluations * images * image
-    }
-
     /// The device that it computes on.
     pub fn device(&self) -> &dyn Device {
         self.exec.device()
@@ -269,10 +268,11 @@ impl Session {
             self.begin_epoch(epoch)?;
             let end = ((epoch + 1) * self.per_epoch).min(self.last_step);
             while self.position.step < end {
+                self.observe_if_due()?;
                 let every = self.recipe.checkpoint_steps as u64;
                 // The next checkpoint's step: nothing may be under way when it is written.
                 let pause = self.position.step.checked_div(every).map_or(end, |done| (done + 1) * every);
-                self.steps(pause.min(end))?;
+                self.steps(pause.min(end).min(self.next_observed()))?;
                 // An epoch whose steps are done gets its row before a signal is heeded, or the row would be lost.
                 if self.position.step == end {
                     break;
@@ -388,6 +388,7 @@ impl Session {
         self.terms_dropped = dropped;
         // The rest is the optimizer's own.
         self.scalars.retain(|v| !["loss", "hits", "grad_norm"].contains(&v.0));
+        self.scalars.append(&mut self.observed);
         let (epoch, lr) = (counters.epoch, slots[0].1);
         let row = StepRow { step: p.step, epoch: epoch + 1, loss, hits, lr, grad_norm, scalars: &self.scalars };
         self.records.step(&row)?;

@@ -200,6 +200,27 @@ pub fn run(
     Ok(Study { settings, loss: slope.loss, gradient_norm, weight_norm, tensors, blocks })
 }
 
+/// Returns the smallest and the largest eigenvalue that `steps` steps of Lanczos find from a random vector, for h = `size`.
+///
+/// # Errors
+/// NotFinite: a gradient is not finite. Those of the device.
+pub fn extremes(products: &mut Products<'_>, layer: &Layer, size: f64, steps: usize, seed: u64) -> Result<[f64; 2]> {
+    let mut told = |_| Ok(());
+    let mut journal = Journal::in_memory(steps, &mut told);
+    let start = random_direction(Draws::new(seed, stream("hessian start"), 0, stream(&layer.name)), layer.len());
+    let mut multiply = |v: &[f32]| products.of(layer, v, size);
+    let run = Lanczos::run(start, steps, "track", &mut multiply, &mut journal, &mut Shelf::default())?;
+    let values = run.eigen().values;
+    Ok([values.first(), values.last()].map(|value| value.copied().unwrap_or(f64::NAN)))
+}
+
+/// A normal vector scaled to length 1.
+fn random_direction(mut draws: Draws, len: usize) -> Vec<f32> {
+    let v: Vec<f64> = (0..len).map(|_| draws.normal()).collect();
+    let length = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+    v.into_iter().map(|v| (v / length) as f32).collect()
+}
+
 /// A block that is being measured.
 struct Measured<'a> {
     settings: &'a Settings,
@@ -216,10 +237,7 @@ impl Measured<'_> {
 
     /// A random direction of length 1.
     fn start(&self, number: usize) -> Vec<f32> {
-        let mut draws = self.draws("hessian start", number);
-        let v: Vec<f64> = (0..self.layer.len()).map(|_| draws.normal()).collect();
-        let length = v.iter().map(|v| v * v).sum::<f64>().sqrt();
-        v.into_iter().map(|v| (v / length) as f32).collect()
+        random_direction(self.draws("hessian start", number), self.layer.len())
     }
 
     fn lanczos(

@@ -56,4 +56,14 @@ impl Session {
     pub(super) fn looks(&self, program: ProgramId) -> bool {
         self.exec.program(program).reports.iter().any(|r| r.0 == "sharpness_gain")
     }
+
+    /// Floating-point operations that are left to do: the steps, and the evaluations.
+    pub fn flops_left(&self) -> f64 {
+        let (step, image) = self.programs.flops(|id| self.exec.program(id).flops());
+        let done = self.position.step.min(self.last_step);
+        let evaluated = |steps: u64| self.recipe.evaluations(steps / self.per_epoch);
+        let images = (self.data.test.count + self.val_order.len() + self.judged) as f64;
+        let evaluations = (evaluated(self.last_step) - evaluated(done)) as f64;
+        (self.last_step - done) as f64 * step + evaluations * images * image
+    }
 }
