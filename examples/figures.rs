@@ -122,5 +122,5 @@ fn run(result: &Value) -> Option<Figure> {
     let total = run["result"]["steps"].as_u64()?;
     let schedule = recipe.schedule();
     let rates = (0..total).map(|step| ((step + 1) as f64, f64::from(schedule.lr(step, total)))).collect();
-    Some(curves::figure(&Caption::of(&recipe, &recipe.data), &metrics, rates))
+    Some(curves::figure(&Caption::of(&recipe, &recipe.data), &metrics, rates, &[]))
 }
