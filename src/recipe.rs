@@ -6,11 +6,13 @@
 mod file;
 mod overrides;
 mod presets;
+mod resolve;
 mod settings;
 mod value;
 
 pub use overrides::Overrides;
 pub use presets::PRESET;
+pub use resolve::recipe_of;
 #[cfg(test)]
 pub(crate) use settings::tests;
 pub use settings::{Field, RESUMABLE, SETTINGS, Setting, setting};

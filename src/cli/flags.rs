@@ -1,10 +1,10 @@
 //! Flags from the table of settings, and values back from flags.
 
-use crate::data::{self, DATASETS, DataSet, Format};
+use crate::data::{self, DATASETS, DataSet};
 use crate::error::{Error, Result};
-use crate::models::{self, Model};
+use crate::models;
 use crate::optim::{self, OPTIMIZERS, OptimizerRow};
-use crate::recipe::{Kind, NO_FILE, Overrides, Recipe, SETTINGS, Setting, Target, Value, setting};
+use crate::recipe::{Kind, NO_FILE, Overrides, Recipe, SETTINGS, Setting, Target, Value, recipe_of, setting};
 use crate::train::run_folder::checkpoint_of;
 use crate::train::{engine, labels, resume};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -274,17 +274,6 @@ fn check_whole(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The recipe that `given` makes of the model's own and the optimizer's, for data of that format.
-fn recipe_of(model: &Model, given: &Overrides, format: Format) -> Result<Recipe> {
-    let own = Overrides::parse(model.recipe.iter().copied().flatten()).map_err(|e| e.context(&model.name))?;
-    let row = optim::find(&Recipe::default().with(given)?.opt)?;
-    let of_optimizer = Overrides::of_optimizer(row, given)?;
-    let below = Recipe::default().with(&own)?.with(&of_optimizer)?;
-    let preset = below.clone().with(given)?.augmentation.settings(format)?;
-    let recipe = below.with(&preset)?.with(given)?;
-    Ok(Recipe { model: model.name.clone(), ..recipe })
-}
-
 /// Checks that `recipe` has the values of `begun`, of the run in `folder`, wherever they decide the course of a run.
 ///
 /// # Errors
@@ -305,6 +294,7 @@ pub fn check_resumable(begun: &Recipe, recipe: &Recipe, folder: &Path) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Format;
 
     #[test]
     fn a_models_recipe_stands_between_the_defaults_and_what_is_given() {
