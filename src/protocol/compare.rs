@@ -113,7 +113,10 @@ fn open(plan: &Plan, place: &Place) -> Result<(RunFolder, Vec<State>)> {
 }
 
 /// Begins `run` in the folder `path`, or goes on with it, to its end.
-fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
+///
+/// # Errors
+/// Interrupted: a signal has come. Those of the run.
+pub fn train(path: &Path, run: &Run, state: &State, quiet: bool) -> Result<()> {
     if let Some(signal) = signals::requested() {
         return Err(Error::new(Kind::Interrupted, format!("stopped by {signal}")));
     }

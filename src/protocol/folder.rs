@@ -211,8 +211,11 @@ pub fn check(path: &Path, plan: &Plan) -> Result<()> {
     }
 }
 
-/// Names in the folder `path`, sorted; none if it is not there.
-fn entries(path: &Path) -> Result<Vec<String>> {
+/// Returns the names in the folder `path`, sorted; none if it is not there.
+///
+/// # Errors
+/// NoInput: it cannot be read.
+pub fn entries(path: &Path) -> Result<Vec<String>> {
     let failed = |e: std::io::Error| Error::io("read folder", path, &e);
     let listing = match files::read_dir(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),

@@ -6,7 +6,8 @@ use super::results::Results;
 use super::table::Table;
 use crate::plot::{Figure, escape};
 
-const STYLE: &str = "
+/// Style sheet of reports.
+pub const STYLE: &str = "
 body { font: 16px/1.5 system-ui, 'Helvetica Neue', Arial, sans-serif; color: #222; background: #fafafa; margin: 0; }
 main { max-width: 1120px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; }
@@ -73,8 +74,8 @@ pub fn page(results: &Results<'_>, figure: &Figure) -> String {
     )
 }
 
-/// A table under its title.
-fn section(table: &Table) -> String {
+/// Returns a table under its title.
+pub fn section(table: &Table) -> String {
     let row = |cells: &[String], tag: &str| {
         let class = |i: usize| if i < table.words { " class=\"word\"" } else { "" };
         let cell = |(i, cell): (usize, &String)| format!("<{tag}{}>{}</{tag}>", class(i), escape(cell));
@@ -86,7 +87,7 @@ fn section(table: &Table) -> String {
     format!("<h2>{title}</h2>\n<div class=\"scroll\"><table>\n{head}{rows}</table></div>\n")
 }
 
-/// A list of names with what they stand for.
-fn words(title: &str, rows: Vec<Vec<String>>) -> String {
+/// Returns a list of names with what they stand for.
+pub fn words(title: &str, rows: Vec<Vec<String>>) -> String {
     section(&Table { title: title.into(), words: 2, header: vec![], rows })
 }

@@ -7,13 +7,13 @@
 pub mod compare;
 mod figure;
 pub mod folder;
-mod html;
+pub mod html;
 pub mod plan;
 pub mod report;
 pub mod request;
 pub mod results;
 pub mod statistics;
-mod table;
+pub mod table;
 
 pub use compare::{Place, compare};
 pub use plan::{Plan, Run, Share};

@@ -48,6 +48,8 @@ pub struct Share {
     pub steps: u64,
     /// Floating-point operations of a run: its steps, and its evaluations.
     pub flops: f64,
+    /// Floating-point operations that evaluating one image takes.
+    pub image_flops: f64,
 }
 
 impl Share {
@@ -87,7 +89,15 @@ impl Plan {
     ///
     /// # Errors
     /// As for `new`.
-    pub fn on(data: &DataSet, mut request: Request) -> Result<Plan> {
+    pub fn on(data: &DataSet, request: Request) -> Result<Plan> {
+        Plan::with_content(data, &Content::of(data), request)
+    }
+
+    /// Plans a comparison on data whose content is `clean`.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn with_content(data: &DataSet, clean: &Content, mut request: Request) -> Result<Plan> {
         if request.recipe.model == "auto" {
             let (images, gpu) = ([data.train.h, data.train.w, data.train.c], engine::gpu(&request.recipe));
             request.recipe.model = engine::default_model(images, gpu)?.to_owned();
@@ -112,7 +122,7 @@ impl Plan {
             let programs = engine::record(&mut recorder, &graph, recipe)?;
             let recording = Recording::of(recorder);
             let (a_step, an_image) = programs.flops(|id| recording.programs()[id.0].flops());
-            costs_of.push((steps_per_epoch as f64 * a_step, evaluated as f64 * an_image));
+            costs_of.push((steps_per_epoch as f64 * a_step, an_image));
             memory::check_run(&*device, &recording, &programs, recipe, data, 0)
                 .map_err(|e| e.context(format!("--opt {}", recipe.opt)))?;
             if i == 0 {
@@ -123,18 +133,18 @@ impl Plan {
         let costs: Vec<(&str, f64)> = rows.iter().zip(&recipes).map(cost).collect();
         let epochs = epochs(request.budget, request.recipe.epochs, &costs)?;
         let share = |i: usize| {
-            let ((an_epoch, an_evaluation), epochs) = (costs_of[i], epochs[i]);
+            let ((an_epoch, image_flops), epochs) = (costs_of[i], epochs[i]);
             let evaluations = Recipe { epochs, ..recipes[i].clone() }.evaluations(epochs as u64);
             Share {
                 optimizer: rows[i],
                 gradients_per_step: costs[i].1,
                 epochs,
                 steps: steps_per_epoch * epochs as u64,
-                flops: an_epoch * epochs as f64 + an_evaluation * evaluations as f64,
+                flops: an_epoch * epochs as f64 + image_flops * (evaluated as u64 * evaluations) as f64,
+                image_flops,
             }
         };
         let shares: Vec<Share> = (0..rows.len()).map(share).collect();
-        let clean = Content::of(data);
         let run = |seed: u64, (share, of): (usize, &Share)| -> Result<Run> {
             let recipe = Recipe { seed, epochs: of.epochs, ..recipes[share].clone() };
             let content = match labels::noisy(data, &recipe)? {

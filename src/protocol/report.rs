@@ -59,8 +59,8 @@ fn between(results: &Results<'_>, i: usize) -> String {
     format!("{} − {}", name(i), name(0))
 }
 
-/// A paired difference in test accuracy, and what it allows to say.
-fn verdict(e: &Estimate) -> String {
+/// Returns a paired difference in test accuracy in words, and what it allows to say.
+pub fn verdict(e: &Estimate) -> String {
     let mean = signed(e.mean, Unit::Share);
     let Some((low, high)) = e.interval() else {
         return format!("{mean} points of test accuracy on one seed, which allows no interval");
@@ -264,7 +264,8 @@ fn mean(e: &Estimate, unit: Unit) -> String {
     format!("{}{half}{}", plain(e.mean, unit), sign(unit))
 }
 
-fn plain(value: f64, unit: Unit) -> String {
+/// Returns a number without its unit: a share in percent.
+pub fn plain(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Share => format!("{:.2}", 100.0 * value),
         Unit::Loss => format!("{value:.4}"),
@@ -276,8 +277,8 @@ fn sign(unit: Unit) -> &'static str {
     if unit == Unit::Share { " %" } else { "" }
 }
 
-/// With its sign, a true minus.
-fn signed(value: f64, unit: Unit) -> String {
+/// Returns a number with its sign, a true minus.
+pub fn signed(value: f64, unit: Unit) -> String {
     let text = plain(value.abs(), unit);
     let zero = text.chars().all(|c| "0.".contains(c));
     match (zero, value < 0.0) {
@@ -287,7 +288,8 @@ fn signed(value: f64, unit: Unit) -> String {
     }
 }
 
-fn p_text(p: f64, in_words: bool) -> String {
+/// Returns a p-value for a table, or for a sentence: "= 0.012".
+pub fn p_text(p: f64, in_words: bool) -> String {
     let decimals = if p < 0.01 { 4 } else { 3 };
     match p {
         p if p < 0.0001 => "< 0.0001".into(),

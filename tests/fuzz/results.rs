@@ -44,8 +44,14 @@ fn plan() -> Plan {
     let recipe = Recipe { model: "cnn".into(), opt: "sam".into(), epochs: 2, data: "none".into(), ..Recipe::default() };
     let request =
         Request { recipe: recipe.clone(), optimizers: vec!["sam".into()], seeds: vec![0], ..Request::default() };
-    let share =
-        Share { optimizer: optim::find("sam").unwrap(), gradients_per_step: 2.0, epochs: 2, steps: 8, flops: 1e9 };
+    let share = Share {
+        optimizer: optim::find("sam").unwrap(),
+        gradients_per_step: 2.0,
+        epochs: 2,
+        steps: 8,
+        flops: 1e9,
+        image_flops: 1e6,
+    };
     let run = Run { name: "sam-seed0".into(), share: 0, recipe, content: Default::default() };
     let data = Subject { name: "none".into(), known: false, images: [512, 0, 10], classes: 10 };
     Plan { request, shares: vec![share], runs: vec![run], data, steps_per_epoch: 4, init: Ok(()) }
