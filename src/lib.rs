@@ -45,6 +45,7 @@ pub mod plan;
 pub mod plot;
 pub mod protocol;
 pub mod recipe;
+pub mod repro;
 pub mod rng;
 pub mod safetensors;
 pub mod step;

@@ -11,6 +11,7 @@ mod info;
 mod man;
 mod meter;
 mod plot;
+mod repro;
 mod study;
 mod train;
 
@@ -41,6 +42,12 @@ pub const COMMANDS: &[Subcommand] = &[
         about: "Train optimizers on one budget over several seeds, and compare them",
         build: compare::build,
         run: compare::run,
+    },
+    Subcommand {
+        name: "repro",
+        about: "Repeat the experiments of the papers, published values beside one's own",
+        build: repro::build,
+        run: repro::run,
     },
     Subcommand {
         name: "study",
