@@ -1,6 +1,8 @@
 //! Promises of a comparison: the same results however often it is stopped; runs from elsewhere are taken as they are.
 
 mod common;
+#[path = "compare/repro.rs"]
+mod repro;
 
 use common::{Done, Folder, files, samcore, send, start, steps_told, wait_until};
 use serde_json::Value;

@@ -20,6 +20,7 @@ pub const EXAMPLES: &[(&str, &str)] = &[
     ),
     ("samcore study corrupt runs/sam/best.safetensors --out corrupt", "How much accuracy corrupted parameters cost."),
     ("samcore study sharpness runs/sam/best.safetensors", "How the loss grows around the trained weights."),
+    ("samcore repro sam-rho --dry-run", "What an experiment of a paper consists of, and what it costs here."),
     ("samcore train --resume runs/sam", "Resume after Ctrl-C, a kill or a power cut."),
     ("samcore train --config runs/sam/config.toml --seed 1", "The same run from another seed."),
     ("samcore train --tensorboard --out runs/watched && tensorboard --logdir runs", "Watch runs in TensorBoard."),
