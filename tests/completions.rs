@@ -51,6 +51,8 @@ fn bash_completes_commands_flags_and_values() {
         (&["samcore", "data", "noise", "--la"], &["--labels"]),
         (&["samcore", "data", "noise", "--labels", "c"], &["coarse"]),
         (&["samcore", "compare", "--budget", "equal-e"], &["equal-epochs"]),
+        (&["samcore", "repro", "sam-r"], &["sam-rho"]),
+        (&["samcore", "repro", "sam-rho", "--scale", "p"], &["paper"]),
         (&["samcore", "man", "comp"], &["compare", "completions"]),
         (&["samcore", "compare", "--opt", "sgd,as"], &["sgd,asam"]),
         (&["samcore", "compare", "--opt", "sgd,asam,v"], &["sgd,asam,vasso"]),

@@ -68,7 +68,7 @@ fn bars(results: &Results<'_>, row: &str, of: impl Fn(usize) -> Option<Estimate>
     if grid.columns.len() == 1 {
         let points = with_value.iter().enumerate().filter_map(|(x, arm)| point(*arm, x as f64)).collect();
         let names = with_value.iter().map(|arm| plan.arms[*arm].method.name.replacen(", ", "\n", 1)).collect();
-        return Panel { series: vec![series("", 0, points)], x_names: names, ..Panel::default() };
+        return Panel { series: vec![series("mean over seeds", 0, points)], x_names: names, ..Panel::default() };
     }
     let methods: Vec<&str> = grid.methods.iter().filter(|m| m.shown).map(|m| m.name).collect();
     let of_method = |(style, method): (usize, &&str)| {

@@ -23,6 +23,8 @@ pub type Values = Vec<(String, f64)>;
 
 /// File in the folder of a run that holds its measurements.
 const FILE: &str = "measured.json";
+/// File that keeps them until all are made, so that a stop costs none.
+const JOURNAL: &str = "measured.journal";
 /// Images that are attacked at once.
 const ATTACKED_ROWS: usize = 128;
 
@@ -69,11 +71,13 @@ pub fn of_run(measured: &Measured, recipe: &Recipe, folder: &Path) -> Result<Val
     }
     let values = match measured {
         Measured::Nothing => vec![],
-        Measured::Corruption(of) => corrupted(of, recipe, folder)?,
+        Measured::Corruption(of) => corrupted(of, recipe, folder, &made)?,
         Measured::Attack(of) => vec![(attacked_name(of), attacked(of, recipe, folder)?)],
     };
     let list: Vec<Value> = values.iter().map(|(name, value)| json!([name, value])).collect();
     write_atomic(&file, format!("{:#}\n", json!({"measured": made, "values": list})).as_bytes())?;
+    // Of no use any more; one that stays does no harm.
+    _ = std::fs::remove_file(folder.join(JOURNAL));
     Ok(values)
 }
 
@@ -104,8 +108,8 @@ impl Trained {
     }
 }
 
-/// Returns test accuracy under each corruption, random ones as means over their seeds.
-fn corrupted(of: &Corruption, recipe: &Recipe, folder: &Path) -> Result<Values> {
+/// Returns test accuracy under each corruption, random ones as means over their seeds. `identity` describes the measurements.
+fn corrupted(of: &Corruption, recipe: &Recipe, folder: &Path, identity: &Value) -> Result<Values> {
     let Trained { data, graph, vectors, train } = Trained::load(recipe, folder)?;
     let [images, tested] = of.images;
     let settings = corrupt::Settings {
@@ -125,7 +129,7 @@ fn corrupted(of: &Corruption, recipe: &Recipe, folder: &Path) -> Result<Values> 
         Some(signal) => Err(Error::new(Kind::Interrupted, format!("stopped by {signal}"))),
         None => Ok(()),
     };
-    let mut journal = Journal::in_memory(settings.measurements(), &mut heed);
+    let mut journal = Journal::open(&folder.join(JOURNAL), identity, settings.measurements(), &mut heed)?;
     let study = corrupt::run(&mut probe, &graph, &vectors.weights, settings, &mut journal)?;
     let mut values: Vec<(String, Vec<f64>)> = vec![];
     for row in study.rows.iter().filter(|row| of.whole || row.layer != "all") {

@@ -129,6 +129,9 @@ fn one(plan: &Plan, arm: usize, run: &Run, out: &Path, which: &str, quiet: bool)
     }
     let outcome = Outcome::read(&folder)?;
     let shown = plan.arms[arm].method.shown;
+    if shown && plan.arms[arm].measured_images > 0.0 {
+        note(format!("{which}: measuring the trained model"));
+    }
     let measured = if shown { measure::of_run(&plan.asked.protocol.measured, &run.recipe, &folder)? } else { vec![] };
     Ok(Done::finished(&outcome, measured))
 }
