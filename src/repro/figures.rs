@@ -124,12 +124,13 @@ fn curves(results: &Results<'_>) -> Figure {
 /// Accuracy over the size of corruptions, a panel for each norm and number of entries; or clean beside attacked accuracy.
 fn measured(results: &Results<'_>) -> Figure {
     let plan = results.plan;
+    let attacked = matches!(plan.asked.protocol.measured, Measured::Attack(_));
     let mut panels: Vec<Panel> = vec![];
     for arm in results.shown() {
         let of = &plan.arms[arm];
         for measure in results.measures() {
             let Some(e) = results.estimate(arm, &measure) else { continue };
-            let Some((title, label, x)) = place(&measure) else { continue };
+            let Some((title, label, x)) = place(&measure, attacked) else { continue };
             let title = if plan.arms[0].cell() == of.cell() { title } else { format!("{}: {title}", of.cell()) };
             let label = if results.shown().count() == 1 { label } else { format!("{}, {label}", of.method.name) };
             let at = panels.iter().position(|panel| panel.title == title).unwrap_or_else(|| {
@@ -147,7 +148,14 @@ fn measured(results: &Results<'_>) -> Figure {
         }
     }
     let title = format!("{}: measured on the trained models", plan.title());
-    Figure { notes: notes(results, "Marks: means over seeds."), columns: 1, ..Figure::new(&title, panels) }
+    let alone = results.shown().count() == 1;
+    if let Some(e) = results.shown().next().filter(|_| alone).and_then(|arm| results.estimate(arm, MAIN)) {
+        let level = Level { label: "as trained".into(), y: 100.0 * e.mean, dotted: true };
+        panels.iter_mut().for_each(|panel| panel.levels = vec![level.clone()]);
+    }
+    // Names of several methods need the width.
+    let columns = if alone { 2 } else { 1 };
+    Figure { notes: notes(results, "Marks: means over seeds."), columns, ..Figure::new(&title, panels) }
 }
 
 fn panel(title: String, named: bool) -> Panel {
@@ -160,14 +168,15 @@ fn panel(title: String, named: bool) -> Panel {
         x_names,
         compared: "measured",
         reach: vec![0.0],
-        wide: true,
+        wide: named,
         ..Panel::default()
     }
 }
 
-/// Returns the panel and the line of a measure, and its place along the x axis where that is a number.
-fn place(measure: &str) -> Option<(String, String, Option<f64>)> {
-    if measure == MAIN || measure.starts_with("attacked") {
+/// Returns the panel and the line of a measure, and its place along the x axis where that is a number. Where images were
+/// `attacked`, accuracy stands beside that on clean ones.
+fn place(measure: &str, attacked: bool) -> Option<(String, String, Option<f64>)> {
+    if attacked && (measure == MAIN || measure.starts_with("attacked")) {
         return Some(("clean and attacked test images".into(), "accuracy".into(), None));
     }
     let (rest, size) = measure.split_once(", eps = ")?;

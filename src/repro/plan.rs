@@ -134,8 +134,9 @@ impl Plan {
     /// Returns a sentence that says what flags have changed; None if nothing.
     pub fn warning(&self) -> Option<String> {
         let changes = self.changes.join(", ");
+        let how = if is_shrunk(&self.asked) { "Shrunk" } else { "Changed" };
         (!changes.is_empty()).then(|| {
-            format!("Shrunk by flags: {changes}. These are not the protocol's own results; see 'samcore repro list'.")
+            format!("{how} by flags: {changes}. These are not the protocol's own results; see 'samcore repro list'.")
         })
     }
 
@@ -284,16 +285,30 @@ fn check_replaced(asked: &Asked) -> Result<()> {
     }
 }
 
+/// Returns the value that all runs of the protocol begin with.
+fn shared(asked: &Asked, name: &str) -> Option<Value> {
+    let all = asked.protocol.grid(asked.scale).shared.iter().copied().flatten();
+    let (_, text) = all.rev().find(|(known, _)| *known == name)?;
+    setting(name).ok()?.kind.parse(text).ok()
+}
+
+/// Returns true if flags make runs shorter or fewer.
+fn is_shrunk(asked: &Asked) -> bool {
+    let fewer = |name: &str| match (asked.replaced.get(name), shared(asked, name)) {
+        (Some(Value::Count(given)), Some(Value::Count(own))) => *given < own,
+        // All images, which a count of 0 stands for.
+        (Some(Value::Count(given)), None) => name == "train-images" && *given > 0,
+        _ => false,
+    };
+    let seeds = (asked.seeds.len() as u64) < asked.protocol.seeds[asked.scale as usize];
+    seeds || fewer("epochs") || fewer("train-images")
+}
+
 /// Returns what the flags have changed, of that which decides results, but for the data.
 fn changes(asked: &Asked) -> Vec<String> {
     let resumable = |name: &str| SETTINGS.iter().any(|s| s.name == name && s.section == RESUMABLE);
-    let grid = asked.protocol.grid(asked.scale);
-    let shared = |name: &str| {
-        let (_, text) = grid.shared.iter().copied().flatten().rev().find(|(known, _)| *known == name)?;
-        setting(name).ok()?.kind.parse(text).ok()
-    };
     let counts = |(name, value): &&(&'static str, Value)| {
-        !resumable(name) && *name != "data" && shared(name).as_ref() != Some(value)
+        !resumable(name) && *name != "data" && shared(asked, name).as_ref() != Some(value)
     };
     let mut told: Vec<String> =
         asked.replaced.iter().filter(counts).map(|(name, value)| format!("--{name} {value}")).collect();

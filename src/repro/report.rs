@@ -213,9 +213,9 @@ pub fn notes(results: &Results<'_>) -> Vec<String> {
         ),
     }];
     notes.push("Accuracies are those after the last epoch, on the data set's own test images.".into());
-    if results.shown().any(|arm| results.published(arm, MAIN).is_some()) && asked.scale == Scale::Small {
+    if !asked.protocol.published.is_empty() && asked.scale == Scale::Small {
         notes.push(
-            "Published values are of the networks in the last column, trained on all images: they are context for the \
+            "Published values are of the networks named beside them, trained on all images: they are context for the \
              direction of a difference, not values to be reached."
                 .into(),
         );

@@ -86,7 +86,7 @@ fn rows_of_the_table_agree_with_themselves() {
             for (i, method) in grid.methods.iter().enumerate() {
                 let earlier = |other: &str| of(other).is_some_and(|at| at < i);
                 assert!(method.takes.is_none_or(|(_, other)| earlier(other)), "{}: {}", protocol.name, method.name);
-                assert!(method.against.is_none_or(|other| earlier(other)), "{}: {}", protocol.name, method.name);
+                assert!(method.against.is_none_or(earlier), "{}: {}", protocol.name, method.name);
             }
             let levels = grid.rows.iter().chain(grid.columns).map(|level| level.settings);
             let methods = grid.methods.iter().map(|method| method.settings);
