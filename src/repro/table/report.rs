@@ -3,7 +3,7 @@
 use super::{EVALUATION, ONLY, SAM, SGD, level, method};
 use crate::repro::{Grid, Measured, Method, Protocol, Published, Settings};
 
-const REPORT: &str = "the report: its own code, no schedule, one run each";
+const REPORT: &str = "the report that this project starts from";
 
 const fn published(row: &'static str, method: &'static str, value: &'static str) -> Published {
     Published { row, column: "", method, measure: "test accuracy", value, source: REPORT }
@@ -38,7 +38,7 @@ pub const CIFAR: Protocol = Protocol {
     ],
     shrunk: "2,560 of 50,000 training images; torchvision's ResNet-18 in place of its wide_resnet50_2, with the same stem for \
              ImageNet. Batches of 128 and the 50 and 100 epochs stay.",
-    notes: &["The learning rate falls along a cosine; the report's stays as it is."],
+    notes: &["Learning rate, schedule and rho are those of the network's recipe here."],
 };
 
 pub const FASHION: Protocol = Protocol {
@@ -62,5 +62,7 @@ pub const FASHION: Protocol = Protocol {
     choice: false,
     published: &[published("CNN", "SGD", "85 to 86 %"), published("CNN", "SAM", "39 % (72 % after 10 epochs)")],
     shrunk: "5,000 of 60,000 training images. The network, batches of 128 and the 50 and 100 epochs stay.",
-    notes: &["The network and its learning rate are samcore's cnn and its recipe; the report does not give its own."],
+    notes: &[
+        "The network is samcore's cnn with its recipe, a learning rate that falls along a cosine; the report has no schedule.",
+    ],
 };

@@ -3,10 +3,10 @@
 use super::{CIFAR_200, EVALUATION, ONLY, SAM, SGD, level, method};
 use crate::repro::{Grid, Measured, Method, Protocol, Published, Settings, Takes};
 
-const FORET: &str = "Foret et al. 2021, table 1: 200 epochs, SGD too, the original CIFAR-10";
+const FORET: &str = "Foret et al. 2021, table 1: 200 epochs, the original CIFAR-10";
 const NOISE_TABLE: &str = "Foret et al. 2021, table 4: ResNet-32, 200 epochs, the original CIFAR-10";
-const GASTALDI: &str = "Gastaldi 2017: 1,800 epochs, crop and flip";
-const HAN: &str = "Han et al. 2017: PyramidNet-272 a200, 300 epochs, crop and flip";
+const GASTALDI: &str = "Gastaldi 2017: 1,800 epochs";
+const HAN: &str = "Han et al. 2017: PyramidNet-272 a200, 300 epochs";
 
 const fn published(
     row: &'static str,
@@ -219,7 +219,7 @@ const BEFORE_SMALL: Settings =
 pub const FINETUNE: Protocol = Protocol {
     name: "sam-finetune",
     about: "finetuning of a trained network on another data set: SAM against SGD with twice the epochs",
-    answers: "SAM paper, table 2 (finetuning), on data sets that are here",
+    answers: "SAM paper, its finetuning experiments, on data sets that are here",
     seeds: [3, 3],
     small: Grid {
         shared: &[SHORT, &[("train-images", "1000")], EVALUATION],
@@ -239,9 +239,9 @@ pub const FINETUNE: Protocol = Protocol {
     shrunk: "wrn-10-1, trained by SGD for 50 epochs on 10,000 images of CIFAR-10, then finetuned on 1,000 images of \
              Fashion-MNIST.",
     notes: &[
-        "The paper finetunes EfficientNets from ImageNet on nine data sets, none of which is here: no value of it stands beside \
-             these. This asks the same of CIFAR-10 and Fashion-MNIST, whose images are grey, so the stem of the network is \
-             summed over its input channels.",
+        "The paper's networks, trained on other data sets than these, are not here: no value of it stands beside these. This asks \
+             the same of CIFAR-10 and Fashion-MNIST, whose images are grey, so the stem of the network is summed over its input \
+             channels.",
         "Weights come from the pretraining run of the same seed; SGD, from scratch has the same epochs without them.",
     ],
 };
