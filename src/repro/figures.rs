@@ -61,13 +61,22 @@ fn bars(results: &Results<'_>, row: &str, of: impl Fn(usize) -> Option<Estimate>
         Some(((x, 100.0 * e.mean), (100.0 * low, 100.0 * high)))
     };
     let series = |label: &str, style: usize, points: Vec<((f64, f64), (f64, f64))>| {
-        let (points, band): (Vec<_>, Vec<_>) = points.into_iter().unzip();
+        let (points, mut band): (Vec<_>, Vec<_>) = points.into_iter().unzip();
+        // One seed has no interval.
+        if plan.asked.seeds.len() == 1 {
+            band.clear();
+        }
         Series { dots: true, band, ..Series::new(label, style, points) }
     };
     let with_value: Vec<usize> = arms.iter().copied().filter(|arm| of(*arm).is_some()).collect();
     if grid.columns.len() == 1 {
         let points = with_value.iter().enumerate().filter_map(|(x, arm)| point(*arm, x as f64)).collect();
-        let names = with_value.iter().map(|arm| plan.arms[*arm].method.name.replacen(", ", "\n", 1)).collect();
+        // Beside six others the value alone has room.
+        let name = |arm: &usize| match plan.arms[*arm].method.name.rsplit_once(", ") {
+            Some((_, value)) if plan.asked.protocol.choice => value.replacen(' ', "\n", 1),
+            _ => plan.arms[*arm].method.name.replacen(", ", "\n", 1),
+        };
+        let names = with_value.iter().map(name).collect();
         return Panel { series: vec![series("mean over seeds", 0, points)], x_names: names, ..Panel::default() };
     }
     let methods: Vec<&str> = grid.methods.iter().filter(|m| m.shown).map(|m| m.name).collect();
