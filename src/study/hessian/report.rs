@@ -16,6 +16,11 @@ const POINTS: usize = 400;
 /// Densities below this share of the largest one are left out.
 const FAINT: f64 = 1e-8;
 
+/// Differences between products, as a share of them, from which on text says what helps.
+const UNCERTAIN: f64 = 0.1;
+const UNCERTAIN_LINE: &str = "the products are uncertain, as where ReLUs switch over few images, the smallest eigenvalue and \
+                              the trace most of all: give more --images, or take --gauss-newton\n";
+
 impl Operator {
     /// Name in text and figures.
     fn title(self) -> &'static str {
@@ -81,6 +86,9 @@ impl Study {
                 worst(&|b| b.step.disagreement),
                 worst(&|b| b.asymmetry)
             );
+            if worst(&|b| b.step.disagreement) > UNCERTAIN {
+                text += UNCERTAIN_LINE;
+            }
         }
         text
     }
