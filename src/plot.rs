@@ -5,11 +5,13 @@
 //! notes below the panels say with which settings the lines were made and what bands are.
 
 mod axis;
+mod contour;
 mod heat;
 mod panel;
 mod style;
 mod text;
 
+pub use contour::{Contours, Surface};
 pub use heat::{Heat, HeatMap};
 pub use style::{DASHES, PALETTE};
 pub use text::{escape, thousands};

@@ -3,6 +3,10 @@
 mod common;
 #[path = "study/hessian.rs"]
 mod hessian;
+#[path = "study/interpolate.rs"]
+mod interpolate;
+#[path = "study/landscape.rs"]
+mod landscape;
 #[path = "study/track.rs"]
 mod track;
 

@@ -126,12 +126,12 @@ impl Heat {
     }
 }
 
-fn cell(svg: &mut String, [x, y, width, height]: [f64; 4], fill: &str) {
+pub(super) fn cell(svg: &mut String, [x, y, width, height]: [f64; 4], fill: &str) {
     let _ = writeln!(svg, r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" fill="{fill}"/>"#);
 }
 
 /// The colour at `place` from 0 to 1, and one for text on it.
-fn color(place: f64) -> (String, &'static str) {
+pub(super) fn color(place: f64) -> (String, &'static str) {
     let at = place * (COLORS.len() - 1) as f64;
     let i = (at as usize).min(COLORS.len() - 2);
     let mix = |k: usize| COLORS[i][k] + (at - i as f64) * (COLORS[i + 1][k] - COLORS[i][k]);

@@ -1,7 +1,7 @@
 use super::*;
 
 /// An error unless `svg` is well-formed: tags nest, attributes are quoted, text has no stray markup.
-fn check_xml(svg: &str) -> Result<(), String> {
+pub(super) fn check_xml(svg: &str) -> Result<(), String> {
     let mut open = Vec::new();
     let mut rest = svg;
     while let Some(start) = rest.find('<') {

@@ -6,7 +6,9 @@
 pub mod corrupt;
 mod direction;
 pub mod hessian;
+pub mod interpolate;
 pub mod journal;
+pub mod landscape;
 pub mod restore;
 pub mod sharpness;
 pub mod track;
@@ -58,6 +60,16 @@ pub const STUDIES: &[StudyRow] = &[
         name: "hessian",
         about: "Measure eigenvalues, trace and spectrum of the loss's curvature",
         figures: hessian::figures,
+    },
+    StudyRow {
+        name: "landscape",
+        about: "Measure the loss along random directions around the trained weights",
+        figures: landscape::figures,
+    },
+    StudyRow {
+        name: "interpolate",
+        about: "Measure the loss on the straight line between two trained models",
+        figures: interpolate::figures,
     },
 ];
 

@@ -22,7 +22,7 @@ pub mod run_folder;
 mod session;
 pub mod signals;
 pub mod stall;
-mod swa;
+pub(crate) mod swa;
 pub mod tensorboard;
 
 pub(crate) use opening::{beginning, orders};

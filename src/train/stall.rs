@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_line_names_the_radius_only_where_there_is_one() {
-        let say = |opt: &str| line(&Recipe::default(), optim::find(opt).unwrap(), 7, [2.3026, 0.1], 10, 0.08);
+        let say = |opt: &str| line(&Recipe::default(), optim::find(opt).unwrap(), 7, [10f64.ln(), 0.1], 10, 0.08);
         assert!(say("sam").contains("|g| 0.080, rho/|g| 0.62; try a smaller --rho, --rho-warmup"), "{}", say("sam"));
         assert!(say("sgd").contains("|g| 0.080; try a smaller --lr"), "{}", say("sgd"));
     }

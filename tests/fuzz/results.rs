@@ -9,8 +9,8 @@ use samcore::protocol::folder::{self, State};
 use samcore::protocol::plan::Subject;
 use samcore::protocol::{self, Plan, Request, Results, Run, Share};
 use samcore::recipe::Recipe;
-use samcore::study::hessian;
 use samcore::study::restore::{Restored, restore};
+use samcore::study::{hessian, interpolate, landscape};
 use samcore::train::divergence::Divergence;
 use std::fs;
 use std::path::Path;
@@ -165,12 +165,27 @@ pub fn studies() -> Vec<Vec<u8>> {
         "loss":0.5,"gradient_norm":1.5,"weight_norm":2.5,"blocks":[
         {{"operator":"hessian","layer":"all",{block}}},{{"operator":"gauss-newton","layer":"fc",{block}}}]}}"#
     );
-    vec![corrupt.into(), sharpness.into(), hessian.into()]
+    let surface = format!(
+        r#"{{{source},"weight_norm":2.5,"direction_norms":[2.0,2.1],"cosine":0.01,"loss":[9,8,7,6,0.5,6,7,8,null],
+        "accuracy":[0.1,0.2,0.3,0.4,0.9,0.4,0.3,0.2,0.1]}}"#
+    );
+    let landscape = format!(
+        r#"{{"study":"landscape","dim":2,"points":3,"range":1.0,"images":24,"seed":0,"surfaces":[{surface},{surface}]}}"#
+    );
+    let line = r#""train_loss":[0.5,2,0.4],"train_accuracy":[0.9,0.2,0.9],"test_loss":[0.6,null,0.5],"test_accuracy":[0.8,0.1,0.8]"#;
+    let end = source.replacen(r#""source":"#, "", 1);
+    let interpolate = format!(
+        r#"{{"study":"interpolate","points":3,"images":24,"test_images":16,"ends":[{end},{end}],"distance":2.5,"lines":[
+        {{"statistics":"interpolated",{line}}},{{"statistics":"estimated",{line}}}]}}"#
+    );
+    vec![corrupt.into(), sharpness.into(), hessian.into(), landscape.into(), interpolate.into()]
 }
 
 pub fn parse_study(_: &Path, bytes: &[u8]) -> bool {
     let Ok(json) = serde_json::from_slice(bytes) else { return false };
-    if let Some(figures) = hessian::figures(&json) {
+    if let Some(figures) =
+        hessian::figures(&json).or_else(|| landscape::figures(&json)).or_else(|| interpolate::figures(&json))
+    {
         assert!(figures.iter().all(|(_, svg)| svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>")));
         return true;
     }

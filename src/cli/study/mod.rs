@@ -2,7 +2,10 @@
 
 mod corrupt;
 mod hessian;
+mod interpolate;
+mod landscape;
 mod options;
+mod second;
 mod sharpness;
 
 use super::eval::Loaded;
@@ -20,6 +23,8 @@ pub const ACTIONS: &[Subcommand] = &[
     Subcommand { name: STUDIES[0].name, about: STUDIES[0].about, build: corrupt::build, run: corrupt::run },
     Subcommand { name: STUDIES[1].name, about: STUDIES[1].about, build: sharpness::build, run: sharpness::run },
     Subcommand { name: STUDIES[2].name, about: STUDIES[2].about, build: hessian::build, run: hessian::run },
+    Subcommand { name: STUDIES[3].name, about: STUDIES[3].about, build: landscape::build, run: landscape::run },
+    Subcommand { name: STUDIES[4].name, about: STUDIES[4].about, build: interpolate::build, run: interpolate::run },
 ];
 
 /// Most images, seeds and the like that a flag takes.
