@@ -135,7 +135,9 @@ fn differences(results: &Results<'_>) -> Table {
     let mut table = Table::new("Paired differences", 2, &header);
     for arm in results.shown() {
         let Some(name) = between(results, arm) else { continue };
-        for measure in results.measures() {
+        // Accuracies on the images that are trained on compare no methods that train on other labels.
+        let compared = |m: &String| [MAIN, VALIDATION].contains(&m.as_str()) || !of_training(m);
+        for measure in results.measures().into_iter().filter(compared) {
             let Some(e) = results.difference(arm, &measure) else { continue };
             let ends = |(low, high)| format!("{} to {}", signed(low, Unit::Share), signed(high, Unit::Share));
             table.rows.push(vec![
