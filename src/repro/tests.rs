@@ -7,7 +7,7 @@ use crate::bench::estimate;
 use crate::error::unknown;
 use crate::files::TestFolder;
 use crate::protocol::folder::State;
-use crate::recipe::{Overrides, SETTINGS, Value};
+use crate::recipe::{Overrides, Value};
 use std::time::Duration;
 
 /// Multiply-add limit in GFLOP/s of two quiet cores of the EPYC that docs/performance.md measures.
@@ -39,17 +39,9 @@ fn replaced(of: &Protocol, data: &Overrides) -> Overrides {
     if of.name == "report-fashion" { Overrides::default() } else { data.clone() }
 }
 
-/// Operations of a plan at an evaluation after every 50th epoch.
+/// Operations of all runs and measurements.
 fn flops(plan: &Plan) -> f64 {
-    // With the setting, the table has it and the plan counts it.
-    let counted = SETTINGS.iter().any(|s| s.name == "eval-every");
-    let of = |arm: &Arm| {
-        let share = arm.share();
-        let spared = if counted { 0 } else { share.epochs - share.epochs.div_ceil(50) };
-        let images = arm.plan.data.images;
-        let evaluated = (spared * (images[1] + images[2])) as f64;
-        arm.flops().iter().sum::<f64>() - evaluated * share.image_flops
-    };
+    let of = |arm: &Arm| arm.flops().iter().sum::<f64>();
     plan.arms.iter().map(|arm| plan.asked.seeds.len() as f64 * of(arm)).sum()
 }
 

@@ -1,6 +1,6 @@
 //! Protocols of the report that this project starts from: SAM for 50 epochs against SGD for 100.
 
-use super::{EVALUATION, ONLY, SAM, SGD, level, method};
+use super::{EVALUATION_OF_SHORT_RUNS, ONLY, SAM, SGD, level, method};
 use crate::repro::{Grid, Measured, Method, Protocol, Published, Settings};
 
 const REPORT: &str = "the report that this project starts from";
@@ -19,7 +19,7 @@ pub const CIFAR: Protocol = Protocol {
     answers: "the report, its table for CIFAR-10",
     seeds: [3, 3],
     small: Grid {
-        shared: &[EPOCHS, &[("data", "cifar-10"), ("train-images", "2560")], EVALUATION],
+        shared: &[EPOCHS, &[("data", "cifar-10"), ("train-images", "2560")], EVALUATION_OF_SHORT_RUNS],
         rows: &[level("resnet18-imagenet", "wide_resnet50_2", &[("model", "resnet18-imagenet")])],
         columns: ONLY,
         methods: TWO,
@@ -47,7 +47,7 @@ pub const FASHION: Protocol = Protocol {
     answers: "the report, its table for Fashion-MNIST",
     seeds: [3, 3],
     small: Grid {
-        shared: &[EPOCHS, &[("data", "fashion-mnist"), ("train-images", "5000")], EVALUATION],
+        shared: &[EPOCHS, &[("data", "fashion-mnist"), ("train-images", "5000")], EVALUATION_OF_SHORT_RUNS],
         rows: &[level("cnn", "CNN", &[("model", "cnn")])],
         columns: ONLY,
         methods: TWO,

@@ -1,6 +1,6 @@
 //! Protocols of the SAM paper (Foret et al. 2021, arXiv:2010.01412).
 
-use super::{CIFAR_200, EVALUATION, ONLY, SAM, SGD, level, method};
+use super::{CIFAR_200, EVALUATION, EVALUATION_OF_SHORT_RUNS, ONLY, SAM, SGD, level, method};
 use crate::repro::{Grid, Measured, Method, Protocol, Published, Settings, Takes};
 
 const FORET: &str = "Foret et al. 2021, table 1: 200 epochs, the original CIFAR-10";
@@ -222,7 +222,7 @@ pub const FINETUNE: Protocol = Protocol {
     answers: "SAM paper, its finetuning experiments, on data sets that are here",
     seeds: [3, 3],
     small: Grid {
-        shared: &[SHORT, &[("train-images", "1000")], EVALUATION],
+        shared: &[SHORT, &[("train-images", "1000")], EVALUATION_OF_SHORT_RUNS],
         rows: &[level("wrn-10-1 on Fashion-MNIST", "", &[("model", "wrn-10-1"), ("data", "fashion-mnist")])],
         columns: ONLY,
         methods: TUNED_SMALL,
