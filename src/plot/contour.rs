@@ -30,7 +30,7 @@ pub struct Surface {
 }
 
 /// Most levels of a figure.
-const MOST_LEVELS: usize = 14;
+const MOST_LEVELS: usize = 10;
 /// Between two surfaces side by side, for the tick labels of the right one.
 const GAP: f64 = 58.0;
 const SWATCH: f64 = 15.0;
@@ -133,12 +133,16 @@ impl Surface {
             let name = short(*level);
             let half = text_width(&name, FONT) / 2.0 + 3.0;
             let inside = |p: &(f64, f64)| p.0 > half && p.0 < side - half && p.1 > LINE && p.1 < side - LINE;
-            let far =
-                |p: &(f64, f64)| labels.iter().all(|l| (p.0 - l.0).abs() > 2.2 * half || (p.1 - l.1).abs() > LINE);
+            let far = |p: &(f64, f64)| {
+                labels.iter().all(|l| (p.0 - l.0).abs() > 2.6 * half || (p.1 - l.1).abs() > 1.2 * LINE)
+            };
             let places = pieces.iter().map(|[a, b]| (x((a.0 + b.0) / 2.0), y((a.1 + b.1) / 2.0)));
             if let Some(place) = places.filter(|p| inside(p) && far(p)).max_by(|a, b| a.0.total_cmp(&b.0)) {
-                let halo = r#"text-anchor="middle" stroke="white" stroke-width="3" paint-order="stroke""#;
-                text(svg, place.0, place.1 + HALF_CAPITAL, halo, &name);
+                // A white edge first, then the ink: not every viewer knows paint-order.
+                for ink in [r#" stroke="white" stroke-width="4""#, ""] {
+                    let ink = format!(r#"text-anchor="middle"{ink}"#);
+                    text(svg, place.0, place.1 + HALF_CAPITAL, &ink, &name);
+                }
                 labels.push(place);
             }
         }
