@@ -226,7 +226,10 @@ mod tests {
             ("samcore compel", "unknown command 'compel'; '--help' lists all"),
             ("samcore train --weigth-decay 1", "unknown flag '--weigth-decay'; did you mean '--weight-decay'?"),
             ("samcore data", "an action is missing: list, fetch, verify, noise; see 'samcore data --help'"),
-            ("samcore study", "an action is missing: corrupt, sharpness; see 'samcore study --help'"),
+            (
+                "samcore study",
+                "an action is missing: corrupt, sharpness, hessian, landscape, interpolate; see 'samcore study --help'",
+            ),
             ("samcore data fech", "unknown command 'fech'; did you mean 'fetch'?"),
             ("samcore data fetch cifar10", "unknown data set 'cifar10'; did you mean 'cifar-10'?"),
             ("samcore data fetch cifar-10 --url ftp://x", "--url must begin with http:// or https://, not 'ftp://x'"),

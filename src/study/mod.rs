@@ -58,7 +58,7 @@ pub const STUDIES: &[StudyRow] = &[
     },
     StudyRow {
         name: "hessian",
-        about: "Measure eigenvalues, trace and spectrum of the loss's curvature",
+        about: "Measure eigenvalues, trace and spectrum of the Hessian",
         figures: hessian::figures,
     },
     StudyRow {
