@@ -238,6 +238,9 @@ pub struct Recipe {
     /// Steps from one measurement of it to the next, and training images that it is of (0: all).
     pub track_every: usize,
     pub track_images: usize,
+    /// A mistake in SAM's step, by name.
+    #[cfg(feature = "mistakes")]
+    pub mistake: String,
 }
 
 /// Measurements that a run can make while it trains.
@@ -319,6 +322,8 @@ impl Default for Recipe {
             track: vec![],
             track_every: 100,
             track_images: 500,
+            #[cfg(feature = "mistakes")]
+            mistake: crate::optim::mistakes::NONE.into(),
         }
     }
 }

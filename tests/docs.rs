@@ -99,6 +99,7 @@ fn every_flag_that_the_documents_name_exists() {
         "sanitizer",
         "images",
         "help",
+        "features",
     ];
     let mut known: BTreeSet<String> = others.map(str::to_owned).into();
     add_flags(&samcore::cli::command(), &mut known);

@@ -4,6 +4,9 @@
 //! the real one.
 
 // Only tests/margins.rs asks for the attacked images.
+#[cfg(feature = "mistakes")]
+#[path = "optimizers/mistakes.rs"]
+mod mistakes;
 #[allow(dead_code)]
 #[path = "optimizers/oracle.rs"]
 mod oracle;

@@ -6,6 +6,8 @@ mod corruption;
 mod gsam;
 mod looksam;
 mod mean_sam;
+#[cfg(feature = "mistakes")]
+pub mod mistakes;
 mod msam;
 mod sam;
 mod sam_on;

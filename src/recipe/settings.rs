@@ -206,6 +206,9 @@ pub const SETTINGS: &[Setting] = &[
         "images that share a perturbation (m-SAM); 0: the batch"),
     row(OPTIMIZER, "every", Kind::Count(1, MOST), |r| Field::Size(&mut r.every),
         "perturb in every N-th step only"),
+    #[cfg(feature = "mistakes")]
+    row(OPTIMIZER, "mistake", Kind::Text, |r| Field::Text(&mut r.mistake),
+        "a mistake by name that SAM's steps make"),
     row(OPTIMIZER, "momentum", SHARE, |r| Field::Number(&mut r.momentum),
         "momentum of the descent"),
     row(OPTIMIZER, "nesterov", Kind::Switch, |r| Field::Switch(&mut r.nesterov),

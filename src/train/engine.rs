@@ -205,6 +205,8 @@ pub fn record(recorder: &mut Recorder<'_>, graph: &Graph, recipe: &Recipe) -> Re
     let groups = Groups::of(recipe, graph)?;
     recorder.rates(|p| groups.group(p))?;
     let optimizer = (row.build)(&recipe.options());
+    #[cfg(feature = "mistakes")]
+    let optimizer = optim::mistakes::applied(&recipe.mistake, row, optimizer, &recipe.options())?;
     if recipe.l2_in_loss {
         recorder.decay_in_loss()?;
     }
