@@ -3,11 +3,11 @@
 
     python benches/mistakes.py --epochs 50 --images 0 --seeds 0,1,2 --runs runs/mistakes \\
         --out benches/results/mistakes.json -- --data fashion-mnist --model cnn
-    python benches/mistakes.py --only stats-frozen,rho-2 --runs runs/mistakes --out few.json
+    python benches/mistakes.py --only stats-frozen,rho-2 --conditions constant --runs runs/mistakes --out runs/few.json
 
 Everything behind `--` goes to `samcore train` as it is. SGD gets twice the epochs of SAM, as in the report. Each case is trained
-under each of --conditions: the recipe as it is, a constant rate, batches of 1024, or both. With --runs DIR the runs stay in DIR: the same
-command goes on with what is there, and takes finished runs as they are.
+under each of --conditions: the recipe as it is, a constant rate, batches of 1024, or both. With --runs DIR the runs stay in DIR:
+the same command goes on with what is there and takes finished runs as they are; runs with other settings are refused.
 """
 import argparse
 import contextlib
@@ -54,10 +54,9 @@ def build():
 
 def train(folder, flags):
     """What a run came to, by epoch and in the end. One that is in `folder` already goes on; one that diverged says so."""
-    where = ["--resume", folder] if (folder / "config.toml").exists() else ["--out", folder, *flags]
     diverged = folder / "diverged.json"
     if not diverged.exists():
-        command = [str(word) for word in [SAMCORE, "train", *where, "--quiet"]]
+        command = [str(word) for word in [SAMCORE, "train", *flags, "--out", folder, "--quiet"]]
         done = subprocess.run(command, cwd=measured.ROOT)
         if done.returncode != 0 and not (done.returncode == 76 and diverged.exists()):
             sys.exit(f"{' '.join(command)} ended with {done.returncode}")
