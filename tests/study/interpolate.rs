@@ -1,6 +1,6 @@
 //! `study interpolate`: the ends are the models, a line from a model to itself is flat, statistics are estimated.
 
-use crate::common::samcore;
+use crate::common::{samcore, start, wait_until};
 use serde_json::Value;
 use std::fs;
 
@@ -38,6 +38,15 @@ fn the_ends_of_a_line_are_the_models_and_a_line_to_itself_is_flat() {
     samcore(&folder.0, "plot line --out drawn").well();
     let [a, b] = ["line", "drawn"].map(|out| fs::read(folder.path(out).join("interpolate.svg")).unwrap());
     assert!(a == b);
+
+    // A journal of other batches is of other statistics.
+    let stopped = format!("{line} --out stopped --batch 32").replace("--points 5", "--points 201");
+    let mut child = start(&folder.0, &stopped);
+    let journal = folder.path("stopped").join("interpolate.journal");
+    wait_until("the first points", || fs::read_to_string(&journal).is_ok_and(|text| text.lines().count() > 3));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    samcore(&folder.0, &stopped.replace("--batch 32", "--batch 16")).refused(73, "batch");
 
     let itself = line.replace("other/last", "run/last") + " --json";
     let flat = samcore(&folder.0, &itself).well().json();

@@ -58,6 +58,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
     let mut identity = options.identity("interpolate", &loaded, &source, &settings.to_json());
     identity["other_end"] = second::identity(&other);
+    // The statistics that are estimated are means over whole batches.
+    identity["batch"] = rows[0].into();
     let total = settings.points * if statistics.is_some() { 2 } else { 1 };
     let mut meter = Meter::new(options.style);
     let mut on_progress = |progress| show_progress(&mut meter, "points", progress);
